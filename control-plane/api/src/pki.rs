@@ -7,8 +7,8 @@
 //! Not here: public certificates for browsers (ACME or files), and revocation: certificates are short-lived instead.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -45,7 +45,9 @@ pub enum PkiError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{what}: {why}")]
     Invalid { what: String, why: String },
-    #[error("`{0}` cannot be a node's name: 1 to 40 characters a-z, 0-9 and -, beginning and ending with a letter or digit")]
+    #[error(
+        "`{0}` cannot be a node's name: 1 to 40 characters a-z, 0-9 and -, beginning and ending with a letter or digit"
+    )]
     NodeName(String),
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -105,7 +107,10 @@ impl CertificateAuthority {
         let tag = hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.public_key_raw()).as_ref());
         let params = ca_params(&format!("Meridian CA {}", &tag[..8]));
         let certificate = params.self_signed(&key)?;
-        Ok(CertificateAuthority { certificate_pem: certificate.pem(), issuer: Issuer::new(params, key) })
+        Ok(CertificateAuthority {
+            certificate_pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// Reads what [`Self::save`] wrote: `ca.pem` and `ca.key` in `directory`.
@@ -114,8 +119,10 @@ impl CertificateAuthority {
     /// Naming the file and what is wrong with it.
     pub fn load(directory: &Path) -> Result<Self, PkiError> {
         let (certificate, key) = (directory.join("ca.pem"), directory.join("ca.key"));
-        Self::from_pem(&read(&certificate)?, &read(&key)?)
-            .map_err(|error| PkiError::Invalid { what: directory.display().to_string(), why: error.to_string() })
+        Self::from_pem(&read(&certificate)?, &read(&key)?).map_err(|error| PkiError::Invalid {
+            what: directory.display().to_string(),
+            why: error.to_string(),
+        })
     }
 
     /// Loads the authority in `directory`, or creates one there if there is none.
@@ -136,16 +143,27 @@ impl CertificateAuthority {
     /// # Errors
     /// [`PkiError::Invalid`] if they are not a pair made by [`Self::create`].
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, PkiError> {
-        let invalid = |why: String| PkiError::Invalid { what: "CA".to_owned(), why };
-        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|error| invalid(error.to_string()))?;
+        let invalid = |why: String| PkiError::Invalid {
+            what: "CA".to_owned(),
+            why,
+        };
+        let der =
+            CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|error| invalid(error.to_string()))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| invalid(error.to_string()))?;
-        let name = parsed.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok());
+        let name = parsed
+            .subject()
+            .iter_common_name()
+            .next()
+            .and_then(|cn| cn.as_str().ok());
         let name = name.ok_or_else(|| invalid("the certificate has no common name".to_owned()))?;
         let key = KeyPair::from_pem(key_pem).map_err(|error| invalid(format!("ca.key: {error}")))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(invalid("ca.key does not belong to ca.pem".to_owned()));
         }
-        Ok(CertificateAuthority { issuer: Issuer::new(ca_params(name), key), certificate_pem: certificate_pem.to_owned() })
+        Ok(CertificateAuthority {
+            issuer: Issuer::new(ca_params(name), key),
+            certificate_pem: certificate_pem.to_owned(),
+        })
     }
 
     /// Writes `ca.pem` and `ca.key` (mode 0600) into `directory`, which is made if needed.
@@ -167,7 +185,14 @@ impl CertificateAuthority {
     /// # Errors
     /// [`PkiError::NodeName`] for an id that is no DNS label.
     pub fn issue_node(&self, node: &str, extra: &[String]) -> Result<NodeIdentity, PkiError> {
-        self.issue(PeerName { role: Role::Edge, id: node.to_owned() }, extra, NODE_CERTIFICATE_TTL)
+        self.issue(
+            PeerName {
+                role: Role::Edge,
+                id: node.to_owned(),
+            },
+            extra,
+            NODE_CERTIFICATE_TTL,
+        )
     }
 
     /// A certificate and key for a control plane.
@@ -175,7 +200,14 @@ impl CertificateAuthority {
     /// # Errors
     /// As [`Self::issue_node`].
     pub fn issue_control_plane(&self, id: &str, extra: &[String]) -> Result<NodeIdentity, PkiError> {
-        self.issue(PeerName { role: Role::ControlPlane, id: id.to_owned() }, extra, NODE_CERTIFICATE_TTL)
+        self.issue(
+            PeerName {
+                role: Role::ControlPlane,
+                id: id.to_owned(),
+            },
+            extra,
+            NODE_CERTIFICATE_TTL,
+        )
     }
 
     /// A certificate and a fresh key, for either role, for `ttl`.
@@ -185,7 +217,11 @@ impl CertificateAuthority {
     pub fn issue(&self, name: PeerName, extra: &[String], ttl: Duration) -> Result<NodeIdentity, PkiError> {
         let key = KeyPair::generate()?;
         let certificate_pem = self.sign(&name, &key, extra, ttl)?;
-        Ok(NodeIdentity { certificate_pem, key_pem: key.serialize_pem(), ca_pem: self.certificate_pem.clone() })
+        Ok(NodeIdentity {
+            certificate_pem,
+            key_pem: key.serialize_pem(),
+            ca_pem: self.certificate_pem.clone(),
+        })
     }
 
     /// Signs an edge's own public key (enrolment): the private key never travels. Returns the certificate as PEM.
@@ -194,21 +230,47 @@ impl CertificateAuthority {
     /// [`PkiError::Invalid`] unless `spki` is a DER SubjectPublicKeyInfo of a P-256 key.
     pub fn sign_node_key(&self, node: &str, spki: &[u8], extra: &[String]) -> Result<String, PkiError> {
         let key = P256PublicKey::parse(spki)?;
-        self.sign(&PeerName { role: Role::Edge, id: node.to_owned() }, &key, extra, NODE_CERTIFICATE_TTL)
+        self.sign(
+            &PeerName {
+                role: Role::Edge,
+                id: node.to_owned(),
+            },
+            &key,
+            extra,
+            NODE_CERTIFICATE_TTL,
+        )
     }
 
-    fn sign(&self, name: &PeerName, key: &impl PublicKeyData, extra: &[String], ttl: Duration) -> Result<String, PkiError> {
+    fn sign(
+        &self,
+        name: &PeerName,
+        key: &impl PublicKeyData,
+        extra: &[String],
+        ttl: Duration,
+    ) -> Result<String, PkiError> {
         if !is_valid_node_id(&name.id) {
             return Err(PkiError::NodeName(name.id.clone()));
         }
-        let mut names = vec![name.dns(), "localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let mut names = vec![
+            name.dns(),
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+        ];
         if name.role == Role::ControlPlane {
             names.push(CONTROL_PLANE_NAME.to_owned());
         }
         for one in extra {
             // Nobody gets a second name inside our own zone: that would be somebody else's identity.
-            if one.to_ascii_lowercase().trim_end_matches('.').ends_with("meridian.internal") {
-                return Err(PkiError::Invalid { what: one.clone(), why: "names under meridian.internal are given by node id only".to_owned() });
+            if one
+                .to_ascii_lowercase()
+                .trim_end_matches('.')
+                .ends_with("meridian.internal")
+            {
+                return Err(PkiError::Invalid {
+                    what: one.clone(),
+                    why: "names under meridian.internal are given by node id only".to_owned(),
+                });
             }
             if !names.contains(one) {
                 names.push(one.clone());
@@ -248,11 +310,16 @@ struct P256PublicKey(Vec<u8>);
 impl P256PublicKey {
     fn parse(spki: &[u8]) -> Result<Self, PkiError> {
         use x509_parser::prelude::FromDer as _;
-        let invalid = |why: &str| PkiError::Invalid { what: "public key".to_owned(), why: why.to_owned() };
-        let (rest, parsed) =
-            x509_parser::x509::SubjectPublicKeyInfo::from_der(spki).map_err(|_| invalid("not a DER SubjectPublicKeyInfo"))?;
+        let invalid = |why: &str| PkiError::Invalid {
+            what: "public key".to_owned(),
+            why: why.to_owned(),
+        };
+        let (rest, parsed) = x509_parser::x509::SubjectPublicKeyInfo::from_der(spki)
+            .map_err(|_| invalid("not a DER SubjectPublicKeyInfo"))?;
         match parsed.parsed() {
-            Ok(x509_parser::public_key::PublicKey::EC(point)) if rest.is_empty() && point.data().len() == 65 && point.data()[0] == 4 => {
+            Ok(x509_parser::public_key::PublicKey::EC(point))
+                if rest.is_empty() && point.data().len() == 65 && point.data()[0] == 4 =>
+            {
                 Ok(P256PublicKey(point.data().to_vec()))
             }
             _ => Err(invalid("only uncompressed ECDSA P-256 keys are accepted")),
@@ -280,7 +347,9 @@ pub struct NodeIdentity {
 
 impl std::fmt::Debug for NodeIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeIdentity").field("name", &self.name().ok()).finish_non_exhaustive()
+        f.debug_struct("NodeIdentity")
+            .field("name", &self.name().ok())
+            .finish_non_exhaustive()
     }
 }
 
@@ -316,7 +385,10 @@ impl NodeIdentity {
     pub fn name(&self) -> Result<PeerName, PkiError> {
         let certificates = self.certificates()?;
         let first = certificates.first().and_then(|der| peer_name_of(der));
-        first.ok_or_else(|| PkiError::Invalid { what: "node certificate".to_owned(), why: "it carries no meridian.internal name".to_owned() })
+        first.ok_or_else(|| PkiError::Invalid {
+            what: "node certificate".to_owned(),
+            why: "it carries no meridian.internal name".to_owned(),
+        })
     }
 
     /// A server that accepts only clients whose certificate our CA signed. Who they are: [`peer_name_of`] of the peer's certificate.
@@ -326,7 +398,10 @@ impl NodeIdentity {
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, PkiError> {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider())
             .build()
-            .map_err(|error| PkiError::Invalid { what: "CA".to_owned(), why: error.to_string() })?;
+            .map_err(|error| PkiError::Invalid {
+                what: "CA".to_owned(),
+                why: error.to_string(),
+            })?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
@@ -353,7 +428,10 @@ impl NodeIdentity {
     /// alone: every other call must check [`peer_name_of`].
     pub fn tonic_server(&self, enrolment: bool) -> tonic::transport::ServerTlsConfig {
         tonic::transport::ServerTlsConfig::new()
-            .identity(tonic::transport::Identity::from_pem(&self.certificate_pem, &self.key_pem))
+            .identity(tonic::transport::Identity::from_pem(
+                &self.certificate_pem,
+                &self.key_pem,
+            ))
             .client_ca_root(tonic::transport::Certificate::from_pem(&self.ca_pem))
             .client_auth_optional(enrolment)
     }
@@ -361,7 +439,10 @@ impl NodeIdentity {
     /// tonic's TLS settings for a gRPC client that dials any control plane.
     pub fn tonic_client(&self) -> tonic::transport::ClientTlsConfig {
         tonic::transport::ClientTlsConfig::new()
-            .identity(tonic::transport::Identity::from_pem(&self.certificate_pem, &self.key_pem))
+            .identity(tonic::transport::Identity::from_pem(
+                &self.certificate_pem,
+                &self.key_pem,
+            ))
             .ca_certificate(tonic::transport::Certificate::from_pem(&self.ca_pem))
             .domain_name(CONTROL_PLANE_NAME)
     }
@@ -371,8 +452,10 @@ impl NodeIdentity {
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, PkiError> {
-        PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
-            .map_err(|error| PkiError::Invalid { what: "node key".to_owned(), why: error.to_string() })
+        PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|error| PkiError::Invalid {
+            what: "node key".to_owned(),
+            why: error.to_string(),
+        })
     }
 
     fn roots(&self) -> Result<RootCertStore, PkiError> {
@@ -393,10 +476,18 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 /// # Errors
 /// [`PkiError::Invalid`] with `what` in front.
 pub fn parse_certificates(what: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let invalid = |why: String| PkiError::Invalid { what: what.to_owned(), why };
-    let all: Vec<_> =
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|error| invalid(error.to_string()))?;
-    if all.is_empty() { Err(invalid("no certificate in it".to_owned())) } else { Ok(all) }
+    let invalid = |why: String| PkiError::Invalid {
+        what: what.to_owned(),
+        why,
+    };
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| invalid(error.to_string()))?;
+    if all.is_empty() {
+        Err(invalid("no certificate in it".to_owned()))
+    } else {
+        Ok(all)
+    }
 }
 
 /// The name our CA put into a certificate; `None` if there is none, or more than one. The chain is *not* checked here: rustls did.
@@ -413,7 +504,9 @@ pub fn peer_name_of(certificate: &[u8]) -> Option<PeerName> {
 
 /// The id of the edge that a certificate was issued to; `None` for anything but an edge's certificate.
 pub fn node_id_of(certificate: &[u8]) -> Option<String> {
-    peer_name_of(certificate).filter(|name| name.role == Role::Edge).map(|name| name.id)
+    peer_name_of(certificate)
+        .filter(|name| name.role == Role::Edge)
+        .map(|name| name.id)
 }
 
 fn peer_name(dns: &str) -> Option<PeerName> {
@@ -422,7 +515,10 @@ fn peer_name(dns: &str) -> Option<PeerName> {
         (_, Some(id)) => (id, Role::ControlPlane),
         _ => return None,
     };
-    is_valid_node_id(id).then(|| PeerName { role, id: id.to_owned() })
+    is_valid_node_id(id).then(|| PeerName {
+        role,
+        id: id.to_owned(),
+    })
 }
 
 /// The rustls name to dial an edge by.
@@ -442,7 +538,10 @@ pub fn is_ip(text: &str) -> bool {
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {
-    std::fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file that only its owner may read (0600), atomically; directories on the way are made.
@@ -462,10 +561,17 @@ fn write_file(path: &Path, content: &str, mode: u32) -> Result<(), PkiError> {
         let temporary = path.with_extension(format!("tmp{}", std::process::id()));
         // A leftover of a crash may have another mode: it must not lend it to the secret.
         let _ = std::fs::remove_file(&temporary);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     };
-    attempt().map_err(|source| PkiError::File { path: path.to_owned(), source })
+    attempt().map_err(|source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -11,7 +11,12 @@ fn ring() -> KeyRing {
 fn hs256(payload: &serde_json::Value, secret: &str) -> String {
     meridian_api::install_crypto();
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256), payload, &key).unwrap()
+    jsonwebtoken::encode(
+        &jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256),
+        payload,
+        &key,
+    )
+    .unwrap()
 }
 
 const SECRET: &str = "a-secret-of-some-length-0123456789";
@@ -30,7 +35,10 @@ fn a_token_as_the_sdks_write_it_is_read_in_full() {
         SECRET,
     );
     let claims = verify(&token, &ring()).unwrap();
-    assert_eq!((claims.identity(), claims.name.as_str(), claims.metadata.as_str()), ("ana", "Ana", "m"));
+    assert_eq!(
+        (claims.identity(), claims.name.as_str(), claims.metadata.as_str()),
+        ("ana", "Ana", "m")
+    );
     assert_eq!(claims.attributes["role"], "host");
     assert_eq!(claims.room_config.as_ref().unwrap()["emptyTimeout"], 30);
     let video = claims.join_grants().unwrap();
@@ -51,7 +59,10 @@ fn nulls_and_fractions_that_other_languages_write_are_taken() {
 
 #[test]
 fn absent_rights_mean_what_the_protocol_says() {
-    let grants = Grants { can_publish_sources: vec!["microphone".into()], ..Grants::default() };
+    let grants = Grants {
+        can_publish_sources: vec!["microphone".into()],
+        ..Grants::default()
+    };
     assert!(grants.may_publish() && grants.may_subscribe() && grants.may_publish_data());
     assert!(!grants.may_update_own_metadata() && !grants.may_subscribe_metrics());
     assert!(grants.may_publish_source("MICROPHONE") && !grants.may_publish_source("camera"));
@@ -65,14 +76,22 @@ fn our_own_tokens_verify_by_key_id_after_a_round_trip_through_pem_and_json() {
     let public = serde_json::from_str(&serde_json::to_string(again.public_key()).unwrap()).unwrap();
     let token = key.mint(&Claims::join("ana", "Ana", "abc-defg-hij")).unwrap();
     let claims = verify(&token, &KeyRing::new().with_public_key(public)).unwrap();
-    assert_eq!((claims.iss.as_str(), claims.join_grants().unwrap().room.as_str()), ("meridian", "abc-defg-hij"));
-    assert_eq!(verify(&token, &ring()).unwrap_err(), TokenError::UnknownKeyId(key.kid().to_owned()));
+    assert_eq!(
+        (claims.iss.as_str(), claims.join_grants().unwrap().room.as_str()),
+        ("meridian", "abc-defg-hij")
+    );
+    assert_eq!(
+        verify(&token, &ring()).unwrap_err(),
+        TokenError::UnknownKeyId(key.kid().to_owned())
+    );
 }
 
 #[test]
 fn es256_keys_work_too() {
     meridian_api::install_crypto();
-    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+        .unwrap()
+        .serialize_pem();
     let key = SigningKey::from_pem(&pem).unwrap();
     let token = key.mint(&Claims::join("a", "A", "r")).unwrap();
     assert!(verify(&token, &KeyRing::new().with_public_key(key.public_key().clone())).is_ok());
@@ -80,7 +99,11 @@ fn es256_keys_work_too() {
 
 #[test]
 fn sixty_seconds_of_clock_difference_are_forgiven_and_no_more() {
-    let claims = Claims { exp: Some(1_000), nbf: Some(500), ..Claims::join("a", "A", "r") };
+    let claims = Claims {
+        exp: Some(1_000),
+        nbf: Some(500),
+        ..Claims::join("a", "A", "r")
+    };
     let token = mint(&claims, "devkey", SECRET).unwrap();
     let at = |now| verify_at(&token, &ring(), now);
     assert!(at(1_060).is_ok() && at(440).is_ok());
@@ -96,9 +119,18 @@ fn every_wrong_token_has_its_own_words() {
     assert!(matches!(check("abc"), TokenError::Malformed(_)));
     assert!(matches!(check("a.b.c"), TokenError::Malformed(_)));
     assert!(matches!(check(&"x".repeat(20_000)), TokenError::TooLong { .. }));
-    assert_eq!(check(&mint(&Claims::join("a", "A", "r"), "devkey", "wrong").unwrap()), TokenError::BadSignature);
-    assert_eq!(check(&mint(&Claims::join("a", "A", "r"), "nobody", SECRET).unwrap()), TokenError::UnknownApiKey("nobody".into()));
-    assert_eq!(check(&hs256(&json!({"iss": "devkey", "sub": "x"}), SECRET)), TokenError::MissingClaim("exp"));
+    assert_eq!(
+        check(&mint(&Claims::join("a", "A", "r"), "devkey", "wrong").unwrap()),
+        TokenError::BadSignature
+    );
+    assert_eq!(
+        check(&mint(&Claims::join("a", "A", "r"), "nobody", SECRET).unwrap()),
+        TokenError::UnknownApiKey("nobody".into())
+    );
+    assert_eq!(
+        check(&hs256(&json!({"iss": "devkey", "sub": "x"}), SECRET)),
+        TokenError::MissingClaim("exp")
+    );
     let (body, _) = good.rsplit_once('.').unwrap();
     assert_eq!(check(&format!("{body}.AAAA")), TokenError::BadSignature);
 }

@@ -8,10 +8,18 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Claims {
     /// The API key, or `meridian` for our own tokens.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub iss: String,
     /// The participant's identity.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub sub: String,
     /// Expiry, seconds since the Unix epoch. Required by [`super::verify`].
     #[serde(default, deserialize_with = "seconds", skip_serializing_if = "Option::is_none")]
@@ -21,14 +29,30 @@ pub struct Claims {
     pub nbf: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub name: String,
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub metadata: String,
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub attributes: BTreeMap<String, String>,
     /// `standard` (or empty), `ingress`, `egress`, `sip`, `agent`.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<Grants>,
@@ -105,7 +129,11 @@ impl Grants {
     /// `source` in snake case, as in [`Grants::can_publish_sources`].
     pub fn may_publish_source(&self, source: &str) -> bool {
         self.may_publish()
-            && (self.can_publish_sources.is_empty() || self.can_publish_sources.iter().any(|one| one.eq_ignore_ascii_case(source)))
+            && (self.can_publish_sources.is_empty()
+                || self
+                    .can_publish_sources
+                    .iter()
+                    .any(|one| one.eq_ignore_ascii_case(source)))
     }
 
     /// Absent means yes.
@@ -138,7 +166,12 @@ impl Claims {
             name: name.into(),
             nbf: Some(now_s),
             exp: Some(now_s + JOIN_TOKEN_TTL_S),
-            video: Some(Grants { room_join: true, room: room.into(), can_update_own_metadata: Some(true), ..Grants::default() }),
+            video: Some(Grants {
+                room_join: true,
+                room: room.into(),
+                can_update_own_metadata: Some(true),
+                ..Grants::default()
+            }),
             ..Claims::default()
         }
     }
@@ -178,7 +211,9 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(des
 
 /// NumericDate (RFC 7519 §2) may carry a fraction.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let Some(value) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let Some(value) = Option::<serde_json::Number>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
     if let Some(whole) = value.as_u64() {
         return Ok(Some(whole));
     }

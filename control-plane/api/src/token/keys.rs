@@ -49,7 +49,9 @@ impl KeyRing {
     }
 
     pub fn api_keys(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.api_keys.iter().map(|(key, secret)| (key.as_str(), secret.as_str()))
+        self.api_keys
+            .iter()
+            .map(|(key, secret)| (key.as_str(), secret.as_str()))
     }
 
     pub fn public_keys(&self) -> impl Iterator<Item = &PublicKey> {
@@ -103,15 +105,23 @@ impl PublicKey {
         let hash = digest::digest(&digest::SHA256, raw);
         let mut kid = URL_SAFE_NO_PAD.encode(hash.as_ref());
         kid.truncate(16);
-        PublicKey { kid, algorithm, key: URL_SAFE_NO_PAD.encode(raw) }
+        PublicKey {
+            kid,
+            algorithm,
+            key: URL_SAFE_NO_PAD.encode(raw),
+        }
     }
 
     pub(super) fn decoding_key(&self) -> Result<DecodingKey, TokenError> {
         let bad = |why: String| TokenError::Malformed(format!("public key `{}`: {why}", self.kid));
         match self.algorithm {
-            PublicKeyAlgorithm::EdDSA => DecodingKey::from_ed_components(&self.key).map_err(|error| bad(error.to_string())),
+            PublicKeyAlgorithm::EdDSA => {
+                DecodingKey::from_ed_components(&self.key).map_err(|error| bad(error.to_string()))
+            }
             PublicKeyAlgorithm::ES256 => {
-                let raw = URL_SAFE_NO_PAD.decode(&self.key).map_err(|error| bad(error.to_string()))?;
+                let raw = URL_SAFE_NO_PAD
+                    .decode(&self.key)
+                    .map_err(|error| bad(error.to_string()))?;
                 if raw.len() != 65 || raw[0] != 4 {
                     return Err(bad("an ES256 key is 65 bytes, uncompressed".to_owned()));
                 }
@@ -136,7 +146,8 @@ impl SigningKey {
     /// # Errors
     /// [`TokenError::Signing`] if the system gives no randomness.
     pub fn generate() -> Result<Self, TokenError> {
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|error| TokenError::Signing(error.to_string()))?;
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+            .map_err(|error| TokenError::Signing(error.to_string()))?;
         Self::from_pair(pair)
     }
 
@@ -150,11 +161,19 @@ impl SigningKey {
 
     fn from_pair(pair: rcgen::KeyPair) -> Result<Self, TokenError> {
         let (algorithm, encoding) = if pair.is_compatible(&rcgen::PKCS_ED25519) {
-            (PublicKeyAlgorithm::EdDSA, EncodingKey::from_ed_der(pair.serialized_der()))
+            (
+                PublicKeyAlgorithm::EdDSA,
+                EncodingKey::from_ed_der(pair.serialized_der()),
+            )
         } else if pair.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256) {
-            (PublicKeyAlgorithm::ES256, EncodingKey::from_ec_der(pair.serialized_der()))
+            (
+                PublicKeyAlgorithm::ES256,
+                EncodingKey::from_ec_der(pair.serialized_der()),
+            )
         } else {
-            return Err(TokenError::Malformed("the signing key must be Ed25519 or ECDSA P-256".to_owned()));
+            return Err(TokenError::Malformed(
+                "the signing key must be Ed25519 or ECDSA P-256".to_owned(),
+            ));
         };
         let public = PublicKey::from_raw(algorithm, pair.public_key_raw());
         Ok(SigningKey { pair, encoding, public })
@@ -190,6 +209,8 @@ impl SigningKey {
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey").field("public", &self.public).finish_non_exhaustive()
+        f.debug_struct("SigningKey")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
     }
 }

@@ -43,7 +43,9 @@ pub enum TokenError {
     MissingClaim(&'static str),
     #[error("the token expired {seconds_ago} s ago (60 s of clock difference are allowed): ask for a new one")]
     Expired { seconds_ago: u64 },
-    #[error("the token is not valid for another {seconds} s (60 s of clock difference are allowed): compare the clocks")]
+    #[error(
+        "the token is not valid for another {seconds} s (60 s of clock difference are allowed): compare the clocks"
+    )]
     NotYetValid { seconds: u64 },
     #[error("the token could not be signed: {0}")]
     Signing(String),
@@ -99,14 +101,23 @@ fn decoding_key(token: &str, header: &Header, keys: &KeyRing) -> Result<Decoding
             if issuer.is_empty() {
                 return Err(TokenError::MissingClaim("iss"));
             }
-            let secret = keys.secret(&issuer).ok_or_else(|| TokenError::UnknownApiKey(shorten(&issuer)))?;
+            let secret = keys
+                .secret(&issuer)
+                .ok_or_else(|| TokenError::UnknownApiKey(shorten(&issuer)))?;
             Ok(DecodingKey::from_secret(secret.as_bytes()))
         }
         Algorithm::EdDSA | Algorithm::ES256 => {
             let kid = header.kid.as_deref().ok_or(TokenError::MissingClaim("kid"))?;
-            let key = keys.public_key(kid).ok_or_else(|| TokenError::UnknownKeyId(shorten(kid)))?;
+            let key = keys
+                .public_key(kid)
+                .ok_or_else(|| TokenError::UnknownKeyId(shorten(kid)))?;
             if key.algorithm.jwt() != header.alg {
-                return Err(TokenError::Algorithm(format!("{:?}, but key `{}` is {:?}", header.alg, shorten(kid), key.algorithm)));
+                return Err(TokenError::Algorithm(format!(
+                    "{:?}, but key `{}` is {:?}",
+                    header.alg,
+                    shorten(kid),
+                    key.algorithm
+                )));
             }
             key.decoding_key()
         }
@@ -117,7 +128,9 @@ fn decoding_key(token: &str, header: &Header, keys: &KeyRing) -> Result<Decoding
 fn check_times(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
     let exp = claims.exp.ok_or(TokenError::MissingClaim("exp"))?;
     if now_s > exp.saturating_add(LEEWAY_S) {
-        return Err(TokenError::Expired { seconds_ago: now_s - exp });
+        return Err(TokenError::Expired {
+            seconds_ago: now_s - exp,
+        });
     }
     if let Some(nbf) = claims.nbf
         && nbf > now_s.saturating_add(LEEWAY_S)
@@ -134,16 +147,27 @@ fn check_times(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
 pub fn mint(claims: &Claims, api_key: &str, secret: &str) -> Result<String, TokenError> {
     let mut claims = claims.clone();
     claims.iss = api_key.to_owned();
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes()))
-        .map_err(|error| TokenError::Signing(error.to_string()))
+    jsonwebtoken::encode(
+        &Header::new(Algorithm::HS256),
+        &claims,
+        &EncodingKey::from_secret(secret.as_bytes()),
+    )
+    .map_err(|error| TokenError::Signing(error.to_string()))
 }
 
 /// Seconds since the Unix epoch.
 pub fn unix_now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map(|since| since.as_secs())
+        .unwrap_or_default()
 }
 
 /// A stranger's text goes into an error message only in part.
 fn shorten(text: &str) -> String {
-    if text.chars().count() <= 40 { text.to_owned() } else { text.chars().take(40).chain(std::iter::once('…')).collect() }
+    if text.chars().count() <= 40 {
+        text.to_owned()
+    } else {
+        text.chars().take(40).chain(std::iter::once('…')).collect()
+    }
 }
