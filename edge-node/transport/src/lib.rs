@@ -1,1 +1,21 @@
 #![forbid(unsafe_code)]
+//! One WebRTC transport, sans-IO: ICE-lite, DTLS, SRTP and SCTP data channels of one client. Bytes and `Instant`s come
+//! in, bytes, events and the next timeout go out; no sockets, no clock, no tokio.
+//!
+//! [`Peer`] is the server's half, driven by a media shard. [`client::Client`] is the other half, for tests and load
+//! generators. What a packet carries (RTP semantics, layers, feedback) is `meridian-sfu`'s business, not this crate's.
+
+pub mod client;
+mod demux;
+mod dtls;
+mod ice;
+mod peer;
+mod sctp;
+pub mod srtp;
+
+pub use demux::{DatagramKind, kind};
+pub use dtls::{DtlsIdentity, Fingerprint, FingerprintError};
+pub use ice::{IceCredentials, stun_local_ufrag};
+pub use peer::{CloseReason, Output, Path, Peer, PeerConfig, PeerEvent, PeerStats, Received, TransportError};
+pub use sctp::{Channel, MAX_MESSAGE_LEN, SendDataError};
+pub use srtp::{ProtectError, SrtpProfile, SrtpSender, SrtpStream};

@@ -1,0 +1,1 @@
+//! The client half used by tests and load generators: ICE controlling, DTLS client, SRTP, SCTP.

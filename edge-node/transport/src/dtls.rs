@@ -1,0 +1,97 @@
+//! DTLS identity and, behind the `Dtls` trait, the handshake.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::digest;
+
+/// The certificate this process shows to every client, and its key. One per process: its fingerprint goes into every
+/// SDP answer.
+#[allow(dead_code)] // the handshake that reads it follows
+pub struct DtlsIdentity {
+    pub(crate) certificate_der: Vec<u8>,
+    pub(crate) private_key_der: Vec<u8>,
+    fingerprint: Fingerprint,
+}
+
+impl DtlsIdentity {
+    /// A fresh self-signed ECDSA P-256 certificate.
+    pub fn generate() -> Result<DtlsIdentity, rcgen::Error> {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new())?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "meridian");
+        let certificate = params.self_signed(&key)?;
+        let certificate_der = certificate.der().to_vec();
+        let fingerprint = Fingerprint::of(&certificate_der);
+        Ok(DtlsIdentity { certificate_der, private_key_der: key.serialize_der(), fingerprint })
+    }
+
+    /// SHA-256 of the certificate, for the SDP.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+impl fmt::Debug for DtlsIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DtlsIdentity").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+/// SHA-256 fingerprint of a certificate (RFC 8122 §5), printed as in SDP: `AB:CD:…`, 32 pairs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of a DER certificate.
+    pub fn of(certificate_der: &[u8]) -> Fingerprint {
+        let digest = digest::digest(&digest::SHA256, certificate_der);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        Fingerprint(bytes)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(":")?;
+            }
+            write!(f, "{byte:02X}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not 32 hexadecimal pairs separated by colons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a SHA-256 fingerprint is 32 hexadecimal pairs separated by colons")]
+pub struct FingerprintError;
+
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
+
+    fn from_str(text: &str) -> Result<Fingerprint, FingerprintError> {
+        let mut bytes = [0; 32];
+        let mut pairs = text.trim().split(':');
+        for byte in &mut bytes {
+            let pair = pairs.next().ok_or(FingerprintError)?;
+            if pair.len() != 2 || !pair.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(FingerprintError);
+            }
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| FingerprintError)?;
+        }
+        match pairs.next() {
+            Some(_) => Err(FingerprintError),
+            None => Ok(Fingerprint(bytes)),
+        }
+    }
+}
