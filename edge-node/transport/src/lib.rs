@@ -1,9 +1,9 @@
-#![forbid(unsafe_code)]
 //! One WebRTC transport, sans-IO: ICE-lite, DTLS, SRTP and SCTP data channels of one client. Bytes and `Instant`s come
 //! in, bytes, events and the next timeout go out; no sockets, no clock, no tokio.
 //!
 //! [`Peer`] is the server's half, driven by a media shard. [`client::Client`] is the other half, for tests and load
 //! generators. What a packet carries (RTP semantics, layers, feedback) is `meridian-sfu`'s business, not this crate's.
+#![forbid(unsafe_code)]
 
 pub mod client;
 mod demux;
@@ -11,6 +11,7 @@ mod dtls;
 mod ice;
 mod peer;
 mod sctp;
+pub mod sdp;
 pub mod srtp;
 
 pub use demux::{DatagramKind, kind};
