@@ -32,6 +32,8 @@ pub(crate) struct Writer {
     pub(crate) dead_since: Option<Instant>,
     /// A later life of the same node is known: nothing revives this one.
     pub(crate) superseded: bool,
+    /// What it had when we first heard of it is still arriving.
+    pub(crate) fresh: bool,
 }
 
 /// What a merge did.
@@ -160,6 +162,7 @@ impl Writer {
             beat: self.beat,
             records: Vec::new(),
             roster,
+            more: false,
         };
         let mut size = 0;
         for record in records {
@@ -170,7 +173,8 @@ impl Writer {
             if size >= limits::DELTA_BYTES {
                 size = 0;
                 let next = WriterDelta { base: page.stamp, records: Vec::new(), roster: None, ..page.clone() };
-                pages.push(std::mem::replace(&mut page, next));
+                let full = std::mem::replace(&mut page, next);
+                pages.push(WriterDelta { more: true, ..full });
             }
         }
         // Also claims the stamps of records that were overwritten since.

@@ -21,15 +21,13 @@ pub use sync::Applied;
 /// How long an edge may be unheard by everybody before its people are shown as gone.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
-/// An edge unheard for this long is taken for lost when one of its people turns up elsewhere.
-const SUSPICION: Duration = Duration::from_secs(2);
-
 /// What changed, for the sessions of this edge and for the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoomEvent {
     ParticipantJoined(Identity),
     ParticipantUpdated(Identity),
-    /// The same identity is now another stay. `seamless`: the former edge was lost, so nobody is told of a departure.
+    /// The same identity is now another stay. `seamless`: it moved to another edge (whose own was lost or left behind), so
+    /// nobody is told of a departure.
     ParticipantReplaced { previous: Arc<Participant>, seamless: bool },
     /// Facts as they were at departure.
     ParticipantLeft { participant: Arc<Participant>, reason: DisconnectReason },
@@ -315,9 +313,9 @@ impl Room {
             return Err(TooLarge { what: "room metadata", limit: limits::METADATA_BYTES }.into());
         }
         if info != self.info {
-            let sooner_life = info.incarnation != self.info.incarnation;
+            let new_life = info.incarnation != self.info.incarnation;
             self.info = info;
-            self.info_version = if sooner_life { 1 } else { self.info_version.saturating_add(1) };
+            self.info_version = if new_life { 1 } else { self.info_version.saturating_add(1) };
             self.info_writer = self.node.clone();
             self.info_dirty = true;
             self.events.push_back(RoomEvent::RoomUpdated);
@@ -415,7 +413,7 @@ impl Room {
                 self.events.push_back(if before.sid == after.sid {
                     RoomEvent::ParticipantUpdated(identity.clone())
                 } else {
-                    let seamless = before.node != self.node && !self.is_heard(&before);
+                    let seamless = before.node != after.node;
                     RoomEvent::ParticipantReplaced { previous: Arc::clone(&before), seamless }
                 });
                 self.show(Some(before), after);
@@ -462,8 +460,8 @@ impl Room {
     /// claims the identity once more, with an epoch that counts.
     fn settle_local_claim(&mut self, identity: &Identity) {
         let own_key = (self.node.clone(), self.incarnation);
-        let Some((key, _, winner)) = self.winner(identity) else { return };
-        let theirs = winner.facts.epoch;
+        let Some((key, writer, winner)) = self.winner(identity) else { return };
+        let (theirs, fresh) = (winner.facts.epoch, writer.fresh);
         if *key == own_key {
             return;
         }
@@ -473,7 +471,7 @@ impl Room {
         }
         let mut facts = (*own.facts).clone();
         let provisional = self.provisional.remove(identity);
-        if provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
+        if fresh && provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
             self.clock = self.clock.max(theirs.0) + 1;
             facts.epoch = Epoch(self.clock);
             facts.version = Version(facts.version.0.saturating_add(1));
@@ -483,17 +481,5 @@ impl Room {
             self.withdraw(identity, DisconnectReason::DuplicateIdentity);
             self.events.push_back(RoomEvent::LocalEvicted { sid: facts.sid, identity: identity.clone() });
         }
-    }
-
-    /// The edge that wrote this stay was heard lately, by us or by somebody.
-    fn is_heard(&self, participant: &Participant) -> bool {
-        let Some(now) = self.now else { return true };
-        self.writers.iter().any(|((node, _), writer)| {
-            *node == participant.node
-                && !writer.superseded
-                && !writer.is_dead()
-                && writer.deadline.is_none_or(|at| at > now + SILENCE - SUSPICION)
-                && writer.records.get(&participant.identity).is_some_and(|r| r.facts.sid == participant.sid)
-        })
     }
 }

@@ -83,6 +83,9 @@ pub struct WriterDelta {
     /// Present when `base < floor`: everyone alive on the writer. Whoever is missing has left.
     #[prost(message, optional, tag = "8")]
     pub roster: Option<Roster>,
+    /// Another page of the same answer follows.
+    #[prost(bool, tag = "9")]
+    pub more: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -33,7 +33,7 @@ impl Room {
         self.check_room(&delta.room)?;
         self.node_heard(now, from);
         let mut applied = Applied::default();
-        let mut news = Vec::new();
+        let (mut news, mut complete) = (Vec::new(), Vec::new());
         let mut touched = BTreeSet::new();
         let clock = self.clock;
         if delta.epoch_clock <= clock.saturating_add(limits::EPOCH_LEAP) {
@@ -53,6 +53,9 @@ impl Room {
             let key = (node, writer.incarnation);
             let linked = self.linked.contains(&key.0);
             let Some(held) = self.writers.get_mut(&key) else { continue };
+            if !copy.more {
+                complete.push(key.clone());
+            }
             let merged = held.merge(&key.0, clock, writer, &mut touched);
             applied.rejected += merged.rejected;
             self.clock = self.clock.max(merged.epoch);
@@ -69,6 +72,11 @@ impl Room {
         let info = delta.info.filter(|info| self.apply_info(info.clone()));
         for identity in &touched {
             self.refresh(identity);
+        }
+        for key in complete {
+            if let Some(writer) = self.writers.get_mut(&key) {
+                writer.fresh = false;
+            }
         }
         if !news.is_empty() || info.is_some() {
             applied.news = Some(self.envelope(news, info));
@@ -241,7 +249,7 @@ impl Room {
             touched.extend(earlier.records.keys().cloned());
         }
         let deadline = (!self.linked.contains(node)).then(|| now + SILENCE);
-        self.writers.insert((node.clone(), incarnation), Writer { deadline, ..Writer::default() });
+        self.writers.insert((node.clone(), incarnation), Writer { deadline, fresh: true, ..Writer::default() });
         true
     }
 
