@@ -80,7 +80,13 @@ impl Writer {
             match wire::participant_from_wire(node, wire) {
                 Ok(facts) if !full => {
                     merged.epoch = merged.epoch.max(epoch);
-                    self.records.insert(identity.clone(), Record { stamp, facts: Arc::new(facts) });
+                    self.records.insert(
+                        identity.clone(),
+                        Record {
+                            stamp,
+                            facts: Arc::new(facts),
+                        },
+                    );
                     touched.insert(identity);
                     merged.news = true;
                 }
@@ -135,14 +141,18 @@ impl Writer {
     pub(crate) fn forget(&mut self, floor: u64) {
         if floor > self.floor {
             self.floor = floor;
-            self.records.retain(|_, record| record.stamp > floor || record.facts.is_live());
+            self.records
+                .retain(|_, record| record.stamp > floor || record.facts.is_live());
         }
     }
 
     /// What a replica that knows this writer up to `base` lacks, in pages. At least one page, which may hold no records.
     pub(crate) fn pages_since(&self, node: &NodeId, incarnation: u64, base: u64) -> Vec<WriterDelta> {
-        let mut records: Vec<&Record> =
-            self.records.values().filter(|r| r.stamp > base && r.stamp <= self.known).collect();
+        let mut records: Vec<&Record> = self
+            .records
+            .values()
+            .filter(|r| r.stamp > base && r.stamp <= self.known)
+            .collect();
         records.sort_unstable_by_key(|r| r.stamp);
         let roster = (base < self.floor).then(|| Roster {
             identities: self
@@ -172,7 +182,12 @@ impl Writer {
             page.records.push(wire);
             if size >= limits::DELTA_BYTES {
                 size = 0;
-                let next = WriterDelta { base: page.stamp, records: Vec::new(), roster: None, ..page.clone() };
+                let next = WriterDelta {
+                    base: page.stamp,
+                    records: Vec::new(),
+                    roster: None,
+                    ..page.clone()
+                };
                 let full = std::mem::replace(&mut page, next);
                 pages.push(WriterDelta { more: true, ..full });
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::facts::{
     DisconnectReason, NewParticipant, Participant, ParticipantKind, ParticipantState, ParticipantUpdate, RoomInfo,
-    Track,
+    SubscriptionAcl, Track,
 };
 use crate::ids::{Epoch, Identity, NodeId, ParticipantSid, RoomName, TrackSid, Version};
 use crate::limits;
@@ -28,16 +28,34 @@ pub enum RoomEvent {
     ParticipantUpdated(Identity),
     /// The same identity is now another stay. `seamless`: it moved to another edge (whose own was lost or left behind), so
     /// nobody is told of a departure.
-    ParticipantReplaced { previous: Arc<Participant>, seamless: bool },
+    ParticipantReplaced {
+        previous: Arc<Participant>,
+        seamless: bool,
+    },
     /// Facts as they were at departure.
-    ParticipantLeft { participant: Arc<Participant>, reason: DisconnectReason },
-    TrackPublished { identity: Identity, track: TrackSid },
-    TrackUpdated { identity: Identity, track: TrackSid },
-    TrackUnpublished { identity: Identity, track: TrackSid },
+    ParticipantLeft {
+        participant: Arc<Participant>,
+        reason: DisconnectReason,
+    },
+    TrackPublished {
+        identity: Identity,
+        track: TrackSid,
+    },
+    TrackUpdated {
+        identity: Identity,
+        track: TrackSid,
+    },
+    TrackUnpublished {
+        identity: Identity,
+        track: TrackSid,
+    },
     RoomUpdated,
     /// A stay on this edge lost its identity to a later one elsewhere: close the session with DUPLICATE_IDENTITY. Its facts
     /// are already withdrawn.
-    LocalEvicted { sid: ParticipantSid, identity: Identity },
+    LocalEvicted {
+        sid: ParticipantSid,
+        identity: Identity,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -155,8 +173,13 @@ impl Room {
     }
     /// People the room shows as its size: everyone but recorders. And those of them with tracks.
     pub fn counts(&self) -> (u32, u32) {
-        let people = self.view.values().filter(|p| !p.permission.recorder && p.kind != ParticipantKind::Egress);
-        people.fold((0, 0), |(all, publishers), p| (all + 1, publishers + u32::from(p.is_publisher())))
+        let people = self
+            .view
+            .values()
+            .filter(|p| !p.permission.recorder && p.kind != ParticipantKind::Egress);
+        people.fold((0, 0), |(all, publishers), p| {
+            (all + 1, publishers + u32::from(p.is_publisher()))
+        })
     }
     /// The stays on this edge.
     pub fn locals(&self) -> impl Iterator<Item = &Arc<Participant>> {
@@ -192,7 +215,10 @@ impl Room {
         let identity = new.identity.clone();
         let former = self.view.get(&identity).cloned();
         // A taken-over stay keeps its sid: clients must see its version grow.
-        let version = former.as_ref().filter(|p| p.sid == new.sid).map_or(1, |p| p.version.0.saturating_add(1));
+        let version = former
+            .as_ref()
+            .filter(|p| p.sid == new.sid)
+            .map_or(1, |p| p.version.0.saturating_add(1));
         let facts = Participant {
             sid: new.sid.clone(),
             identity: new.identity,
@@ -203,12 +229,16 @@ impl Room {
             kind: new.kind,
             kind_details: new.kind_details,
             state: ParticipantState::Joined,
-            joined_at_ms: former.as_ref().filter(|p| p.sid == new.sid).map_or(now_ms, |p| p.joined_at_ms),
+            joined_at_ms: former
+                .as_ref()
+                .filter(|p| p.sid == new.sid)
+                .map_or(now_ms, |p| p.joined_at_ms),
             client_protocol: new.client_protocol,
             capabilities: new.capabilities,
             region: new.region,
             disconnect_reason: DisconnectReason::Unknown,
             tracks: BTreeMap::new(),
+            acl: None,
             node: self.node.clone(),
             epoch: Epoch(self.clock + 1),
             version: Version(version),
@@ -226,7 +256,11 @@ impl Room {
         self.put(facts);
         self.next_beat.get_or_insert(now + sync::BEAT);
         self.refresh(&identity);
-        Ok(Joined { sid: new.sid, epoch: Epoch(self.clock), evicted })
+        Ok(Joined {
+            sid: new.sid,
+            epoch: Epoch(self.clock),
+            evicted,
+        })
     }
 
     /// How far the participant has come. Leaving is [`Room::leave`], not a state to be set here.
@@ -262,6 +296,14 @@ impl Room {
         })
     }
 
+    /// Says who may subscribe to the participant's tracks; `None` = everybody.
+    pub fn set_acl(&mut self, sid: &ParticipantSid, acl: Option<SubscriptionAcl>) -> Result<(), RoomError> {
+        self.write(sid, |facts| {
+            facts.acl = acl;
+            Ok(())
+        })
+    }
+
     /// Shows a track to everyone: to be called when its media is ready.
     pub fn publish_track(&mut self, sid: &ParticipantSid, track: Track) -> Result<(), RoomError> {
         self.write(sid, |facts| {
@@ -281,7 +323,10 @@ impl Room {
         change: impl FnOnce(&mut Track),
     ) -> Result<(), RoomError> {
         self.write(sid, |facts| {
-            let held = facts.tracks.get_mut(track).ok_or_else(|| RoomError::NoTrack(track.clone()))?;
+            let held = facts
+                .tracks
+                .get_mut(track)
+                .ok_or_else(|| RoomError::NoTrack(track.clone()))?;
             let before = held.clone();
             change(held);
             held.sid = track.clone();
@@ -293,7 +338,12 @@ impl Room {
     }
 
     pub fn unpublish_track(&mut self, sid: &ParticipantSid, track: &TrackSid) -> Result<Track, RoomError> {
-        self.write(sid, |facts| facts.tracks.remove(track).ok_or_else(|| RoomError::NoTrack(track.clone())))
+        self.write(sid, |facts| {
+            facts
+                .tracks
+                .remove(track)
+                .ok_or_else(|| RoomError::NoTrack(track.clone()))
+        })
     }
 
     /// Ends a stay on this edge. An error (harmless) when it was evicted before.
@@ -310,12 +360,20 @@ impl Room {
         let mut info = self.info.clone();
         change(&mut info);
         if info.metadata.len() > limits::METADATA_BYTES {
-            return Err(TooLarge { what: "room metadata", limit: limits::METADATA_BYTES }.into());
+            return Err(TooLarge {
+                what: "room metadata",
+                limit: limits::METADATA_BYTES,
+            }
+            .into());
         }
         if info != self.info {
             let new_life = info.incarnation != self.info.incarnation;
             self.info = info;
-            self.info_version = if new_life { 1 } else { self.info_version.saturating_add(1) };
+            self.info_version = if new_life {
+                1
+            } else {
+                self.info_version.saturating_add(1)
+            };
             self.info_writer = self.node.clone();
             self.info_dirty = true;
             self.events.push_back(RoomEvent::RoomUpdated);
@@ -332,7 +390,13 @@ impl Room {
         let identity = facts.identity.clone();
         let own = self.own();
         own.known += 1;
-        own.records.insert(identity, Record { stamp: own.known, facts: Arc::new(facts) });
+        own.records.insert(
+            identity,
+            Record {
+                stamp: own.known,
+                facts: Arc::new(facts),
+            },
+        );
     }
 
     fn write<T>(
@@ -359,7 +423,9 @@ impl Room {
     fn withdraw(&mut self, identity: &Identity, reason: DisconnectReason) {
         let now = self.now;
         let own = self.own();
-        let Some(record) = own.records.get(identity).filter(|r| r.facts.is_live()) else { return };
+        let Some(record) = own.records.get(identity).filter(|r| r.facts.is_live()) else {
+            return;
+        };
         let mut facts = (*record.facts).clone();
         facts.state = ParticipantState::Disconnected;
         facts.disconnect_reason = reason;
@@ -367,6 +433,7 @@ impl Room {
         facts.tracks.clear();
         facts.attributes.clear();
         facts.metadata.clear();
+        facts.acl = None;
         self.put(facts);
         let stamp = self.own().known;
         self.departures.push_back((now, stamp));
@@ -406,7 +473,10 @@ impl Room {
                     let (identity, track) = (identity.clone(), track.clone());
                     self.events.push_back(RoomEvent::TrackUnpublished { identity, track });
                 }
-                self.events.push_back(RoomEvent::ParticipantLeft { participant: before, reason });
+                self.events.push_back(RoomEvent::ParticipantLeft {
+                    participant: before,
+                    reason,
+                });
             }
             (Some(before), Some(after)) if Arc::ptr_eq(&before, &after) || before == after => {}
             (Some(before), Some(after)) => {
@@ -414,7 +484,10 @@ impl Room {
                     RoomEvent::ParticipantUpdated(identity.clone())
                 } else {
                     let seamless = before.node != after.node;
-                    RoomEvent::ParticipantReplaced { previous: Arc::clone(&before), seamless }
+                    RoomEvent::ParticipantReplaced {
+                        previous: Arc::clone(&before),
+                        seamless,
+                    }
                 });
                 self.show(Some(before), after);
             }
@@ -430,7 +503,10 @@ impl Room {
             }
             for track in before.tracks.keys().filter(|t| !after.tracks.contains_key(*t)) {
                 self.track_owners.remove(track);
-                let event = RoomEvent::TrackUnpublished { identity: identity.clone(), track: track.clone() };
+                let event = RoomEvent::TrackUnpublished {
+                    identity: identity.clone(),
+                    track: track.clone(),
+                };
                 self.events.push_back(event);
             }
         }
@@ -438,7 +514,9 @@ impl Room {
             self.track_owners.insert(sid.clone(), identity.clone());
             let (identity, sid) = (identity.clone(), sid.clone());
             match before.as_ref().and_then(|b| b.tracks.get(&sid)) {
-                None => self.events.push_back(RoomEvent::TrackPublished { identity, track: sid }),
+                None => self
+                    .events
+                    .push_back(RoomEvent::TrackPublished { identity, track: sid }),
                 Some(held) if held != track => {
                     self.events.push_back(RoomEvent::TrackUpdated { identity, track: sid });
                 }
@@ -460,12 +538,16 @@ impl Room {
     /// claims the identity once more, with an epoch that counts.
     fn settle_local_claim(&mut self, identity: &Identity) {
         let own_key = (self.node.clone(), self.incarnation);
-        let Some((key, writer, winner)) = self.winner(identity) else { return };
+        let Some((key, writer, winner)) = self.winner(identity) else {
+            return;
+        };
         let (theirs, fresh) = (winner.facts.epoch, writer.fresh);
         if *key == own_key {
             return;
         }
-        let Some(own) = self.writers.get(&own_key).and_then(|w| w.records.get(identity)) else { return };
+        let Some(own) = self.writers.get(&own_key).and_then(|w| w.records.get(identity)) else {
+            return;
+        };
         if !own.facts.is_live() {
             return;
         }
@@ -479,7 +561,10 @@ impl Room {
         } else {
             self.locals.remove(&facts.sid);
             self.withdraw(identity, DisconnectReason::DuplicateIdentity);
-            self.events.push_back(RoomEvent::LocalEvicted { sid: facts.sid, identity: identity.clone() });
+            self.events.push_back(RoomEvent::LocalEvicted {
+                sid: facts.sid,
+                identity: identity.clone(),
+            });
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use meridian_room::*;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -22,7 +22,11 @@ fn node(i: usize) -> NodeId {
 
 fn edge(i: usize, incarnation: u64) -> Edge {
     let info = RoomInfo::new(RoomSid::new(format!("RM_{i}")), 0);
-    Edge { room: Room::new(RoomName::from("r"), node(i), info, incarnation), node: node(i), sids: Vec::new() }
+    Edge {
+        room: Room::new(RoomName::from("r"), node(i), info, incarnation),
+        node: node(i),
+        sids: Vec::new(),
+    }
 }
 
 fn person(identity: &str, rng: &mut SmallRng) -> NewParticipant {
@@ -76,22 +80,40 @@ fn random_write(edge: &mut Edge, now: Instant, rng: &mut SmallRng) {
             let _ = edge.room.leave(&sid, DisconnectReason::ClientInitiated);
         }
         (3, Some((sid, _))) => {
-            let value = if rng.random_bool(0.3) { String::new() } else { rng.random_range(0..99u8).to_string() };
+            let value = if rng.random_bool(0.3) {
+                String::new()
+            } else {
+                rng.random_range(0..99u8).to_string()
+            };
             let attributes = BTreeMap::from([(format!("k{}", rng.random_range(0..3u8)), value)]);
-            let _ = edge.room.update_participant(&sid, ParticipantUpdate { attributes, ..Default::default() });
+            let _ = edge.room.update_participant(
+                &sid,
+                ParticipantUpdate {
+                    attributes,
+                    ..Default::default()
+                },
+            );
         }
         (4, Some((sid, _))) => {
             let track = TrackSid::generate(TrackKind::Video, TrackSource::Camera, rng);
-            let _ = edge.room.publish_track(&sid, Track::new(track, TrackKind::Video, TrackSource::Camera));
+            let _ = edge
+                .room
+                .publish_track(&sid, Track::new(track, TrackKind::Video, TrackSource::Camera));
         }
         (5, Some((sid, identity))) => {
-            let track = edge.room.participant(&identity).and_then(|p| p.tracks.keys().next().cloned());
+            let track = edge
+                .room
+                .participant(&identity)
+                .and_then(|p| p.tracks.keys().next().cloned());
             if let Some(track) = track {
                 let _ = edge.room.update_track(&sid, &track, |t| t.muted = !t.muted);
             }
         }
         (_, Some((sid, identity))) => {
-            let track = edge.room.participant(&identity).and_then(|p| p.tracks.keys().next().cloned());
+            let track = edge
+                .room
+                .participant(&identity)
+                .and_then(|p| p.tracks.keys().next().cloned());
             if let Some(track) = track {
                 let _ = edge.room.unpublish_track(&sid, &track);
             }
@@ -146,7 +168,10 @@ fn simulate(seed: u64) {
         check_event_story(&mut edge.room, seed);
     }
     let sid = edges[0].room.info().sid.clone();
-    assert!(edges.iter().all(|e| e.room.info().sid == sid), "one room sid, seed {seed}");
+    assert!(
+        edges.iter().all(|e| e.room.info().sid == sid),
+        "one room sid, seed {seed}"
+    );
 }
 
 /// Replays the events: joins, replacements and departures must alternate and end at the view.
@@ -156,7 +181,10 @@ fn check_event_story(room: &mut Room, seed: u64) {
         match event {
             RoomEvent::ParticipantJoined(i) => assert!(present.insert(i), "joined twice, seed {seed}"),
             RoomEvent::ParticipantLeft { participant, .. } => {
-                assert!(present.remove(&participant.identity), "left without being there, seed {seed}");
+                assert!(
+                    present.remove(&participant.identity),
+                    "left without being there, seed {seed}"
+                );
             }
             RoomEvent::ParticipantUpdated(i) => assert!(present.contains(&i)),
             RoomEvent::ParticipantReplaced { previous, .. } => assert!(present.contains(&previous.identity)),
@@ -239,16 +267,34 @@ fn a_remote_view_equals_the_local_one() {
     new.permission.can_publish_sources = vec![TrackSource::Camera as i32];
     let sid = edges[0].room.join(now, 1234, new).expect("join").sid;
     edges[0].room.set_state(&sid, ParticipantState::Active).expect("here");
-    let layer = VideoLayer { quality: 2, width: 1280, height: 720, bitrate: 1_700_000, rid: "f".into(), ..Default::default() };
+    let layer = VideoLayer {
+        quality: 2,
+        width: 1280,
+        height: 720,
+        bitrate: 1_700_000,
+        rid: "f".into(),
+        ..Default::default()
+    };
     let mut track = Track::new(TrackSid::from("TR_VCx"), TrackKind::Video, TrackSource::Camera);
-    track.codecs = vec![TrackCodec { mime: "video/VP8".into(), cid: "c".into(), layers: vec![layer.clone()], ..Default::default() }];
+    track.codecs = vec![TrackCodec {
+        mime: "video/VP8".into(),
+        cid: "c".into(),
+        layers: vec![layer.clone()],
+        ..Default::default()
+    }];
     track.layers = vec![layer];
     track.encryption = 1;
     track.packet_trailer_features = vec![0];
     edges[0].room.publish_track(&sid, track).expect("publish");
     settle(&mut edges, now);
     assert_eq!(view(&edges[0].room), view(&edges[1].room));
-    assert_eq!(edges[1].room.track(&TrackSid::from("TR_VCx")).map(|(p, _)| p.sid.clone()), Some(sid));
+    assert_eq!(
+        edges[1]
+            .room
+            .track(&TrackSid::from("TR_VCx"))
+            .map(|(p, _)| p.sid.clone()),
+        Some(sid)
+    );
 }
 
 #[test]
@@ -263,11 +309,20 @@ fn a_later_join_elsewhere_evicts_the_earlier_one() {
     events(&mut edges[0].room);
     settle(&mut edges, now);
     let told = events(&mut edges[0].room);
-    assert!(told.contains(&RoomEvent::LocalEvicted { sid: first.sid.clone(), identity: Identity::from("ann") }));
+    assert!(told.contains(&RoomEvent::LocalEvicted {
+        sid: first.sid.clone(),
+        identity: Identity::from("ann")
+    }));
     assert!(!told.iter().any(|e| matches!(e, RoomEvent::ParticipantLeft { .. })));
-    assert_eq!(edges[0].room.leave(&first.sid, DisconnectReason::ClientInitiated), Err(RoomError::NotHere(first.sid)));
+    assert_eq!(
+        edges[0].room.leave(&first.sid, DisconnectReason::ClientInitiated),
+        Err(RoomError::NotHere(first.sid))
+    );
     for edge in &edges {
-        assert_eq!(edge.room.participant(&Identity::from("ann")).map(|p| p.sid.clone()), Some(second.sid.clone()));
+        assert_eq!(
+            edge.room.participant(&Identity::from("ann")).map(|p| p.sid.clone()),
+            Some(second.sid.clone())
+        );
     }
 }
 
@@ -285,7 +340,10 @@ fn joins_at_the_same_epoch_are_decided_by_node_id_everywhere_alike() {
     assert_eq!(a.epoch, b.epoch);
     settle(&mut edges, now);
     for edge in &edges {
-        assert_eq!(edge.room.participant(&Identity::from("ann")).map(|p| p.sid.clone()), Some(b.sid.clone()));
+        assert_eq!(
+            edge.room.participant(&Identity::from("ann")).map(|p| p.sid.clone()),
+            Some(b.sid.clone())
+        );
     }
 }
 
@@ -307,8 +365,16 @@ fn a_client_that_returns_on_an_edge_new_to_the_room_is_not_evicted_by_its_own_gh
     settle(&mut edges, now);
     for edge in &mut edges {
         let told = events(&mut edge.room);
-        assert!(!told.iter().any(|e| matches!(e, RoomEvent::LocalEvicted { .. } | RoomEvent::ParticipantLeft { .. })), "{told:?}");
-        assert_eq!(edge.room.participant(&Identity::from("ann")).map(|p| p.sid.clone()), Some(back.sid.clone()));
+        assert!(
+            !told
+                .iter()
+                .any(|e| matches!(e, RoomEvent::LocalEvicted { .. } | RoomEvent::ParticipantLeft { .. })),
+            "{told:?}"
+        );
+        assert_eq!(
+            edge.room.participant(&Identity::from("ann")).map(|p| p.sid.clone()),
+            Some(back.sid.clone())
+        );
     }
 }
 
@@ -349,7 +415,13 @@ fn people_of_a_silent_edge_leave_after_ten_seconds_unless_somebody_hears_it() {
         edge.room.handle_timeout(t2);
         assert!(edge.room.participant(&ann).is_none());
         let left = events(&mut edge.room);
-        assert!(matches!(&left[..], [RoomEvent::ParticipantLeft { reason: DisconnectReason::ConnectionTimeout, .. }]));
+        assert!(matches!(
+            &left[..],
+            [RoomEvent::ParticipantLeft {
+                reason: DisconnectReason::ConnectionTimeout,
+                ..
+            }]
+        ));
     }
     // It was only a partition: the edge is back with the same people.
     for i in 1..3 {
@@ -370,7 +442,11 @@ fn a_restarted_edge_supersedes_its_former_life_without_a_departure_of_those_who_
     edges[0] = edge(0, 2);
     edges[0].room.join(t0, 0, person("ann", &mut rng)).expect("join");
     settle(&mut edges, t0);
-    assert!(!events(&mut edges[1].room).iter().any(|e| matches!(e, RoomEvent::ParticipantLeft { .. })));
+    assert!(
+        !events(&mut edges[1].room)
+            .iter()
+            .any(|e| matches!(e, RoomEvent::ParticipantLeft { .. }))
+    );
     edges[1].room.handle_timeout(t0 + SILENCE);
     assert!(edges[1].room.participant(&Identity::from("bob")).is_none());
     assert!(edges[1].room.participant(&Identity::from("ann")).is_some());
@@ -398,15 +474,33 @@ fn departures_are_forgotten_and_a_long_absent_replica_still_learns_of_them() {
     let ann = edges[0].room.join(t0, 0, person("ann", &mut rng)).expect("join");
     edges[0].room.join(t0, 0, person("bob", &mut rng)).expect("join");
     settle(&mut edges, t0);
-    edges[0].room.leave(&ann.sid, DisconnectReason::ClientInitiated).expect("here");
+    edges[0]
+        .room
+        .leave(&ann.sid, DisconnectReason::ClientInitiated)
+        .expect("here");
     for i in 0..3_000 {
-        let sid = edges[0].room.join(t0, 0, person(&format!("v{i}"), &mut rng)).expect("join").sid;
-        edges[0].room.leave(&sid, DisconnectReason::ClientInitiated).expect("here");
+        let sid = edges[0]
+            .room
+            .join(t0, 0, person(&format!("v{i}"), &mut rng))
+            .expect("join")
+            .sid;
+        edges[0]
+            .room
+            .leave(&sid, DisconnectReason::ClientInitiated)
+            .expect("here");
     }
     pull(&mut edges, 1, 0, t0);
     assert!(edges[1].room.participant(&Identity::from("ann")).is_none());
     assert!(edges[1].room.participant(&Identity::from("bob")).is_some());
-    let wire: usize = edges[0].room.delta_since(&RoomDigest { room: "r".into(), ..Default::default() }).iter().map(|d| d.encoded_len()).sum();
+    let wire: usize = edges[0]
+        .room
+        .delta_since(&RoomDigest {
+            room: "r".into(),
+            ..Default::default()
+        })
+        .iter()
+        .map(|d| d.encoded_len())
+        .sum();
     assert!(wire < 200_000, "{wire} bytes remember departures");
 }
 
@@ -416,17 +510,32 @@ fn a_takeover_keeps_the_sid_and_grows_the_version() {
     let mut rng = SmallRng::seed_from_u64(11);
     let mut edges = vec![edge(0, 1), edge(1, 1)];
     let first = edges[0].room.join(now, 77, person("ann", &mut rng)).expect("join");
-    edges[0].room.set_state(&first.sid, ParticipantState::Active).expect("here");
+    edges[0]
+        .room
+        .set_state(&first.sid, ParticipantState::Active)
+        .expect("here");
     settle(&mut edges, now);
     let mut again = person("ann", &mut rng);
     again.sid = first.sid.clone();
     edges[1].room.join(now, 999, again).expect("join");
-    let taken = edges[1].room.participant(&Identity::from("ann")).expect("there").clone();
+    let taken = edges[1]
+        .room
+        .participant(&Identity::from("ann"))
+        .expect("there")
+        .clone();
     assert_eq!((taken.joined_at_ms, taken.node.clone()), (77, node(1)));
-    let before = edges[0].room.participant(&Identity::from("ann")).expect("there").version;
+    let before = edges[0]
+        .room
+        .participant(&Identity::from("ann"))
+        .expect("there")
+        .version;
     assert!(taken.version > before);
     settle(&mut edges, now);
-    assert!(events(&mut edges[0].room).iter().any(|e| matches!(e, RoomEvent::LocalEvicted { .. })));
+    assert!(
+        events(&mut edges[0].room)
+            .iter()
+            .any(|e| matches!(e, RoomEvent::LocalEvicted { .. }))
+    );
 }
 
 #[test]
@@ -436,7 +545,13 @@ fn limits_hold_at_the_writer_and_at_the_replica() {
     let mut a = edge(0, 1);
     let sid = a.room.join(now, 0, person("ann", &mut rng)).expect("join").sid;
     let attributes = BTreeMap::from([("k".to_owned(), "v".repeat(limits::ATTRIBUTES_BYTES))]);
-    let refused = a.room.update_participant(&sid, ParticipantUpdate { attributes, ..Default::default() });
+    let refused = a.room.update_participant(
+        &sid,
+        ParticipantUpdate {
+            attributes,
+            ..Default::default()
+        },
+    );
     assert!(matches!(refused, Err(RoomError::TooLarge(_))));
     for i in 0..limits::TRACKS {
         let track = Track::new(TrackSid::new(format!("TR_{i}")), TrackKind::Audio, TrackSource::Unknown);
@@ -455,13 +570,19 @@ fn limits_hold_at_the_writer_and_at_the_replica() {
 fn the_room_facts_of_the_last_writer_hold_everywhere() {
     let now = Instant::now();
     let mut edges = vec![edge(0, 1), edge(1, 1), edge(2, 1)];
-    edges[1].room.update_info(|info| {
-        info.incarnation = 9;
-        info.sid = RoomSid::from("RM_home");
-        info.metadata = "hello".into();
-    }).expect("small");
+    edges[1]
+        .room
+        .update_info(|info| {
+            info.incarnation = 9;
+            info.sid = RoomSid::from("RM_home");
+            info.metadata = "hello".into();
+        })
+        .expect("small");
     settle(&mut edges, now);
-    edges[2].room.update_info(|info| info.active_recording = true).expect("small");
+    edges[2]
+        .room
+        .update_info(|info| info.active_recording = true)
+        .expect("small");
     settle(&mut edges, now);
     for edge in &mut edges {
         assert_eq!(edge.room.info().sid.as_str(), "RM_home");
