@@ -1,0 +1,1 @@
+//! SDP of the single-connection flow.
