@@ -65,15 +65,13 @@ fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectReq
     let connect = ConnectRequest::parse(uri.path(), uri.query().unwrap_or(""), authorization).map_err(|refusal| {
         refuse(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), &refusal.text)
     })?;
-    let claims = edge
-        .keys
-        .load()
-        .verify(&connect.token)
+    let keys = edge.keys();
+    let claims = meridian_api::token::verify(&connect.token, &keys)
         .map_err(|error| refuse(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
-    if !claims.video.room_join || claims.video.room.is_empty() {
+    if !claims.video.as_ref().is_some_and(|grants| grants.room_join && !grants.room.is_empty()) {
         return Err(refuse(StatusCode::FORBIDDEN, "the token does not allow joining a room: it needs roomJoin and room"));
     }
-    if claims.identity().is_empty() {
+    if claims.sub.is_empty() {
         return Err(refuse(StatusCode::UNAUTHORIZED, "the token names no identity (sub)"));
     }
     Ok((connect, claims))
@@ -90,7 +88,7 @@ pub(crate) fn with_cors(mut response: Response) -> Response {
 
 async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest, claims: Claims) {
     let (frames, queued) = mpsc::channel(FRAMES_QUEUED);
-    let (session, room) = match edge.rooms.connect(Connect { request, claims, frames }).await {
+    let (session, room) = match edge.rooms.connect(&edge, Connect { request, claims, frames }).await {
         Ok(connected) => connected,
         Err(error) => {
             tracing::info!(%error, "join refused");

@@ -7,12 +7,22 @@ use meridian_room::NodeId;
 use meridian_room::ids::TrackSid;
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::Demand;
+use meridian_transport::sdp::Publication;
 
 use super::SessionKey;
 
 pub(super) enum Origin {
-    /// Published by a client of this edge. `unannounced` holds the facts until media flows.
-    Local { session: SessionKey, mid: String, unannounced: Option<Box<meridian_room::Track>> },
+    /// Published by a client of this edge.
+    Local {
+        session: SessionKey,
+        mid: String,
+        /// The client's own name of it, in SDP.
+        cid: String,
+        /// As the shard was last told; `None` when its transport was replaced.
+        publication: Option<Publication>,
+        /// The facts, until media flows.
+        unannounced: Option<Box<meridian_room::Track>>,
+    },
     /// Published on another edge and fetched over the mesh while somebody here wants it.
     Remote { node: NodeId },
 }
@@ -96,6 +106,14 @@ impl Tracks {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut CarriedTrack> {
         self.by_sid.values_mut()
+    }
+
+    /// The track this client sends on that media section.
+    pub(super) fn published_on(&self, session: SessionKey, mid: &str) -> Option<TrackSid> {
+        let found = self.iter().find(|track| {
+            matches!(&track.origin, Origin::Local { session: s, mid: m, .. } if *s == session && m == mid)
+        });
+        found.map(|track| track.sid.clone())
     }
 
     /// Tracks this client publishes.
