@@ -151,7 +151,7 @@ pub trait Registry: Send + Sync + 'static {
     /// Ends a lease now, with all its keys. A lease that has ended already is no error.
     fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>>;
 
-    /// Changes under a prefix with a revision greater than `after`. [`RegistryError::Compacted`] if they are no longer known.
+    /// Changes under a prefix with a revision greater than `after`. If they are no longer known, [`RegistryError::Compacted`]: at once, or as the stream's first item.
     fn changes<'a>(&'a self, prefix: &'a str, after: u64) -> BoxFuture<'a, Result<Changes>>;
 }
 

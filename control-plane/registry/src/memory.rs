@@ -5,6 +5,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -15,10 +16,12 @@ const HISTORY_MAX: usize = 4096;
 /// A watcher this far behind is cut off; it resumes from its last revision.
 const WATCHER_QUEUE: usize = 256;
 
-/// An in-process registry. Clones share the same store.
+/// An in-process registry. Clones share the store and the connection to it.
 #[derive(Clone, Default)]
 pub struct MemoryRegistry {
     inner: Arc<Mutex<Store>>,
+    /// Whether this connection is cut (see [`Self::set_down`]).
+    down: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -31,8 +34,6 @@ struct Store {
     /// Revisions up to this one are no longer in `history`.
     compacted: u64,
     watchers: Vec<Watcher>,
-    /// Injected outage: every call fails until then.
-    down: bool,
 }
 
 struct Lease {
@@ -43,6 +44,7 @@ struct Lease {
 struct Watcher {
     prefix: String,
     queue: mpsc::Sender<Result<Batch>>,
+    connection: Arc<AtomicBool>,
 }
 
 impl MemoryRegistry {
@@ -57,12 +59,21 @@ impl MemoryRegistry {
         store.history.clear();
     }
 
-    /// Injects an outage (`true`): every call fails and every watcher is cut off; leases go on ending. `false` ends it.
+    /// Another connection to the same store, which can be cut by itself.
+    pub fn connection(&self) -> Self {
+        MemoryRegistry {
+            inner: self.inner.clone(),
+            down: Arc::default(),
+        }
+    }
+
+    /// Cuts this connection (`true`): its calls fail and its watchers are cut off, while leases go on ending. `false` mends it.
     pub fn set_down(&self, down: bool) {
-        let mut store = self.lock();
-        store.down = down;
+        self.down.store(down, Ordering::SeqCst);
         if down {
-            store.watchers.clear();
+            self.lock()
+                .watchers
+                .retain(|watcher| !Arc::ptr_eq(&watcher.connection, &self.down));
         }
     }
 
@@ -72,12 +83,10 @@ impl MemoryRegistry {
     }
 
     fn up(&self) -> Result<MutexGuard<'_, Store>> {
-        let store = self.lock();
-        if store.down {
-            Err(RegistryError::Unavailable("switched off".to_owned()))
-        } else {
-            Ok(store)
+        if self.down.load(Ordering::SeqCst) {
+            return Err(RegistryError::Unavailable("the connection is cut".to_owned()));
         }
+        Ok(self.lock())
     }
 }
 
@@ -302,6 +311,7 @@ impl Registry for MemoryRegistry {
             store.watchers.push(Watcher {
                 prefix: prefix.to_owned(),
                 queue,
+                connection: self.down.clone(),
             });
             Ok(changes)
         }))
