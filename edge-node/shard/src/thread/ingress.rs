@@ -23,10 +23,11 @@ impl Shard {
             };
             let media = self.contained(slot, |shard| shard.datagram(slot, datagram, now)).unwrap_or(false);
             // Losses are asked for again as soon as they show, once per run of a publisher's packets.
-            if media && publisher != Some(slot) {
-                if let Some(previous) = publisher.replace(slot) {
-                    self.contained(previous, |shard| shard.poll_feedback(previous, now));
-                }
+            if media
+                && publisher != Some(slot)
+                && let Some(previous) = publisher.replace(slot)
+            {
+                self.contained(previous, |shard| shard.poll_feedback(previous, now));
             }
         }
         if let Some(slot) = publisher {

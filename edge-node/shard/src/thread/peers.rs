@@ -103,10 +103,10 @@ impl Peers {
     /// that came back from a port that an older peer still holds; everything else goes by address. Nothing is learnt
     /// here: an address leads to a peer only after the transport has authenticated a request from it.
     pub(crate) fn owner(&mut self, from: SocketAddr, datagram: &[u8]) -> Option<u32> {
-        if kind(datagram) == DatagramKind::Stun {
-            if let Some(ufrag) = stun_local_ufrag(datagram) {
-                return self.by_ufrag.get(ufrag).copied();
-            }
+        if kind(datagram) == DatagramKind::Stun
+            && let Some(ufrag) = stun_local_ufrag(datagram)
+        {
+            return self.by_ufrag.get(ufrag).copied();
         }
         if let Some((address, slot)) = self.last
             && address == from

@@ -62,7 +62,7 @@ impl Shard {
         self.clock.ticks = self.clock.ticks.wrapping_add(1);
         self.events.retry();
         self.visit_some_peers(now);
-        if self.clock.ticks % TICKS_PER_ROUND == 0 {
+        if self.clock.ticks.is_multiple_of(TICKS_PER_ROUND) {
             self.repeat_keyframe_requests(now);
             let mut levels = std::mem::take(&mut self.scratch.levels);
             if self.speakers.poll(now, &mut levels) && !levels.is_empty() {
