@@ -84,7 +84,8 @@ fn a_path_without_a_queue_is_used_up_to_the_ceiling() {
     path.run(Duration::from_secs(5), 20e6);
     assert_eq!(path.controller.target_bps(), 50_000_000);
     assert!(path.controller.delivered_bps().abs_diff(20_000_000) < 2_000_000);
-    assert_eq!(path.controller.window(), 50_000_000 / 8 * 90 / 1000);
+    let full = 50_000_000 / 8 * 90 / 1000;
+    assert!(path.controller.window().abs_diff(full) < full / 100);
 }
 
 #[test]
