@@ -97,8 +97,31 @@ pub struct Permission {
 
 impl Permission {
     pub fn may_publish(&self, source: TrackSource) -> bool {
-        self.can_publish
-            && (self.can_publish_sources.is_empty() || self.can_publish_sources.contains(&(source as i32)))
+        self.can_publish && (self.can_publish_sources.is_empty() || self.can_publish_sources.contains(&(source as i32)))
+    }
+}
+
+/// Who may subscribe to a participant's tracks. Absent: everybody.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct SubscriptionAcl {
+    #[prost(message, repeated, tag = "1")]
+    pub rules: Vec<AclRule>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct AclRule {
+    #[prost(string, tag = "1")]
+    pub identity: String,
+    #[prost(bool, tag = "2")]
+    pub all_tracks: bool,
+    #[prost(string, repeated, tag = "3")]
+    pub tracks: Vec<String>,
+}
+
+impl SubscriptionAcl {
+    pub fn allows(&self, subscriber: &Identity, track: &TrackSid) -> bool {
+        let mut rules = self.rules.iter().filter(|rule| rule.identity == subscriber.as_str());
+        rules.any(|rule| rule.all_tracks || rule.tracks.iter().any(|t| t == track.as_str()))
     }
 }
 
@@ -226,6 +249,8 @@ pub struct Participant {
     pub region: String,
     pub disconnect_reason: DisconnectReason,
     pub tracks: BTreeMap<TrackSid, Track>,
+    /// Set by the participant: who may subscribe to its tracks.
+    pub acl: Option<SubscriptionAcl>,
     pub node: NodeId,
     pub epoch: Epoch,
     pub version: Version,
@@ -237,6 +262,9 @@ impl Participant {
     }
     pub fn is_publisher(&self) -> bool {
         !self.tracks.is_empty()
+    }
+    pub fn allows(&self, subscriber: &Identity, track: &TrackSid) -> bool {
+        self.acl.as_ref().is_none_or(|acl| acl.allows(subscriber, track))
     }
 }
 

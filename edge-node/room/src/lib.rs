@@ -20,8 +20,8 @@ mod room;
 pub mod wire;
 
 pub use facts::{
-    DisconnectReason, NewParticipant, Participant, ParticipantKind, ParticipantState, ParticipantUpdate, Permission,
-    RoomInfo, Track, TrackCodec, TrackKind, TrackSource, VideoLayer,
+    AclRule, DisconnectReason, NewParticipant, Participant, ParticipantKind, ParticipantState, ParticipantUpdate,
+    Permission, RoomInfo, SubscriptionAcl, Track, TrackCodec, TrackKind, TrackSource, VideoLayer,
 };
 pub use ids::{Epoch, Identity, NodeId, ParticipantSid, RoomName, RoomSid, TrackSid, Version};
 pub use room::{Applied, Joined, Room, RoomError, RoomEvent, SILENCE};

@@ -28,3 +28,6 @@ pub const DELTA_BYTES: usize = 128 * 1024;
 pub const RANGES_AHEAD: usize = 64;
 /// An epoch this far above the highest seen is a broken peer, not a busy room.
 pub const EPOCH_LEAP: u64 = 1 << 40;
+/// Rules of one participant's subscription list, and all track sids named in them together.
+pub const ACL_RULES: usize = 2_048;
+pub const ACL_TRACKS: usize = 8_192;

@@ -32,6 +32,8 @@ pub(crate) struct Writer {
     pub(crate) dead_since: Option<Instant>,
     /// A later life of the same node is known: nothing revives this one.
     pub(crate) superseded: bool,
+    /// What it had when we first heard of it is still arriving.
+    pub(crate) fresh: bool,
 }
 
 /// What a merge did.
@@ -78,7 +80,13 @@ impl Writer {
             match wire::participant_from_wire(node, wire) {
                 Ok(facts) if !full => {
                     merged.epoch = merged.epoch.max(epoch);
-                    self.records.insert(identity.clone(), Record { stamp, facts: Arc::new(facts) });
+                    self.records.insert(
+                        identity.clone(),
+                        Record {
+                            stamp,
+                            facts: Arc::new(facts),
+                        },
+                    );
                     touched.insert(identity);
                     merged.news = true;
                 }
@@ -133,14 +141,18 @@ impl Writer {
     pub(crate) fn forget(&mut self, floor: u64) {
         if floor > self.floor {
             self.floor = floor;
-            self.records.retain(|_, record| record.stamp > floor || record.facts.is_live());
+            self.records
+                .retain(|_, record| record.stamp > floor || record.facts.is_live());
         }
     }
 
     /// What a replica that knows this writer up to `base` lacks, in pages. At least one page, which may hold no records.
     pub(crate) fn pages_since(&self, node: &NodeId, incarnation: u64, base: u64) -> Vec<WriterDelta> {
-        let mut records: Vec<&Record> =
-            self.records.values().filter(|r| r.stamp > base && r.stamp <= self.known).collect();
+        let mut records: Vec<&Record> = self
+            .records
+            .values()
+            .filter(|r| r.stamp > base && r.stamp <= self.known)
+            .collect();
         records.sort_unstable_by_key(|r| r.stamp);
         let roster = (base < self.floor).then(|| Roster {
             identities: self
@@ -160,6 +172,7 @@ impl Writer {
             beat: self.beat,
             records: Vec::new(),
             roster,
+            more: false,
         };
         let mut size = 0;
         for record in records {
@@ -169,8 +182,14 @@ impl Writer {
             page.records.push(wire);
             if size >= limits::DELTA_BYTES {
                 size = 0;
-                let next = WriterDelta { base: page.stamp, records: Vec::new(), roster: None, ..page.clone() };
-                pages.push(std::mem::replace(&mut page, next));
+                let next = WriterDelta {
+                    base: page.stamp,
+                    records: Vec::new(),
+                    roster: None,
+                    ..page.clone()
+                };
+                let full = std::mem::replace(&mut page, next);
+                pages.push(WriterDelta { more: true, ..full });
             }
         }
         // Also claims the stamps of records that were overwritten since.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::facts::{
     DisconnectReason, NewParticipant, Participant, ParticipantKind, ParticipantState, ParticipantUpdate, RoomInfo,
-    Track,
+    SubscriptionAcl, Track,
 };
 use crate::ids::{Epoch, Identity, NodeId, ParticipantSid, RoomName, TrackSid, Version};
 use crate::limits;
@@ -21,25 +21,41 @@ pub use sync::Applied;
 /// How long an edge may be unheard by everybody before its people are shown as gone.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
-/// An edge unheard for this long is taken for lost when one of its people turns up elsewhere.
-const SUSPICION: Duration = Duration::from_secs(2);
-
 /// What changed, for the sessions of this edge and for the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoomEvent {
     ParticipantJoined(Identity),
     ParticipantUpdated(Identity),
-    /// The same identity is now another stay. `seamless`: the former edge was lost, so nobody is told of a departure.
-    ParticipantReplaced { previous: Arc<Participant>, seamless: bool },
+    /// The same identity is now another stay. `seamless`: it moved to another edge (whose own was lost or left behind), so
+    /// nobody is told of a departure.
+    ParticipantReplaced {
+        previous: Arc<Participant>,
+        seamless: bool,
+    },
     /// Facts as they were at departure.
-    ParticipantLeft { participant: Arc<Participant>, reason: DisconnectReason },
-    TrackPublished { identity: Identity, track: TrackSid },
-    TrackUpdated { identity: Identity, track: TrackSid },
-    TrackUnpublished { identity: Identity, track: TrackSid },
+    ParticipantLeft {
+        participant: Arc<Participant>,
+        reason: DisconnectReason,
+    },
+    TrackPublished {
+        identity: Identity,
+        track: TrackSid,
+    },
+    TrackUpdated {
+        identity: Identity,
+        track: TrackSid,
+    },
+    TrackUnpublished {
+        identity: Identity,
+        track: TrackSid,
+    },
     RoomUpdated,
     /// A stay on this edge lost its identity to a later one elsewhere: close the session with DUPLICATE_IDENTITY. Its facts
     /// are already withdrawn.
-    LocalEvicted { sid: ParticipantSid, identity: Identity },
+    LocalEvicted {
+        sid: ParticipantSid,
+        identity: Identity,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,8 +173,13 @@ impl Room {
     }
     /// People the room shows as its size: everyone but recorders. And those of them with tracks.
     pub fn counts(&self) -> (u32, u32) {
-        let people = self.view.values().filter(|p| !p.permission.recorder && p.kind != ParticipantKind::Egress);
-        people.fold((0, 0), |(all, publishers), p| (all + 1, publishers + u32::from(p.is_publisher())))
+        let people = self
+            .view
+            .values()
+            .filter(|p| !p.permission.recorder && p.kind != ParticipantKind::Egress);
+        people.fold((0, 0), |(all, publishers), p| {
+            (all + 1, publishers + u32::from(p.is_publisher()))
+        })
     }
     /// The stays on this edge.
     pub fn locals(&self) -> impl Iterator<Item = &Arc<Participant>> {
@@ -194,7 +215,10 @@ impl Room {
         let identity = new.identity.clone();
         let former = self.view.get(&identity).cloned();
         // A taken-over stay keeps its sid: clients must see its version grow.
-        let version = former.as_ref().filter(|p| p.sid == new.sid).map_or(1, |p| p.version.0.saturating_add(1));
+        let version = former
+            .as_ref()
+            .filter(|p| p.sid == new.sid)
+            .map_or(1, |p| p.version.0.saturating_add(1));
         let facts = Participant {
             sid: new.sid.clone(),
             identity: new.identity,
@@ -205,12 +229,16 @@ impl Room {
             kind: new.kind,
             kind_details: new.kind_details,
             state: ParticipantState::Joined,
-            joined_at_ms: former.as_ref().filter(|p| p.sid == new.sid).map_or(now_ms, |p| p.joined_at_ms),
+            joined_at_ms: former
+                .as_ref()
+                .filter(|p| p.sid == new.sid)
+                .map_or(now_ms, |p| p.joined_at_ms),
             client_protocol: new.client_protocol,
             capabilities: new.capabilities,
             region: new.region,
             disconnect_reason: DisconnectReason::Unknown,
             tracks: BTreeMap::new(),
+            acl: None,
             node: self.node.clone(),
             epoch: Epoch(self.clock + 1),
             version: Version(version),
@@ -228,7 +256,11 @@ impl Room {
         self.put(facts);
         self.next_beat.get_or_insert(now + sync::BEAT);
         self.refresh(&identity);
-        Ok(Joined { sid: new.sid, epoch: Epoch(self.clock), evicted })
+        Ok(Joined {
+            sid: new.sid,
+            epoch: Epoch(self.clock),
+            evicted,
+        })
     }
 
     /// How far the participant has come. Leaving is [`Room::leave`], not a state to be set here.
@@ -264,6 +296,14 @@ impl Room {
         })
     }
 
+    /// Says who may subscribe to the participant's tracks; `None` = everybody.
+    pub fn set_acl(&mut self, sid: &ParticipantSid, acl: Option<SubscriptionAcl>) -> Result<(), RoomError> {
+        self.write(sid, |facts| {
+            facts.acl = acl;
+            Ok(())
+        })
+    }
+
     /// Shows a track to everyone: to be called when its media is ready.
     pub fn publish_track(&mut self, sid: &ParticipantSid, track: Track) -> Result<(), RoomError> {
         self.write(sid, |facts| {
@@ -283,7 +323,10 @@ impl Room {
         change: impl FnOnce(&mut Track),
     ) -> Result<(), RoomError> {
         self.write(sid, |facts| {
-            let held = facts.tracks.get_mut(track).ok_or_else(|| RoomError::NoTrack(track.clone()))?;
+            let held = facts
+                .tracks
+                .get_mut(track)
+                .ok_or_else(|| RoomError::NoTrack(track.clone()))?;
             let before = held.clone();
             change(held);
             held.sid = track.clone();
@@ -295,7 +338,12 @@ impl Room {
     }
 
     pub fn unpublish_track(&mut self, sid: &ParticipantSid, track: &TrackSid) -> Result<Track, RoomError> {
-        self.write(sid, |facts| facts.tracks.remove(track).ok_or_else(|| RoomError::NoTrack(track.clone())))
+        self.write(sid, |facts| {
+            facts
+                .tracks
+                .remove(track)
+                .ok_or_else(|| RoomError::NoTrack(track.clone()))
+        })
     }
 
     /// Ends a stay on this edge. An error (harmless) when it was evicted before.
@@ -312,12 +360,20 @@ impl Room {
         let mut info = self.info.clone();
         change(&mut info);
         if info.metadata.len() > limits::METADATA_BYTES {
-            return Err(TooLarge { what: "room metadata", limit: limits::METADATA_BYTES }.into());
+            return Err(TooLarge {
+                what: "room metadata",
+                limit: limits::METADATA_BYTES,
+            }
+            .into());
         }
         if info != self.info {
-            let sooner_life = info.incarnation != self.info.incarnation;
+            let new_life = info.incarnation != self.info.incarnation;
             self.info = info;
-            self.info_version = if sooner_life { 1 } else { self.info_version.saturating_add(1) };
+            self.info_version = if new_life {
+                1
+            } else {
+                self.info_version.saturating_add(1)
+            };
             self.info_writer = self.node.clone();
             self.info_dirty = true;
             self.events.push_back(RoomEvent::RoomUpdated);
@@ -334,7 +390,13 @@ impl Room {
         let identity = facts.identity.clone();
         let own = self.own();
         own.known += 1;
-        own.records.insert(identity, Record { stamp: own.known, facts: Arc::new(facts) });
+        own.records.insert(
+            identity,
+            Record {
+                stamp: own.known,
+                facts: Arc::new(facts),
+            },
+        );
     }
 
     fn write<T>(
@@ -361,7 +423,9 @@ impl Room {
     fn withdraw(&mut self, identity: &Identity, reason: DisconnectReason) {
         let now = self.now;
         let own = self.own();
-        let Some(record) = own.records.get(identity).filter(|r| r.facts.is_live()) else { return };
+        let Some(record) = own.records.get(identity).filter(|r| r.facts.is_live()) else {
+            return;
+        };
         let mut facts = (*record.facts).clone();
         facts.state = ParticipantState::Disconnected;
         facts.disconnect_reason = reason;
@@ -369,6 +433,7 @@ impl Room {
         facts.tracks.clear();
         facts.attributes.clear();
         facts.metadata.clear();
+        facts.acl = None;
         self.put(facts);
         let stamp = self.own().known;
         self.departures.push_back((now, stamp));
@@ -408,15 +473,21 @@ impl Room {
                     let (identity, track) = (identity.clone(), track.clone());
                     self.events.push_back(RoomEvent::TrackUnpublished { identity, track });
                 }
-                self.events.push_back(RoomEvent::ParticipantLeft { participant: before, reason });
+                self.events.push_back(RoomEvent::ParticipantLeft {
+                    participant: before,
+                    reason,
+                });
             }
             (Some(before), Some(after)) if Arc::ptr_eq(&before, &after) || before == after => {}
             (Some(before), Some(after)) => {
                 self.events.push_back(if before.sid == after.sid {
                     RoomEvent::ParticipantUpdated(identity.clone())
                 } else {
-                    let seamless = before.node != self.node && !self.is_heard(&before);
-                    RoomEvent::ParticipantReplaced { previous: Arc::clone(&before), seamless }
+                    let seamless = before.node != after.node;
+                    RoomEvent::ParticipantReplaced {
+                        previous: Arc::clone(&before),
+                        seamless,
+                    }
                 });
                 self.show(Some(before), after);
             }
@@ -432,7 +503,10 @@ impl Room {
             }
             for track in before.tracks.keys().filter(|t| !after.tracks.contains_key(*t)) {
                 self.track_owners.remove(track);
-                let event = RoomEvent::TrackUnpublished { identity: identity.clone(), track: track.clone() };
+                let event = RoomEvent::TrackUnpublished {
+                    identity: identity.clone(),
+                    track: track.clone(),
+                };
                 self.events.push_back(event);
             }
         }
@@ -440,7 +514,9 @@ impl Room {
             self.track_owners.insert(sid.clone(), identity.clone());
             let (identity, sid) = (identity.clone(), sid.clone());
             match before.as_ref().and_then(|b| b.tracks.get(&sid)) {
-                None => self.events.push_back(RoomEvent::TrackPublished { identity, track: sid }),
+                None => self
+                    .events
+                    .push_back(RoomEvent::TrackPublished { identity, track: sid }),
                 Some(held) if held != track => {
                     self.events.push_back(RoomEvent::TrackUpdated { identity, track: sid });
                 }
@@ -462,18 +538,22 @@ impl Room {
     /// claims the identity once more, with an epoch that counts.
     fn settle_local_claim(&mut self, identity: &Identity) {
         let own_key = (self.node.clone(), self.incarnation);
-        let Some((key, _, winner)) = self.winner(identity) else { return };
-        let theirs = winner.facts.epoch;
+        let Some((key, writer, winner)) = self.winner(identity) else {
+            return;
+        };
+        let (theirs, fresh) = (winner.facts.epoch, writer.fresh);
         if *key == own_key {
             return;
         }
-        let Some(own) = self.writers.get(&own_key).and_then(|w| w.records.get(identity)) else { return };
+        let Some(own) = self.writers.get(&own_key).and_then(|w| w.records.get(identity)) else {
+            return;
+        };
         if !own.facts.is_live() {
             return;
         }
         let mut facts = (*own.facts).clone();
         let provisional = self.provisional.remove(identity);
-        if provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
+        if fresh && provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
             self.clock = self.clock.max(theirs.0) + 1;
             facts.epoch = Epoch(self.clock);
             facts.version = Version(facts.version.0.saturating_add(1));
@@ -481,19 +561,10 @@ impl Room {
         } else {
             self.locals.remove(&facts.sid);
             self.withdraw(identity, DisconnectReason::DuplicateIdentity);
-            self.events.push_back(RoomEvent::LocalEvicted { sid: facts.sid, identity: identity.clone() });
+            self.events.push_back(RoomEvent::LocalEvicted {
+                sid: facts.sid,
+                identity: identity.clone(),
+            });
         }
-    }
-
-    /// The edge that wrote this stay was heard lately, by us or by somebody.
-    fn is_heard(&self, participant: &Participant) -> bool {
-        let Some(now) = self.now else { return true };
-        self.writers.iter().any(|((node, _), writer)| {
-            *node == participant.node
-                && !writer.superseded
-                && !writer.is_dead()
-                && writer.deadline.is_none_or(|at| at > now + SILENCE - SUSPICION)
-                && writer.records.get(&participant.identity).is_some_and(|r| r.facts.sid == participant.sid)
-        })
     }
 }

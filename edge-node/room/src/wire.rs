@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::facts::{
-    DisconnectReason, Participant, ParticipantKind, ParticipantState, Permission, RoomInfo, Track, TrackCodec,
-    TrackKind, TrackSource, VideoLayer,
+    DisconnectReason, Participant, ParticipantKind, ParticipantState, Permission, RoomInfo, SubscriptionAcl, Track,
+    TrackCodec, TrackKind, TrackSource, VideoLayer,
 };
 use crate::ids::{Epoch, Identity, NodeId, ParticipantSid, RoomSid, TrackSid, Version};
 use crate::limits;
@@ -83,6 +83,9 @@ pub struct WriterDelta {
     /// Present when `base < floor`: everyone alive on the writer. Whoever is missing has left.
     #[prost(message, optional, tag = "8")]
     pub roster: Option<Roster>,
+    /// Another page of the same answer follows.
+    #[prost(bool, tag = "9")]
+    pub more: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -154,6 +157,8 @@ pub struct WireParticipant {
     pub disconnect_reason: i32,
     #[prost(message, repeated, tag = "18")]
     pub tracks: Vec<WireTrack>,
+    #[prost(message, optional, tag = "19")]
+    pub acl: Option<SubscriptionAcl>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -213,7 +218,11 @@ pub struct TooLarge {
 }
 
 fn within(what: &'static str, size: usize, limit: usize) -> Result<(), TooLarge> {
-    if size <= limit { Ok(()) } else { Err(TooLarge { what, limit }) }
+    if size <= limit {
+        Ok(())
+    } else {
+        Err(TooLarge { what, limit })
+    }
 }
 
 /// Checks everything about a participant that a stranger could grow.
@@ -225,10 +234,25 @@ pub(crate) fn check(participant: &Participant) -> Result<(), TooLarge> {
     within("metadata", participant.metadata.len(), limits::METADATA_BYTES)?;
     let attributes = participant.attributes.iter().map(|(k, v)| k.len() + v.len()).sum();
     within("attributes", attributes, limits::ATTRIBUTES_BYTES)?;
-    within("publish sources", participant.permission.can_publish_sources.len(), limits::FEATURES)?;
+    within(
+        "publish sources",
+        participant.permission.can_publish_sources.len(),
+        limits::FEATURES,
+    )?;
     within("kind details", participant.kind_details.len(), limits::FEATURES)?;
     within("capabilities", participant.capabilities.len(), limits::FEATURES)?;
     within("tracks", participant.tracks.len(), limits::TRACKS)?;
+    if let Some(acl) = &participant.acl {
+        within("subscription rules", acl.rules.len(), limits::ACL_RULES)?;
+        within(
+            "subscription rules",
+            acl.rules.iter().map(|r| r.tracks.len()).sum(),
+            limits::ACL_TRACKS,
+        )?;
+        for text in acl.rules.iter().flat_map(|r| r.tracks.iter().chain([&r.identity])) {
+            within("identity", text.len(), limits::ID_BYTES)?;
+        }
+    }
     participant.tracks.values().try_for_each(check_track)
 }
 
@@ -241,7 +265,11 @@ pub(crate) fn check_track(track: &Track) -> Result<(), TooLarge> {
     within("track layers", track.layers.len(), limits::LAYERS)?;
     within("track codecs", track.codecs.len(), limits::CODECS)?;
     within("audio features", track.audio_features.len(), limits::FEATURES)?;
-    within("packet trailer features", track.packet_trailer_features.len(), limits::FEATURES)?;
+    within(
+        "packet trailer features",
+        track.packet_trailer_features.len(),
+        limits::FEATURES,
+    )?;
     for layer in track.layers.iter().chain(track.codecs.iter().flat_map(|c| &c.layers)) {
         within("rid", layer.rid.len(), limits::ID_BYTES)?;
     }
@@ -274,6 +302,7 @@ pub(crate) fn participant_to_wire(p: &Participant, stamp: u64) -> WireParticipan
         region: p.region.clone(),
         disconnect_reason: p.disconnect_reason as i32,
         tracks: p.tracks.values().map(track_to_wire).collect(),
+        acl: p.acl.clone(),
     }
 }
 
@@ -295,7 +324,13 @@ pub(crate) fn participant_from_wire(node: &NodeId, w: WireParticipant) -> Result
         capabilities: w.capabilities,
         region: w.region,
         disconnect_reason: reason,
-        tracks: w.tracks.into_iter().map(track_from_wire).map(|t| (t.sid.clone(), t)).collect(),
+        tracks: w
+            .tracks
+            .into_iter()
+            .map(track_from_wire)
+            .map(|t| (t.sid.clone(), t))
+            .collect(),
+        acl: w.acl,
         node: node.clone(),
         epoch: Epoch(w.epoch),
         version: Version(w.version),

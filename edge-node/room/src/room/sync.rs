@@ -33,7 +33,7 @@ impl Room {
         self.check_room(&delta.room)?;
         self.node_heard(now, from);
         let mut applied = Applied::default();
-        let mut news = Vec::new();
+        let (mut news, mut complete) = (Vec::new(), Vec::new());
         let mut touched = BTreeSet::new();
         let clock = self.clock;
         if delta.epoch_clock <= clock.saturating_add(limits::EPOCH_LEAP) {
@@ -45,14 +45,20 @@ impl Room {
                 self.apply_own_echo(&writer);
                 continue;
             }
-            if writer.node.len() > limits::ID_BYTES || !self.admit_writer(now, &node, writer.incarnation, &mut touched) {
+            if writer.node.len() > limits::ID_BYTES || !self.admit_writer(now, &node, writer.incarnation, &mut touched)
+            {
                 applied.rejected += writer.records.len();
                 continue;
             }
             let copy = writer.clone();
             let key = (node, writer.incarnation);
             let linked = self.linked.contains(&key.0);
-            let Some(held) = self.writers.get_mut(&key) else { continue };
+            let Some(held) = self.writers.get_mut(&key) else {
+                continue;
+            };
+            if !copy.more {
+                complete.push(key.clone());
+            }
             let merged = held.merge(&key.0, clock, writer, &mut touched);
             applied.rejected += merged.rejected;
             self.clock = self.clock.max(merged.epoch);
@@ -69,6 +75,11 @@ impl Room {
         let info = delta.info.filter(|info| self.apply_info(info.clone()));
         for identity in &touched {
             self.refresh(identity);
+        }
+        for key in complete {
+            if let Some(writer) = self.writers.get_mut(&key) {
+                writer.fresh = false;
+            }
         }
         if !news.is_empty() || info.is_some() {
             applied.news = Some(self.envelope(news, info));
@@ -120,7 +131,11 @@ impl Room {
                 push_page(&mut messages, page, || self.envelope(Vec::new(), None));
             }
         }
-        let theirs = (digest.info_incarnation, digest.info_version, digest.info_writer.as_str());
+        let theirs = (
+            digest.info_incarnation,
+            digest.info_version,
+            digest.info_writer.as_str(),
+        );
         if theirs < self.info_rank() {
             match messages.last_mut() {
                 Some(last) => last.info = Some(self.wire_info()),
@@ -204,7 +219,8 @@ impl Room {
                 touched.extend(writer.records.keys().cloned());
             }
         }
-        self.writers.retain(|_, writer| writer.dead_since.is_none_or(|since| since + MEMORY > now));
+        self.writers
+            .retain(|_, writer| writer.dead_since.is_none_or(|since| since + MEMORY > now));
         for identity in &touched {
             self.refresh(identity);
         }
@@ -214,7 +230,10 @@ impl Room {
         if room == self.name.as_str() {
             return Ok(());
         }
-        Err(RoomError::WrongRoom { room: self.name.clone(), got: room.chars().take(limits::ID_BYTES).collect() })
+        Err(RoomError::WrongRoom {
+            room: self.name.clone(),
+            got: room.chars().take(limits::ID_BYTES).collect(),
+        })
     }
 
     /// Makes place for a writer, and ends its node's earlier lives: their people have [`SILENCE`] to come back.
@@ -225,7 +244,11 @@ impl Room {
         incarnation: u64,
         touched: &mut BTreeSet<crate::ids::Identity>,
     ) -> bool {
-        let lives = || self.writers.range((node.clone(), 0)..=(node.clone(), u64::MAX)).map(|(k, _)| k.1);
+        let lives = || {
+            self.writers
+                .range((node.clone(), 0)..=(node.clone(), u64::MAX))
+                .map(|(k, _)| k.1)
+        };
         if lives().any(|held| held > incarnation) {
             return false;
         }
@@ -241,7 +264,14 @@ impl Room {
             touched.extend(earlier.records.keys().cloned());
         }
         let deadline = (!self.linked.contains(node)).then(|| now + SILENCE);
-        self.writers.insert((node.clone(), incarnation), Writer { deadline, ..Writer::default() });
+        self.writers.insert(
+            (node.clone(), incarnation),
+            Writer {
+                deadline,
+                fresh: true,
+                ..Writer::default()
+            },
+        );
         true
     }
 
@@ -252,13 +282,24 @@ impl Room {
         if echo.incarnation < self.incarnation || (echo.incarnation == self.incarnation && !ahead) {
             return;
         }
-        let Some(old) = self.writers.remove(&(self.node.clone(), self.incarnation)) else { return };
+        let Some(old) = self.writers.remove(&(self.node.clone(), self.incarnation)) else {
+            return;
+        };
         tracing::warn!(room = %self.name, node = %self.node, "this edge's former state came back to it; starting over above it");
         self.incarnation = echo.incarnation.saturating_add(1);
-        let mut fresh = Writer { beat: old.beat, ..Writer::default() };
+        let mut fresh = Writer {
+            beat: old.beat,
+            ..Writer::default()
+        };
         for (identity, record) in old.records.into_iter().filter(|(_, r)| r.facts.is_live()) {
             fresh.known += 1;
-            fresh.records.insert(identity, Record { stamp: fresh.known, facts: record.facts });
+            fresh.records.insert(
+                identity,
+                Record {
+                    stamp: fresh.known,
+                    facts: record.facts,
+                },
+            );
         }
         self.departures.clear();
         self.polled = 0;
@@ -270,7 +311,9 @@ impl Room {
             return false;
         }
         let (version, writer) = (wire.version, NodeId::from(wire.writer.as_str()));
-        let Ok(info) = wire::info_from_wire(wire) else { return false };
+        let Ok(info) = wire::info_from_wire(wire) else {
+            return false;
+        };
         self.info_version = version;
         self.info_writer = writer;
         self.info_dirty = false;
