@@ -9,7 +9,10 @@ use meridian_transport::{Fingerprint, IceCredentials};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let local = LocalMedia {
-        ice: IceCredentials { ufrag: "meridianufrag".into(), pwd: "meridianpasswordmeridianpassword".into() },
+        ice: IceCredentials {
+            ufrag: "meridianufrag".into(),
+            pwd: "meridianpasswordmeridianpassword".into(),
+        },
         fingerprint: Fingerprint([0xab; 32]),
         candidates: vec!["127.0.0.1:7881".parse()?, "[::1]:7881".parse()?],
     };
@@ -32,17 +35,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     track_sid: format!("TR_{key}"),
                     codecs,
                 });
-                println!("{:?} reoffer={}", negotiation.sections_required(), negotiation.needs_reoffer());
+                println!(
+                    "{:?} reoffer={}",
+                    negotiation.sections_required(),
+                    negotiation.needs_reoffer()
+                );
             }
             Some("unsubscribe") => {
                 negotiation.unsubscribe(words.next().unwrap_or("").parse()?);
-                println!("{:?} reoffer={}", negotiation.sections_required(), negotiation.needs_reoffer());
+                println!(
+                    "{:?} reoffer={}",
+                    negotiation.sections_required(),
+                    negotiation.needs_reoffer()
+                );
             }
             Some("answer") => {
                 let offer = std::fs::read_to_string(words.next().unwrap_or(""))?;
                 let answer = negotiation.answer(&offer, &local)?;
                 std::fs::write(words.next().unwrap_or(""), &answer.sdp)?;
-                println!("{:?} pub={:?} sub={:?} restarted={}", answer.mid_to_track, answer.publications, answer.subscriptions, answer.remote.restarted);
+                println!(
+                    "{:?} pub={:?} sub={:?} restarted={}",
+                    answer.mid_to_track, answer.publications, answer.subscriptions, answer.remote.restarted
+                );
             }
             _ => println!("?"),
         }

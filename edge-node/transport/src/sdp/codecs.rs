@@ -31,11 +31,17 @@ const REPEATED: [&str; 13] = [
 pub(super) fn offered(section: &OfferedSection<'_>, kind: MediaKind) -> Vec<PayloadType> {
     let mut payloads: Vec<PayloadType> = Vec::new();
     for &pt in &section.formats {
-        let Some(codec) = codec_of(section, pt).filter(|codec| codec.kind() == kind) else { continue };
+        let Some(codec) = codec_of(section, pt).filter(|codec| codec.kind() == kind) else {
+            continue;
+        };
         if payloads.iter().any(|payload| payload.codec == codec) {
             continue;
         }
-        payloads.push(PayloadType { pt, codec, rtx_pt: rtx_of(section, pt) });
+        payloads.push(PayloadType {
+            pt,
+            codec,
+            rtx_pt: rtx_of(section, pt),
+        });
     }
     payloads
 }
@@ -99,7 +105,10 @@ fn is_encoding(map: &RtpMap<'_>, name: &str, clock_rate_hz: u32) -> bool {
 fn red_over_opus(section: &OfferedSection<'_>, fmtp: &str) -> bool {
     let is_opus = |pt: &str| {
         pt.parse().is_ok_and(|pt: u8| {
-            section.rtpmaps.iter().any(|map| map.pt == pt && map.name.eq_ignore_ascii_case("opus"))
+            section
+                .rtpmaps
+                .iter()
+                .any(|map| map.pt == pt && map.name.eq_ignore_ascii_case("opus"))
         })
     };
     !fmtp.is_empty() && fmtp.split('/').all(is_opus)
@@ -113,7 +122,10 @@ fn h264(fmtp: &str) -> Option<Codec> {
         None => 0x42_00_0a,
     };
     let packetization_mode = number(fmtp, "packetization-mode", 0).filter(|&mode| mode <= 1)?;
-    Some(Codec::H264 { profile_level_id, packetization_mode })
+    Some(Codec::H264 {
+        profile_level_id,
+        packetization_mode,
+    })
 }
 
 fn rtx_of(section: &OfferedSection<'_>, pt: u8) -> Option<u8> {
@@ -148,11 +160,17 @@ pub(super) fn write(
         let (pt, clock) = (payload.pt, payload.codec.clock_rate_hz());
         let mime = payload.codec.to_string();
         let name = mime.split('/').nth(1).unwrap_or(&mime);
-        let channels = if matches!(payload.codec, Codec::Opus | Codec::Red) { "/2" } else { "" };
+        let channels = if matches!(payload.codec, Codec::Opus | Codec::Red) {
+            "/2"
+        } else {
+            ""
+        };
         let _ = write!(out, "a=rtpmap:{pt} {name}/{clock}{channels}\r\n");
         for feedback in FEEDBACK {
-            let is_offered =
-                section.feedback.iter().any(|(of, what)| *what == feedback && of.is_none_or(|of| of == pt));
+            let is_offered = section
+                .feedback
+                .iter()
+                .any(|(of, what)| *what == feedback && of.is_none_or(|of| of == pt));
             if is_offered && (with_transport_cc || feedback != "transport-cc") {
                 let _ = write!(out, "a=rtcp-fb:{pt} {feedback}\r\n");
             }

@@ -52,7 +52,11 @@ pub(super) fn accepted<'a>(section: &OfferedSection<'a>, kind: MediaKind) -> (Ve
 /// The map without the extensions that the client restricted to the other direction. `client_sends` says whose packets
 /// it is for.
 pub(super) fn usable(lines: &[OfferedExtension<'_>], kind: MediaKind, client_sends: bool) -> ExtensionMap {
-    let refused = if client_sends { Direction::RecvOnly } else { Direction::SendOnly };
+    let refused = if client_sends {
+        Direction::RecvOnly
+    } else {
+        Direction::SendOnly
+    };
     let mut map = ExtensionMap::default();
     for line in lines.iter().filter(|line| line.direction != refused) {
         if let Some(id) = slot(&mut map, kind, line.uri) {

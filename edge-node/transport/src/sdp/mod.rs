@@ -86,7 +86,8 @@ pub struct Answer {
     /// mid → `TR_…` of everything we send, for `SessionDescription.mid_to_track_id`.
     pub mid_to_track: Vec<(String, String)>,
     pub remote: RemoteParams,
-    /// Every section the client sends on, or has sent on before (`active: false`).
+    /// Every section the client sends on, and once more, `active: false`, each that has just stopped. One that is
+    /// missing has stopped too.
     pub publications: Vec<Publication>,
     /// Every section we send on.
     pub subscriptions: Vec<SubscriptionMedia>,

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use meridian_sfu::media::{ExtensionMap, MediaKind, PayloadType};
+use meridian_sfu::media::{ExtensionMap, Layer, MediaKind, PayloadType};
 
 use super::offer::{Direction, Offer, OfferedExtension, OfferedSection};
 use super::write::{AnswerWriter, MediaSection, SentStream};
@@ -13,7 +13,6 @@ use super::{
     Answer, AudioPreferences, LocalMedia, Publication, RemoteParams, SECTIONS_WANTED_MAX, SdpError, SectionsRequired,
     SsrcInfo, SubscriptionMedia, WantedTrack, codecs, extensions,
 };
-use meridian_sfu::media::Layer;
 
 /// Tracks of which a client may have said how to encode them.
 const PREFERENCES_MAX: usize = 64;
@@ -43,7 +42,10 @@ enum Role {
     /// Rejected, or not RTP.
     Closed,
     /// Nothing flows. `free`: the client would receive here.
-    Idle { kind: MediaKind, free: bool },
+    Idle {
+        kind: MediaKind,
+        free: bool,
+    },
     Receiving(Publication),
     Sending(Sending),
 }
@@ -123,7 +125,10 @@ impl Negotiation {
         let room = SECTIONS_WANTED_MAX.saturating_sub(self.sections.len());
         let audios = missing(MediaKind::Audio).min(room);
         let videos = missing(MediaKind::Video).min(room - audios);
-        SectionsRequired { audios: audios as u32, videos: videos as u32 }
+        SectionsRequired {
+            audios: audios as u32,
+            videos: videos as u32,
+        }
     }
 
     /// Something waits for the client's next offer: send [`Self::sections_required`], which may be 0 and 0, to provoke it.
@@ -134,7 +139,9 @@ impl Negotiation {
         }
         let required = self.sections_required();
         let free = |of: MediaKind| {
-            self.sections.iter().any(|section| matches!(section.role, Role::Idle { kind, free: true } if kind == of))
+            self.sections
+                .iter()
+                .any(|section| matches!(section.role, Role::Idle { kind, free: true } if kind == of))
         };
         self.waiting().any(|wanted| match wanted.kind {
             MediaKind::Audio => required.audios > 0 || free(MediaKind::Audio),
@@ -160,8 +167,7 @@ impl Negotiation {
 
         let unsupported = self.assign(&offer, &usable);
         self.version += 1;
-        let mut writer =
-            AnswerWriter::new(local, self.session_id, self.version, &mids, offer.extmap_allow_mixed);
+        let mut writer = AnswerWriter::new(local, self.session_id, self.version, &mids, offer.extmap_allow_mixed);
         let mut answer = Answer {
             sdp: String::new(),
             mid_to_track: Vec::new(),
@@ -178,7 +184,10 @@ impl Negotiation {
                     answer.has_data = true;
                     writer.data(offered, mid);
                 }
-                Some(Usable { mid, media: Some(media) }) => {
+                Some(Usable {
+                    mid,
+                    media: Some(media),
+                }) => {
                     self.write_media(&mut writer, &mut answer, offered, mid, media, section);
                 }
             }
@@ -201,17 +210,32 @@ impl Negotiation {
             return Err(SdpError::NothingBundled);
         }
         // The tagged section carries the transport; sections that are bundle-only may have none, the session may.
-        let mut order = mids.iter().filter_map(|mid| offer.sections.iter().find(|s| s.mid == Some(mid)));
-        let transport = order.find(|s| s.transport.ufrag.is_some()).map_or(&offer.transport, |s| &s.transport);
+        let mut order = mids
+            .iter()
+            .filter_map(|mid| offer.sections.iter().find(|s| s.mid == Some(mid)));
+        let transport = order
+            .find(|s| s.transport.ufrag.is_some())
+            .map_or(&offer.transport, |s| &s.transport);
         let ice = transport.ice().ok_or(SdpError::NoIce)?;
-        let fingerprint = transport.fingerprint.or(offer.transport.fingerprint).ok_or(SdpError::NoFingerprint)?;
+        let fingerprint = transport
+            .fingerprint
+            .or(offer.transport.fingerprint)
+            .ok_or(SdpError::NoFingerprint)?;
         match transport.setup.or(offer.transport.setup) {
             None | Some("actpass" | "active") => {}
             Some(_) => return Err(SdpError::DtlsRole),
         }
         let restarted = self.remote.as_ref().is_some_and(|before| before.ice != ice);
-        let dtls_changed = self.remote.as_ref().is_some_and(|before| before.fingerprint != fingerprint);
-        Ok(RemoteParams { ice, fingerprint, restarted, dtls_changed })
+        let dtls_changed = self
+            .remote
+            .as_ref()
+            .is_some_and(|before| before.fingerprint != fingerprint);
+        Ok(RemoteParams {
+            ice,
+            fingerprint,
+            restarted,
+            dtls_changed,
+        })
     }
 
     /// Brings the sections to where this offer leaves them, then gives free sections to waiting subscriptions. Returns
@@ -221,19 +245,33 @@ impl Negotiation {
         let mut assignable = Vec::new();
         for (index, (offered, usable)) in offer.sections.iter().zip(usable).enumerate() {
             // A section that was recycled for another mid starts afresh (RFC 9429 §5.2.2).
-            let old = before.next().filter(|old| Some(old.mid.as_str()) == offered.mid).map(|old| old.role);
-            let was_idle = !matches!(old, Some(Role::Sending(_)));
+            let old = before
+                .next()
+                .filter(|old| Some(old.mid.as_str()) == offered.mid)
+                .map(|old| old.role);
+            // A change of hands needs one answer in between: the section dead, and the node told so.
+            let was_idle = match &old {
+                None | Some(Role::Idle { .. } | Role::Closed) => true,
+                Some(Role::Receiving(publication)) => !publication.active,
+                Some(Role::Sending(_)) => false,
+            };
             let role = match usable {
-                Some(Usable { mid, media: Some(media) }) => self.next_role(offered, mid, media, old),
+                Some(Usable {
+                    mid,
+                    media: Some(media),
+                }) => self.next_role(offered, mid, media, old),
                 _ => match old {
-                    Some(Role::Receiving(publication)) => Role::Receiving(Publication { active: false, ..publication }),
+                    Some(Role::Receiving(publication)) if publication.active => stopped(publication),
                     _ => Role::Closed,
                 },
             };
-            if was_idle && usable.is_some() && offered.direction == Direction::RecvOnly {
+            if was_idle && matches!(role, Role::Idle { free: true, .. }) {
                 assignable.push(index);
             }
-            self.sections.push(Section { mid: offered.mid.unwrap_or("").to_owned(), role });
+            self.sections.push(Section {
+                mid: offered.mid.unwrap_or("").to_owned(),
+                role,
+            });
         }
         self.fill(usable, &assignable, offer)
     }
@@ -246,27 +284,46 @@ impl Negotiation {
                 Some(Role::Sending(sending)) if offered.direction == Direction::RecvOnly && !sending.ended => {
                     let codecs = self.wanted.iter().find(|wanted| wanted.key == sending.track.key);
                     let codecs = codecs.map_or(sending.track.codecs, |wanted| wanted.codecs.clone());
-                    Role::Sending(Sending { track: WantedTrack { codecs, ..sending.track }, ..sending })
+                    Role::Sending(Sending {
+                        track: WantedTrack {
+                            codecs,
+                            ..sending.track
+                        },
+                        ..sending
+                    })
                 }
-                Some(Role::Receiving(publication)) => Role::Receiving(Publication { active: false, ..publication }),
-                _ => Role::Idle { kind: media.kind, free: offered.direction == Direction::RecvOnly },
+                Some(Role::Receiving(publication)) if publication.active => stopped(publication),
+                _ => Role::Idle {
+                    kind: media.kind,
+                    free: offered.direction == Direction::RecvOnly,
+                },
             },
         }
     }
 
     /// First come, first served; only into sections whose codecs fit.
     fn fill(&mut self, usable: &[Option<Usable<'_>>], assignable: &[usize], offer: &Offer<'_>) -> Vec<u64> {
-        let theirs: HashSet<u32> = offer.sections.iter().flat_map(|section| section.ssrcs.iter().copied()).collect();
+        let theirs: HashSet<u32> = offer
+            .sections
+            .iter()
+            .flat_map(|section| section.ssrcs.iter().copied())
+            .collect();
         let mut taken = HashSet::new();
         let mut unsupported = Vec::new();
         let waiting: Vec<WantedTrack> = self.waiting().cloned().collect();
         for track in waiting {
-            let mut of_kind = assignable.iter().copied().filter(|index| !taken.contains(index)).filter_map(|index| {
-                let media = usable[index].as_ref()?.media.as_ref()?;
-                (media.kind == track.kind).then_some((index, media))
-            });
+            let mut of_kind = assignable
+                .iter()
+                .copied()
+                .filter(|index| !taken.contains(index))
+                .filter_map(|index| {
+                    let media = usable[index].as_ref()?.media.as_ref()?;
+                    (media.kind == track.kind).then_some((index, media))
+                });
             let fits = |media: &UsableMedia<'_>| !codecs::matching(&media.payloads, &track.codecs).is_empty();
-            let Some((mut index, media)) = of_kind.next() else { continue };
+            let Some((mut index, media)) = of_kind.next() else {
+                continue;
+            };
             if !fits(media) {
                 match of_kind.find(|(_, media)| fits(media)) {
                     Some((fitting, _)) => index = fitting,
@@ -278,7 +335,12 @@ impl Negotiation {
             }
             taken.insert(index);
             let (ssrc, rtx_ssrc) = (self.ssrcs.next(&theirs), self.ssrcs.next(&theirs));
-            self.sections[index].role = Role::Sending(Sending { track, ssrc, rtx_ssrc, ended: false });
+            self.sections[index].role = Role::Sending(Sending {
+                track,
+                ssrc,
+                rtx_ssrc,
+                ended: false,
+            });
         }
         self.wanted.retain(|wanted| !unsupported.contains(&wanted.key));
         unsupported
@@ -363,10 +425,8 @@ fn usable_sections<'a>(offer: &Offer<'a>) -> Result<Vec<Option<Usable<'a>>>, Sdp
     let bundle: HashSet<&str> = offer.bundle.iter().copied().collect();
     let mut usable = Vec::with_capacity(offer.sections.len());
     for section in &offer.sections {
-        if let Some(mid) = section.mid {
-            if !mids.insert(mid) {
-                return Err(SdpError::DuplicateMid(mid.to_owned()));
-            }
+        if let Some(mid) = section.mid.filter(|&mid| !mids.insert(mid)) {
+            return Err(SdpError::DuplicateMid(mid.to_owned()));
         }
         let found = usable_section(section, &bundle)
             // One SCTP association to a transport (RFC 8841 §6).
@@ -392,23 +452,43 @@ fn usable_section<'a>(section: &OfferedSection<'a>, bundle: &HashSet<&str>) -> O
         }
         _ => return None,
     };
-    if !matches!(section.protocol, "UDP/TLS/RTP/SAVPF" | "TCP/TLS/RTP/SAVPF" | "RTP/SAVPF") || !section.rtcp_mux {
+    if !matches!(
+        section.protocol,
+        "UDP/TLS/RTP/SAVPF" | "TCP/TLS/RTP/SAVPF" | "RTP/SAVPF"
+    ) || !section.rtcp_mux
+    {
         return None;
     }
     let payloads = codecs::offered(section, kind);
     let (extensions, map) = extensions::accepted(section, kind);
-    (!payloads.is_empty()).then_some(Usable { mid, media: Some(UsableMedia { kind, payloads, extensions, map }) })
+    (!payloads.is_empty()).then_some(Usable {
+        mid,
+        media: Some(UsableMedia {
+            kind,
+            payloads,
+            extensions,
+            map,
+        }),
+    })
 }
 
 /// mids of the accepted sections in the bundle's order: the first is the tagged one.
 fn bundled<'a>(offer: &Offer<'a>, usable: &[Option<Usable<'a>>]) -> Vec<&'a str> {
     let mut accepted: HashSet<&str> = usable.iter().flatten().map(|section| section.mid).collect();
-    offer.bundle.iter().copied().filter(|mid| accepted.remove(mid)).collect()
+    offer
+        .bundle
+        .iter()
+        .copied()
+        .filter(|mid| accepted.remove(mid))
+        .collect()
 }
 
 fn publication(offered: &OfferedSection<'_>, mid: &str, media: &UsableMedia<'_>) -> Publication {
     let (stream_id, cid) = offered.msid.unwrap_or(("-", ""));
-    let rids = offered.simulcast_send.iter().filter(|rid| offered.rids_send.contains(*rid));
+    let rids = offered
+        .simulcast_send
+        .iter()
+        .filter(|rid| offered.rids_send.contains(*rid));
     let mut distinct: Vec<String> = Vec::new();
     for rid in rids {
         if distinct.len() < Layer::COUNT && !distinct.iter().any(|known| known == rid) {
@@ -428,20 +508,36 @@ fn publication(offered: &OfferedSection<'_>, mid: &str, media: &UsableMedia<'_>)
     }
 }
 
+fn stopped(publication: Publication) -> Role {
+    Role::Receiving(Publication {
+        active: false,
+        ..publication
+    })
+}
+
 /// The media streams among the declared SSRCs: those of a SIM group in its order, else all that repair no other.
 fn declared_streams(offered: &OfferedSection<'_>) -> Vec<SsrcInfo> {
     let groups = |semantics: &'static str| offered.ssrc_groups.iter().filter(move |(of, _)| *of == semantics);
-    let repair: HashSet<u32> =
-        groups("FID").chain(groups("FEC-FR")).flat_map(|(_, ssrcs)| ssrcs.iter().skip(1).copied()).collect();
+    let repair: HashSet<u32> = groups("FID")
+        .chain(groups("FEC-FR"))
+        .flat_map(|(_, ssrcs)| ssrcs.iter().skip(1).copied())
+        .collect();
     let media: Vec<u32> = match groups("SIM").next() {
         Some((_, ssrcs)) => ssrcs.clone(),
-        None => offered.ssrcs.iter().copied().filter(|ssrc| !repair.contains(ssrc)).collect(),
+        None => offered
+            .ssrcs
+            .iter()
+            .copied()
+            .filter(|ssrc| !repair.contains(ssrc))
+            .collect(),
     };
     media
         .into_iter()
         .take(Layer::COUNT)
         .map(|ssrc| {
-            let rtx = groups("FID").find(|(_, ssrcs)| ssrcs[0] == ssrc).and_then(|(_, ssrcs)| ssrcs.get(1).copied());
+            let rtx = groups("FID")
+                .find(|(_, ssrcs)| ssrcs[0] == ssrc)
+                .and_then(|(_, ssrcs)| ssrcs.get(1).copied());
             SsrcInfo { ssrc, rtx }
         })
         .collect()
@@ -457,7 +553,10 @@ struct SsrcSequence {
 impl SsrcSequence {
     fn new(seed: u64) -> SsrcSequence {
         let bits = mix(seed ^ 0x5353_5243);
-        SsrcSequence { next: (bits >> 32) as u32, step: (bits as u32) | 1 }
+        SsrcSequence {
+            next: (bits >> 32) as u32,
+            step: (bits as u32) | 1,
+        }
     }
 
     fn next(&mut self, theirs: &HashSet<u32>) -> u32 {

@@ -32,7 +32,10 @@ pub(super) struct TransportLines<'a> {
 
 impl TransportLines<'_> {
     pub(super) fn ice(&self) -> Option<IceCredentials> {
-        Some(IceCredentials { ufrag: self.ufrag?.to_owned(), pwd: self.pwd?.to_owned() })
+        Some(IceCredentials {
+            ufrag: self.ufrag?.to_owned(),
+            pwd: self.pwd?.to_owned(),
+        })
     }
 }
 
@@ -113,7 +116,9 @@ impl<'a> Offer<'a> {
                 if offer.sections.len() == SECTIONS_MAX {
                     return Err(SdpError::TooManySections);
                 }
-                offer.sections.push(OfferedSection::parse(media).ok_or_else(|| malformed("m= line"))?);
+                offer
+                    .sections
+                    .push(OfferedSection::parse(media).ok_or_else(|| malformed("m= line"))?);
             } else if let Some(attribute) = line.strip_prefix("a=") {
                 let (name, value) = attribute.split_once(':').unwrap_or((attribute, ""));
                 let what = match offer.sections.last_mut() {
@@ -173,8 +178,13 @@ impl<'a> OfferedSection<'a> {
             return None;
         }
         let port: u16 = port.split('/').next()?.parse().ok()?;
-        let mut section =
-            OfferedSection { media, port_zero: port == 0, protocol, formats_text, ..OfferedSection::default() };
+        let mut section = OfferedSection {
+            media,
+            port_zero: port == 0,
+            protocol,
+            formats_text,
+            ..OfferedSection::default()
+        };
         if section.is_rtp() {
             for format in formats_text.split_ascii_whitespace().take(FORMATS_MAX) {
                 let pt: u8 = format.parse().ok().filter(|&pt| pt < 128)?;
@@ -246,7 +256,10 @@ fn push<T>(list: &mut Vec<T>, max: usize, item: Option<T>) {
 
 /// RFC 8866 `token`.
 fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~".contains(&b))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~".contains(&b))
 }
 
 fn parse_extension(value: &str) -> Option<OfferedExtension<'_>> {
@@ -259,7 +272,11 @@ fn parse_extension(value: &str) -> Option<OfferedExtension<'_>> {
         None => (id, Direction::SendRecv),
     };
     let id = id.parse().ok().filter(|&id: &u8| id != 0 && id != 15)?;
-    Some(OfferedExtension { id, direction, uri: rest.split_ascii_whitespace().next()? })
+    Some(OfferedExtension {
+        id,
+        direction,
+        uri: rest.split_ascii_whitespace().next()?,
+    })
 }
 
 fn parse_rtpmap(value: &str) -> Option<RtpMap<'_>> {
@@ -300,7 +317,10 @@ fn parse_rid(value: &str) -> Option<&str> {
 
 /// RFC 8851 §10, and short enough for the one-byte header extension.
 fn is_rid(text: &str) -> bool {
-    (1..=16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    (1..=16).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 /// The `send` list of RFC 8853 §5.1: the first alternative of each stream, `~` (paused) taken off.

@@ -49,12 +49,23 @@ impl<'a> AnswerWriter<'a> {
         extmap_allow_mixed: bool,
     ) -> AnswerWriter<'a> {
         let mut out = String::with_capacity(4096);
-        let _ = write!(out, "v=0\r\no=- {session_id} {version} IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n");
-        let _ = write!(out, "a=ice-lite\r\na=group:BUNDLE {}\r\na=msid-semantic: WMS *\r\n", mids.join(" "));
+        let _ = write!(
+            out,
+            "v=0\r\no=- {session_id} {version} IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+        );
+        let _ = write!(
+            out,
+            "a=ice-lite\r\na=group:BUNDLE {}\r\na=msid-semantic: WMS *\r\n",
+            mids.join(" ")
+        );
         if extmap_allow_mixed {
             out.push_str("a=extmap-allow-mixed\r\n");
         }
-        AnswerWriter { out, local, tagged_mid: mids.first().copied().unwrap_or("") }
+        AnswerWriter {
+            out,
+            local,
+            tagged_mid: mids.first().copied().unwrap_or(""),
+        }
     }
 
     pub(super) fn finish(self) -> String {
@@ -62,7 +73,11 @@ impl<'a> AnswerWriter<'a> {
     }
 
     pub(super) fn rejected(&mut self, offered: &OfferedSection<'_>) {
-        let _ = write!(self.out, "m={} 0 {} {}\r\n", offered.media, offered.protocol, offered.formats_text);
+        let _ = write!(
+            self.out,
+            "m={} 0 {} {}\r\n",
+            offered.media, offered.protocol, offered.formats_text
+        );
         self.out.push_str("c=IN IP4 0.0.0.0\r\n");
         if let Some(mid) = offered.mid {
             let _ = write!(self.out, "a=mid:{mid}\r\n");
@@ -73,14 +88,28 @@ impl<'a> AnswerWriter<'a> {
     pub(super) fn data(&mut self, offered: &OfferedSection<'_>, mid: &str) {
         let _ = write!(self.out, "m=application 9 {} webrtc-datachannel\r\n", offered.protocol);
         self.transport(mid);
-        let _ = write!(self.out, "a=sctp-port:5000\r\na=max-message-size:{MESSAGE_BYTES_MAX}\r\n");
+        let _ = write!(
+            self.out,
+            "a=sctp-port:5000\r\na=max-message-size:{MESSAGE_BYTES_MAX}\r\n"
+        );
     }
 
     pub(super) fn media(&mut self, section: &MediaSection<'_>) {
-        let formats: Vec<String> =
-            section.payloads.iter().flat_map(|p| [Some(p.pt), p.rtx_pt]).flatten().map(|pt| pt.to_string()).collect();
+        let formats: Vec<String> = section
+            .payloads
+            .iter()
+            .flat_map(|p| [Some(p.pt), p.rtx_pt])
+            .flatten()
+            .map(|pt| pt.to_string())
+            .collect();
         let offered = section.offered;
-        let _ = write!(self.out, "m={} 9 {} {}\r\n", offered.media, offered.protocol, formats.join(" "));
+        let _ = write!(
+            self.out,
+            "m={} 9 {} {}\r\n",
+            offered.media,
+            offered.protocol,
+            formats.join(" ")
+        );
         self.transport(section.mid);
         for extension in section.extensions {
             let direction = match extension.direction {
@@ -99,13 +128,23 @@ impl<'a> AnswerWriter<'a> {
             Direction::Inactive | Direction::SendRecv => "a=inactive\r\n",
         });
         if let Some(sent) = &section.sent {
-            let _ = write!(self.out, "a=msid:{}|{} {}\r\n", sent.stream_id, sent.track_sid, sent.track_sid);
+            let _ = write!(
+                self.out,
+                "a=msid:{}|{} {}\r\n",
+                sent.stream_id, sent.track_sid, sent.track_sid
+            );
         }
         self.out.push_str("a=rtcp-mux\r\n");
         if offered.rtcp_rsize {
             self.out.push_str("a=rtcp-rsize\r\n");
         }
-        codecs::write(&mut self.out, offered, section.payloads, section.with_transport_cc, section.preferences);
+        codecs::write(
+            &mut self.out,
+            offered,
+            section.payloads,
+            section.with_transport_cc,
+            section.preferences,
+        );
         if !section.rids.is_empty() {
             for rid in section.rids {
                 let _ = write!(self.out, "a=rid:{rid} recv\r\n");
@@ -126,14 +165,28 @@ impl<'a> AnswerWriter<'a> {
         }
         for ssrc in std::iter::once(sent.ssrc).chain(with_rtx.then_some(sent.rtx_ssrc)) {
             let (stream, track) = (sent.stream_id, sent.track_sid);
-            let _ = write!(self.out, "a=ssrc:{ssrc} cname:{stream}\r\na=ssrc:{ssrc} msid:{stream}|{track} {track}\r\n");
+            let _ = write!(
+                self.out,
+                "a=ssrc:{ssrc} cname:{stream}\r\na=ssrc:{ssrc} msid:{stream}|{track} {track}\r\n"
+            );
         }
     }
 
     fn transport(&mut self, mid: &str) {
-        let LocalMedia { ice, fingerprint, candidates } = self.local;
-        let _ = write!(self.out, "c=IN IP4 0.0.0.0\r\na=ice-ufrag:{}\r\na=ice-pwd:{}\r\n", ice.ufrag, ice.pwd);
-        let _ = write!(self.out, "a=fingerprint:sha-256 {fingerprint}\r\na=setup:passive\r\na=mid:{mid}\r\n");
+        let LocalMedia {
+            ice,
+            fingerprint,
+            candidates,
+        } = self.local;
+        let _ = write!(
+            self.out,
+            "c=IN IP4 0.0.0.0\r\na=ice-ufrag:{}\r\na=ice-pwd:{}\r\n",
+            ice.ufrag, ice.pwd
+        );
+        let _ = write!(
+            self.out,
+            "a=fingerprint:sha-256 {fingerprint}\r\na=setup:passive\r\na=mid:{mid}\r\n"
+        );
         if mid == self.tagged_mid {
             for (index, candidate) in candidates.iter().enumerate() {
                 self.candidate(index, candidate);
@@ -147,6 +200,10 @@ impl<'a> AnswerWriter<'a> {
         let local = 65_535u32.saturating_sub(index as u32);
         let priority = (126 << 24) | (local << 8) | 255;
         let (ip, port) = (address.ip(), address.port());
-        let _ = write!(self.out, "a=candidate:{} 1 udp {priority} {ip} {port} typ host\r\n", index + 1);
+        let _ = write!(
+            self.out,
+            "a=candidate:{} 1 udp {priority} {ip} {port} typ host\r\n",
+            index + 1
+        );
     }
 }
