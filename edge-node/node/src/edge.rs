@@ -210,6 +210,8 @@ impl Edge {
         let (link_events, links) = mpsc::channel(LINK_EVENTS);
         let link_config = LinkConfig::new(node.clone(), config.link.bind, identity.clone());
         let endpoint = LinkEndpoint::start(link_config, link_events).await?;
+        let bound = endpoint.local_addr().map_err(|source| LinkError::Bind { addr: config.link.bind, source })?;
+        let link = config.link.advertise.unwrap_or(bound);
         let control = config.control_plane.url.as_deref().map(|url| ControlPlane::new(url, &identity)).transpose()?;
         let (mesh, to_mesh) = MeshHandle::new();
         let state = Arc::new(EdgeState {
@@ -219,7 +221,7 @@ impl Edge {
             media: (0..shards.len() as u16)
                 .flat_map(|shard| shards.candidates(meridian_shard::PeerId { shard, index: 0 }))
                 .collect(),
-            link: config.link.advertise.unwrap_or(endpoint.local_addr()),
+            link,
             shards,
             router: MediaRouter::new(),
             rooms: Rooms::new(),

@@ -1,8 +1,9 @@
 //! Offers and answers: what a client's new SDP means for its transport, for what it publishes and for what it is sent.
 
-use meridian_room::facts::TrackCodec;
-use meridian_sfu::{Codec, Layer, TrackId};
-use meridian_shard::Command;
+use meridian_room::{TrackCodec, TrackKind};
+use meridian_sfu::{Codec, Layer, MediaKind, TrackId};
+use meridian_shard::{Command, PeerId};
+use meridian_signalling::{Matched, PublicationKey};
 use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Answer, LocalMedia, Publication, SdpError, SubscriptionMedia};
 
@@ -37,7 +38,7 @@ impl RoomTask {
             self.subscription_unsupported(key, TrackId(*unsupported));
         }
         if let Some(client) = self.clients.get_mut(&key) {
-            client.signalling.send_answer(id, answer.sdp, answer.mid_to_track);
+            client.signalling.send_answer(id, answer.sdp, &answer.mid_to_track);
             let required = client.negotiation.sections_required();
             client.needs_offer |= required.audios + required.videos > 0;
         }
@@ -45,7 +46,7 @@ impl RoomTask {
         Ok(())
     }
 
-    fn set_transport(&mut self, key: SessionKey, peer: meridian_shard::PeerId, local: IceCredentials, answer: &Answer) {
+    fn set_transport(&mut self, key: SessionKey, peer: PeerId, local: IceCredentials, answer: &Answer) {
         let edge = self.edge.clone();
         let Some(client) = self.clients.get_mut(&key) else { return };
         let remote = answer.remote.ice.clone();
@@ -58,18 +59,21 @@ impl RoomTask {
                 }
                 return;
             }
-            Some(_) => {
-                // Another certificate is another transport: everything that ran over the old one starts anew.
-                edge.router.forget_peer(peer);
-                edge.shards.send(Command::RemovePeer { peer });
-                client.subscriptions.clear();
-            }
-            None => {}
+            _ => {}
         }
-        // A new transport on the same shard: the answer already names that shard's candidates.
-        let peer = if client.transport.is_some() { edge.shards.allocate_peer_on(peer.shard) } else { peer };
+        let replaced = client.transport.is_some();
+        client.subscriptions.clear();
+        // A new transport goes on the same shard: the answer already names that shard's candidates.
+        let fresh = if replaced { edge.shards.allocate_peer_on(peer.shard) } else { peer };
+        if replaced {
+            // Another certificate is another transport: everything that ran over the old one starts anew.
+            self.forget_peer(peer);
+        }
+        let peer = fresh;
+        let Some(client) = self.clients.get_mut(&key) else { return };
         client.transport = Some(Transport { peer, local: local.clone(), remote_ufrag, connected: false });
         edge.router.route_peer(peer, &self.handle);
+        self.peers.insert(peer, key);
         edge.shards.send(Command::AddPeer {
             peer,
             local,
@@ -107,15 +111,31 @@ impl RoomTask {
         }
     }
 
-    fn add_publication(&mut self, key: SessionKey, peer: meridian_shard::PeerId, publication: &Publication) {
+    fn add_publication(&mut self, key: SessionKey, peer: PeerId, publication: &Publication) {
         let Some(client) = self.clients.get_mut(&key) else { return };
-        let Some(mut facts) = client.signalling.match_publication(&publication.cid, &publication.mid) else {
-            tracing::debug!(room = %self.name, cid = publication.cid, "media section without an AddTrack request");
-            return;
-        };
         let codecs: Vec<Codec> = publication.payloads.iter().map(|payload| payload.codec).collect();
         let Some(first) = codecs.first() else { return };
-        describe_codec(&mut facts, *first, &publication.mid);
+        let named = PublicationKey {
+            cid: &publication.cid,
+            stream_id: &publication.stream_id,
+            mid: &publication.mid,
+            mime: &first.to_string(),
+            kind: match publication.kind {
+                MediaKind::Audio => TrackKind::Audio,
+                MediaKind::Video => TrackKind::Video,
+            },
+        };
+        let facts = match client.signalling.match_publication(named) {
+            Some(Matched { track, backup: None }) => track,
+            Some(Matched { backup: Some(_), .. }) => {
+                tracing::debug!(room = %self.name, mid = publication.mid, "a backup codec is not forwarded");
+                return;
+            }
+            None => {
+                tracing::debug!(room = %self.name, cid = publication.cid, "media section without an AddTrack request");
+                return;
+            }
+        };
         let id = self.edge.router.allocate_track(&self.name, &self.handle);
         let track = CarriedTrack {
             id,
@@ -148,13 +168,17 @@ impl RoomTask {
         let Some(track) = self.tracks.by_id_mut(id) else { return };
         let Origin::Local { session, mid, unannounced, .. } = &mut track.origin else { return };
         let Some(mut facts) = unannounced.take() else { return };
+        let Some(client) = self.clients.get(session) else { return };
+        // A Mute may have come since the section was matched.
+        if let Some(now) = client.signalling.matched_track(&track.sid) {
+            *facts = now.clone();
+        }
         if let Some(codec) = codec {
             describe_codec(&mut facts, codec, mid);
             // What flows comes first: subscribers that understand it get it without a switch.
             track.codecs.retain(|held| *held != codec);
             track.codecs.insert(0, codec);
         }
-        let Some(client) = self.clients.get(session) else { return };
         if let Err(error) = self.room.publish_track(&client.sid, *facts) {
             tracing::warn!(room = %self.name, %error, "track not published");
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use meridian_shard::{Command, PeerId, PeerStats};
-use meridian_signalling::ConnectionQuality;
+use meridian_signalling::proto::ConnectionQuality;
 use meridian_transport::Channel;
 
 use super::MeshData;

@@ -250,7 +250,7 @@ impl RoomTask {
         }
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         key: SessionKey,
         change: impl FnOnce(&mut Room, &ParticipantSid) -> Result<(), meridian_room::RoomError>,
