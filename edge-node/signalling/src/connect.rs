@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).expect("in memory");
         encoder.finish().expect("in memory")
     }
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_gzip_bomb_is_refused_without_being_inflated() {
-        let bomb = gzip(&vec![0; 64 << 20]);
+        let bomb = gzip(&vec![0; 16 << 20]);
         let refused = parse(&format!("access_token=t&join_request={}", wrap(1, bomb))).expect_err("too large");
         assert_eq!(refused.status, 413);
     }

@@ -131,7 +131,6 @@ pub fn departure_info(p: &Participant, reason: DisconnectReason) -> proto::Parti
         state: ParticipantState::Disconnected as i32,
         tracks: Vec::new(),
         is_publisher: false,
-        version: p.version.0.saturating_add(1),
         disconnect_reason: reason as i32,
         ..participant_info(p)
     }

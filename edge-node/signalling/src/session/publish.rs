@@ -202,7 +202,7 @@ impl Session {
             .position(|(_, c)| !c.cid.is_empty() && c.cid == key.cid)?;
         let (sid, codec) = backups.remove(position);
         let track = self.publications.matched.get_mut(&sid)?;
-        let index = track.codecs.iter().position(|c| c.mime == codec.mime)?;
+        let index = track.codecs.iter().position(|c| c.cid == codec.cid)?;
         track.codecs[index].mid = key.mid.to_owned();
         Some(Matched {
             track: track.clone(),
