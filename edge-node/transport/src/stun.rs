@@ -8,7 +8,7 @@ use rtc_crypto::RTCCryptoProvider;
 use rtc_crypto::providers::AwsLcRsProvider;
 use rtc_stun::attributes::{
     ATTR_ICE_CONTROLLED, ATTR_ICE_CONTROLLING, ATTR_MESSAGE_INTEGRITY, ATTR_PRIORITY, ATTR_USE_CANDIDATE,
-    ATTR_USERNAME, AttrType,
+    ATTR_USERNAME,
 };
 use rtc_stun::error_code::{CODE_ROLE_CONFLICT, ErrorCode};
 use rtc_stun::fingerprint::FINGERPRINT;
@@ -146,6 +146,8 @@ fn finish(mut message: Message, pwd: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use rtc_stun::attributes::AttrType;
+
     use super::*;
 
     fn credentials(name: &str) -> IceCredentials {

@@ -37,6 +37,20 @@ impl Cipher {
         })
     }
 
+    /// With the session keys of a published vector.
+    #[cfg(test)]
+    pub(super) fn from_session_keys(key: &[u8], salt: &[u8]) -> Cipher {
+        let (algorithm, profile) = match key.len() {
+            32 => (&AES_256_GCM, SrtpProfile::AeadAes256Gcm),
+            _ => (&AES_128_GCM, SrtpProfile::AeadAes128Gcm),
+        };
+        let transform = || Transform::Gcm {
+            key: LessSafeKey::new(UnboundKey::new(algorithm, key).unwrap()),
+            salt: salt.try_into().unwrap(),
+        };
+        Cipher { rtp: transform(), rtcp: transform(), profile }
+    }
+
     pub(super) fn profile(&self) -> SrtpProfile {
         self.profile
     }

@@ -8,6 +8,8 @@ mod keys;
 mod receiver;
 mod replay;
 mod sender;
+#[cfg(test)]
+mod vectors;
 
 pub use keys::MasterKeys;
 pub use receiver::{MAX_RECEIVE_SSRCS, SrtpReceiver, UnprotectError};
