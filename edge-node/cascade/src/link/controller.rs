@@ -50,7 +50,10 @@ pub struct ControllerConfig {
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        ControllerConfig { ceiling_bps: 200_000_000, minimum_bps: 300_000 }
+        ControllerConfig {
+            ceiling_bps: 200_000_000,
+            minimum_bps: 300_000,
+        }
     }
 }
 
@@ -96,7 +99,13 @@ struct Cut {
 
 impl Round {
     fn new(start: Instant) -> Round {
-        Round { start, delay_min: None, packets: 0, bytes: 0, stalled: false }
+        Round {
+            start,
+            delay_min: None,
+            packets: 0,
+            bytes: 0,
+            stalled: false,
+        }
     }
 }
 
@@ -125,7 +134,10 @@ impl DelayController {
     pub fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, srtt: Duration) {
         self.srtt = srtt;
         let delay = now.saturating_duration_since(sent);
-        if self.last_ack.is_some_and(|last| now.saturating_duration_since(last) > STALL) {
+        if self
+            .last_ack
+            .is_some_and(|last| now.saturating_duration_since(last) > STALL)
+        {
             self.round = Round::new(now);
             self.round.stalled = true;
         }
@@ -195,7 +207,10 @@ impl DelayController {
     }
 
     fn delivered_rate(&self) -> f64 {
-        let (time, bytes) = self.delivered.iter().fold((0.0, 0), |(t, b), (d, n)| (t + d.as_secs_f64(), b + n));
+        let (time, bytes) = self
+            .delivered
+            .iter()
+            .fold((0.0, 0), |(t, b), (d, n)| (t + d.as_secs_f64(), b + n));
         if time > 0.0 { bytes as f64 * 8.0 / time } else { 0.0 }
     }
 
@@ -204,8 +219,11 @@ impl DelayController {
         if self.delivered.len() == DELIVERED_ROUNDS {
             self.delivered.pop_front();
         }
-        self.delivered.push_back((now.saturating_duration_since(round.start), round.bytes));
-        let queue = round.delay_min.map_or(Duration::ZERO, |min| min.saturating_sub(self.base()));
+        self.delivered
+            .push_back((now.saturating_duration_since(round.start), round.bytes));
+        let queue = round
+            .delay_min
+            .map_or(Duration::ZERO, |min| min.saturating_sub(self.base()));
         if queue > QUEUE_HIGH && (round.stalled || round.packets < ROUND_PACKETS_MIN) {
             return;
         }
@@ -222,7 +240,10 @@ impl DelayController {
             self.congested(now, queue);
         }
         self.judge_loss(now);
-        if self.calm_since.is_some_and(|since| now.saturating_duration_since(since) >= CALM) {
+        if self
+            .calm_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= CALM)
+        {
             self.recover(now);
         }
     }
@@ -243,7 +264,9 @@ impl DelayController {
             return;
         }
         let stuck = self.last_cut.is_some_and(|cut| {
-            now.saturating_duration_since(cut.at) < Duration::from_secs(2) && queue + Duration::from_millis(3) > cut.queue && queue < cut.queue + Duration::from_millis(10)
+            now.saturating_duration_since(cut.at) < Duration::from_secs(2)
+                && queue + Duration::from_millis(3) > cut.queue
+                && queue < cut.queue + Duration::from_millis(10)
         });
         self.futile_cuts = if stuck { self.futile_cuts + 1 } else { 0 };
         if self.futile_cuts >= FUTILE_CUTS && self.target_bps > self.floor_bps {
@@ -259,7 +282,8 @@ impl DelayController {
     }
 
     fn may_cut(&self, now: Instant) -> bool {
-        self.last_cut.is_none_or(|cut| now.saturating_duration_since(cut.at) >= self.srtt + CUT_SPACING)
+        self.last_cut
+            .is_none_or(|cut| now.saturating_duration_since(cut.at) >= self.srtt + CUT_SPACING)
     }
 
     fn cut(&mut self, now: Instant, factor: f64) {
@@ -268,14 +292,22 @@ impl DelayController {
         }
         let bottleneck_bps = self.delivered_rate();
         self.target_bps = self.target_bps.min(bottleneck_bps * factor).max(self.floor_bps);
-        self.last_cut = Some(Cut { at: now, queue: self.queue, bottleneck_bps });
+        self.last_cut = Some(Cut {
+            at: now,
+            queue: self.queue,
+            bottleneck_bps,
+        });
         self.calm_since = None;
         self.high_rounds = 0;
     }
 
     fn recover(&mut self, now: Instant) {
-        let known = self.last_cut.filter(|cut| now.saturating_duration_since(cut.at) < BOTTLENECK_MEMORY);
-        let limit = known.map_or(f64::INFINITY, |cut| (cut.bottleneck_bps * BOTTLENECK_SHARE).max(self.floor_bps));
+        let known = self
+            .last_cut
+            .filter(|cut| now.saturating_duration_since(cut.at) < BOTTLENECK_MEMORY);
+        let limit = known.map_or(f64::INFINITY, |cut| {
+            (cut.bottleneck_bps * BOTTLENECK_SHARE).max(self.floor_bps)
+        });
         let raised = (self.target_bps * RECOVERY).min(self.config.ceiling_bps as f64);
         if raised <= limit {
             self.target_bps = raised;

@@ -67,10 +67,22 @@ impl Life {
         // A late wake-up is not made good by a burst.
         self.next_beat = (self.next_beat + INTERVAL).max(now + INTERVAL / 2);
         let (echo_us, hold_us) = match self.newest {
-            Some((_, sent_us, arrived)) => (sent_us, now.saturating_duration_since(arrived).as_micros().min(u128::from(u32::MAX)) as u32),
+            Some((_, sent_us, arrived)) => (
+                sent_us,
+                now.saturating_duration_since(arrived)
+                    .as_micros()
+                    .min(u128::from(u32::MAX)) as u32,
+            ),
             None => (0, 0),
         };
-        let beat = Heartbeat { sequence: self.sequence, sent_us: self.clock(now), echo_us, hold_us, next: next as u32, loss };
+        let beat = Heartbeat {
+            sequence: self.sequence,
+            sent_us: self.clock(now),
+            echo_us,
+            hold_us,
+            next: next as u32,
+            loss,
+        };
         self.sequence = self.sequence.wrapping_add(1);
         Some(beat)
     }
@@ -83,23 +95,33 @@ impl Life {
 
     /// Takes a received heartbeat; also call [`Life::heard`]. Late and duplicate ones only refresh nothing.
     pub fn on_heartbeat(&mut self, now: Instant, beat: &Heartbeat) {
-        let sequence = extend(self.newest.map_or(u64::from(beat.sequence), |(newest, ..)| newest), beat.sequence);
+        let sequence = extend(
+            self.newest.map_or(u64::from(beat.sequence), |(newest, ..)| newest),
+            beat.sequence,
+        );
         if self.newest.is_some_and(|(newest, ..)| sequence <= newest) {
             return;
         }
         self.newest = Some((sequence, beat.sent_us, now));
         self.outbound_loss = beat.loss;
         if beat.echo_us != 0 {
-            let elapsed = self.clock(now).checked_sub(beat.echo_us).and_then(|us| us.checked_sub(u64::from(beat.hold_us)));
+            let elapsed = self
+                .clock(now)
+                .checked_sub(beat.echo_us)
+                .and_then(|us| us.checked_sub(u64::from(beat.hold_us)));
             // An echo of the future or of a minute ago is a lie or a bug, not a round trip.
-            if let Some(rtt) = elapsed.map(Duration::from_micros).filter(|rtt| *rtt < Duration::from_secs(60)) {
+            if let Some(rtt) = elapsed
+                .map(Duration::from_micros)
+                .filter(|rtt| *rtt < Duration::from_secs(60))
+            {
                 self.rtt = Some(self.rtt.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
             }
         }
         if self.transits.len() == SAMPLES {
             self.transits.pop_front();
         }
-        self.transits.push_back((self.clock(now) as i64).wrapping_sub(beat.sent_us as i64));
+        self.transits
+            .push_back((self.clock(now) as i64).wrapping_sub(beat.sent_us as i64));
         self.jitter_p99 = jitter_p99(&self.transits);
     }
 
@@ -109,16 +131,25 @@ impl Life {
             return None;
         }
         self.suspect = true;
-        Some(LifeChange::Suspect { silent_for: now.saturating_duration_since(self.last_heard) })
+        Some(LifeChange::Suspect {
+            silent_for: now.saturating_duration_since(self.last_heard),
+        })
     }
 
     pub fn poll_timeout(&self) -> Instant {
-        if self.suspect { self.next_beat } else { self.next_beat.min(self.last_heard + self.silence_allowed()) }
+        if self.suspect {
+            self.next_beat
+        } else {
+            self.next_beat.min(self.last_heard + self.silence_allowed())
+        }
     }
 
     /// max(150 ms, 3.5 intervals, 4 × jitter p99), at most a second.
     pub fn silence_allowed(&self) -> Duration {
-        SILENCE_MIN.max(INTERVAL.mul_f64(SILENT_INTERVALS)).max(self.jitter_p99 * JITTER_FACTOR).min(SILENCE_MAX)
+        SILENCE_MIN
+            .max(INTERVAL.mul_f64(SILENT_INTERVALS))
+            .max(self.jitter_p99 * JITTER_FACTOR)
+            .min(SILENCE_MAX)
     }
 
     pub fn is_suspect(&self) -> bool {
@@ -142,9 +173,14 @@ impl Life {
 }
 
 fn jitter_p99(transits: &VecDeque<i64>) -> Duration {
-    let Some(&shortest) = transits.iter().min() else { return Duration::ZERO };
+    let Some(&shortest) = transits.iter().min() else {
+        return Duration::ZERO;
+    };
     // Of fewer than 100 samples the largest is no percentile yet: drop 1 %, but at least one outlier.
-    let mut above: Vec<u64> = transits.iter().map(|t| t.saturating_sub(shortest).unsigned_abs()).collect();
+    let mut above: Vec<u64> = transits
+        .iter()
+        .map(|t| t.saturating_sub(shortest).unsigned_abs())
+        .collect();
     let rank = (above.len() - 1).saturating_sub((above.len() / 100).max(1));
     let (_, p99, _) = above.select_nth_unstable(rank);
     Duration::from_micros(*p99)
@@ -175,7 +211,12 @@ mod tests {
         let last = end - INTERVAL + Duration::from_millis(45);
         assert_eq!(life.poll_silence(last + Duration::from_millis(174)), None);
         let suspect = life.poll_silence(last + Duration::from_millis(175));
-        assert_eq!(suspect, Some(LifeChange::Suspect { silent_for: Duration::from_millis(175) }));
+        assert_eq!(
+            suspect,
+            Some(LifeChange::Suspect {
+                silent_for: Duration::from_millis(175)
+            })
+        );
         assert_eq!(life.poll_silence(last + Duration::from_secs(5)), None, "said once");
         assert_eq!(life.heard(last + Duration::from_secs(5)), Some(LifeChange::Alive));
         assert!(!life.is_suspect());
@@ -185,9 +226,18 @@ mod tests {
     fn a_round_trip_excludes_the_time_the_other_side_held_the_heartbeat() {
         let start = Instant::now();
         let (mut life, mut peer) = (Life::new(start), Life::new(start + Duration::from_millis(7)));
-        beats(&mut life, &mut peer, start + Duration::from_millis(10), 40, Duration::from_millis(45));
+        beats(
+            &mut life,
+            &mut peer,
+            start + Duration::from_millis(10),
+            40,
+            Duration::from_millis(45),
+        );
         let rtt = life.rtt().expect("echoed");
-        assert!(rtt.abs_diff(Duration::from_millis(90)) < Duration::from_millis(1), "{rtt:?}");
+        assert!(
+            rtt.abs_diff(Duration::from_millis(90)) < Duration::from_millis(1),
+            "{rtt:?}"
+        );
     }
 
     #[test]
@@ -214,8 +264,24 @@ mod tests {
     fn a_forged_echo_is_not_a_round_trip() {
         let start = Instant::now();
         let mut life = Life::new(start);
-        life.on_heartbeat(start, &Heartbeat { sequence: 1, echo_us: u64::MAX, sent_us: u64::MAX, ..Heartbeat::default() });
-        life.on_heartbeat(start, &Heartbeat { sequence: 2, echo_us: 1, hold_us: u32::MAX, ..Heartbeat::default() });
+        life.on_heartbeat(
+            start,
+            &Heartbeat {
+                sequence: 1,
+                echo_us: u64::MAX,
+                sent_us: u64::MAX,
+                ..Heartbeat::default()
+            },
+        );
+        life.on_heartbeat(
+            start,
+            &Heartbeat {
+                sequence: 2,
+                echo_us: 1,
+                hold_us: u32::MAX,
+                ..Heartbeat::default()
+            },
+        );
         assert_eq!(life.rtt(), None);
     }
 }

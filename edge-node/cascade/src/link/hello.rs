@@ -78,10 +78,17 @@ impl Hello {
     pub fn read(bytes: &[u8], certified: &str) -> Result<(Hello, Purpose), HelloError> {
         let hello = Hello::decode(bytes).map_err(|e| HelloError::Malformed(e.to_string()))?;
         if hello.version < VERSION || hello.minimum > VERSION {
-            return Err(HelloError::Version { theirs: hello.version, minimum: hello.minimum, ours: VERSION });
+            return Err(HelloError::Version {
+                theirs: hello.version,
+                minimum: hello.minimum,
+                ours: VERSION,
+            });
         }
         if hello.node != certified {
-            return Err(HelloError::WrongNode { said: hello.node, certified: certified.to_owned() });
+            return Err(HelloError::WrongNode {
+                said: hello.node,
+                certified: certified.to_owned(),
+            });
         }
         match Purpose::try_from(hello.purpose) {
             Ok(purpose @ (Purpose::Control | Purpose::Media)) => Ok((hello, purpose)),
@@ -100,11 +107,27 @@ mod tests {
         let bytes = hello.encode_to_vec();
         assert!(bytes.len() >= MEDIA_HELLO_BYTES && bytes.len() <= HELLO_BYTES_MAX);
         assert_eq!(Hello::read(&bytes, "fra-1").unwrap().1, Purpose::Media);
-        assert!(matches!(Hello::read(&bytes, "iad-1"), Err(HelloError::WrongNode { .. })));
-        let newer = Hello { version: 3, minimum: 2, ..hello.clone() };
-        assert!(matches!(Hello::read(&newer.encode_to_vec(), "fra-1"), Err(HelloError::Version { .. })));
+        assert!(matches!(
+            Hello::read(&bytes, "iad-1"),
+            Err(HelloError::WrongNode { .. })
+        ));
+        let newer = Hello {
+            version: 3,
+            minimum: 2,
+            ..hello.clone()
+        };
+        assert!(matches!(
+            Hello::read(&newer.encode_to_vec(), "fra-1"),
+            Err(HelloError::Version { .. })
+        ));
         let other = Hello { purpose: 9, ..hello };
-        assert_eq!(Hello::read(&other.encode_to_vec(), "fra-1"), Err(HelloError::Purpose(9)));
-        assert!(matches!(Hello::read(&[0xff; 5], "fra-1"), Err(HelloError::Malformed(_))));
+        assert_eq!(
+            Hello::read(&other.encode_to_vec(), "fra-1"),
+            Err(HelloError::Purpose(9))
+        );
+        assert!(matches!(
+            Hello::read(&[0xff; 5], "fra-1"),
+            Err(HelloError::Malformed(_))
+        ));
     }
 }

@@ -124,11 +124,19 @@ pub fn parse(mut datagram: Bytes) -> Result<Datagram, DatagramError> {
 }
 
 fn need(body: &Bytes, len: usize) -> Result<(), DatagramError> {
-    if body.len() < len { Err(DatagramError::Truncated) } else { Ok(()) }
+    if body.len() < len {
+        Err(DatagramError::Truncated)
+    } else {
+        Ok(())
+    }
 }
 
 fn layer(value: u8) -> Result<Layer, DatagramError> {
-    if usize::from(value) < Layer::COUNT { Ok(Layer(value)) } else { Err(DatagramError::Layer(value)) }
+    if usize::from(value) < Layer::COUNT {
+        Ok(Layer(value))
+    } else {
+        Err(DatagramError::Layer(value))
+    }
 }
 
 fn parse_media(mut body: Bytes) -> Result<Media, DatagramError> {
@@ -143,7 +151,14 @@ fn parse_media(mut body: Bytes) -> Result<Media, DatagramError> {
         (true, true) => Part::Second,
         (false, true) => return Err(DatagramError::Flags),
     };
-    Ok(Media { sequence, track, layer, part, retransmitted: flags & FLAG_RETRANSMITTED != 0, payload: body })
+    Ok(Media {
+        sequence,
+        track,
+        layer,
+        part,
+        retransmitted: flags & FLAG_RETRANSMITTED != 0,
+        payload: body,
+    })
 }
 
 fn parse_heartbeat(mut body: Bytes) -> Result<Heartbeat, DatagramError> {
@@ -165,14 +180,21 @@ fn parse_nack(mut body: Bytes) -> Result<Nack, DatagramError> {
         return Err(DatagramError::NackRanges(count));
     }
     need(&body, count * 8)?;
-    Ok(Nack { ranges: (0..count).map(|_| (body.get_u32(), body.get_u32())).collect() })
+    Ok(Nack {
+        ranges: (0..count).map(|_| (body.get_u32(), body.get_u32())).collect(),
+    })
 }
 
 fn parse_report(mut body: Bytes) -> Result<SenderReport, DatagramError> {
     need(&body, 17)?;
     let track = body.get_u32();
     let layer = layer(body.get_u8())?;
-    Ok(SenderReport { track, layer, ntp: body.get_u64(), rtp_timestamp: body.get_u32() })
+    Ok(SenderReport {
+        track,
+        layer,
+        ntp: body.get_u64(),
+        rtp_timestamp: body.get_u32(),
+    })
 }
 
 impl Media {
@@ -232,18 +254,31 @@ impl Nack {
                 }
             }
             if ranges.len() == NACK_RANGES_MAX {
-                return (Nack { ranges: ranges.iter().map(|&(f, b)| (f as u32, b)).collect() }, taken);
+                return (
+                    Nack {
+                        ranges: ranges.iter().map(|&(f, b)| (f as u32, b)).collect(),
+                    },
+                    taken,
+                );
             }
             ranges.push((sequence, 0));
         }
-        (Nack { ranges: ranges.iter().map(|&(f, b)| (f as u32, b)).collect() }, sequences.len())
+        (
+            Nack {
+                ranges: ranges.iter().map(|&(f, b)| (f as u32, b)).collect(),
+            },
+            sequences.len(),
+        )
     }
 
     /// Low 32 bits of each sequence asked for.
     pub fn sequences(&self) -> impl Iterator<Item = u32> + '_ {
         self.ranges.iter().flat_map(|&(first, following)| {
-            std::iter::once(first)
-                .chain((0..32).filter(move |bit| following & (1 << bit) != 0).map(move |bit| first.wrapping_add(bit + 1)))
+            std::iter::once(first).chain(
+                (0..32)
+                    .filter(move |bit| following & (1 << bit) != 0)
+                    .map(move |bit| first.wrapping_add(bit + 1)),
+            )
         })
     }
 
@@ -317,16 +352,26 @@ impl Reassembler {
             Part::First => sequence,
             Part::Second => sequence.checked_sub(1)?,
         };
-        while self.halves.front().is_some_and(|h| now.saturating_duration_since(h.arrived) > Self::WAIT_MAX) {
+        while self
+            .halves
+            .front()
+            .is_some_and(|h| now.saturating_duration_since(h.arrived) > Self::WAIT_MAX)
+        {
             self.halves.pop_front();
         }
-        let matching = self.halves.iter().position(|h| h.first == first && h.part != media.part);
+        let matching = self
+            .halves
+            .iter()
+            .position(|h| h.first == first && h.part != media.part);
         if let Some(other) = matching.and_then(|at| self.halves.remove(at)) {
             if (other.track, other.layer) != (media.track, media.layer) {
                 return None;
             }
-            let (front, back) =
-                if media.part == Part::First { (&media.payload, &other.payload) } else { (&other.payload, &media.payload) };
+            let (front, back) = if media.part == Part::First {
+                (&media.payload, &other.payload)
+            } else {
+                (&other.payload, &media.payload)
+            };
             let mut whole = BytesMut::with_capacity(front.len() + back.len());
             whole.put_slice(front);
             whole.put_slice(back);
@@ -335,8 +380,21 @@ impl Reassembler {
         if self.halves.len() == Self::HALVES_MAX {
             self.halves.pop_front();
         }
-        let Media { part, track, layer, payload, .. } = media;
-        self.halves.push_back(Half { first, part, track, layer, payload, arrived: now });
+        let Media {
+            part,
+            track,
+            layer,
+            payload,
+            ..
+        } = media;
+        self.halves.push_back(Half {
+            first,
+            part,
+            track,
+            layer,
+            payload,
+            arrived: now,
+        });
         None
     }
 }
@@ -347,7 +405,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn media(sequence: u32, part: Part, payload: Bytes) -> Media {
-        Media { sequence, track: 3, layer: Layer(1), part, retransmitted: false, payload }
+        Media {
+            sequence,
+            track: 3,
+            layer: Layer(1),
+            part,
+            retransmitted: false,
+            payload,
+        }
     }
 
     #[test]
@@ -358,12 +423,22 @@ mod tests {
         let mut bad = media(1, Part::Whole, Bytes::new()).encode().to_vec();
         bad[10] = 3;
         assert_eq!(parse(bad.into()), Err(DatagramError::Layer(3)));
-        assert_eq!(parse(Bytes::from_static(&[0x13, 65])), Err(DatagramError::NackRanges(65)));
+        assert_eq!(
+            parse(Bytes::from_static(&[0x13, 65])),
+            Err(DatagramError::NackRanges(65))
+        );
     }
 
     #[test]
     fn a_longer_heartbeat_of_a_later_sender_is_still_read() {
-        let heartbeat = Heartbeat { sequence: 5, sent_us: 6, echo_us: 7, hold_us: 8, next: 9, loss: 10 };
+        let heartbeat = Heartbeat {
+            sequence: 5,
+            sent_us: 6,
+            echo_us: 7,
+            hold_us: 8,
+            next: 9,
+            loss: 10,
+        };
         let mut bytes = heartbeat.encode().to_vec();
         bytes.extend_from_slice(b"more");
         assert_eq!(parse(bytes.into()), Ok(Datagram::Heartbeat(heartbeat)));
@@ -374,11 +449,22 @@ mod tests {
         let now = Instant::now();
         let mut reassembler = Reassembler::default();
         for sequence in 0..2000u32 {
-            assert_eq!(reassembler.push(now, u64::from(sequence) * 2, media(0, Part::First, Bytes::from_static(b"a"))), None);
+            assert_eq!(
+                reassembler.push(
+                    now,
+                    u64::from(sequence) * 2,
+                    media(0, Part::First, Bytes::from_static(b"a"))
+                ),
+                None
+            );
         }
         assert_eq!(reassembler.halves.len(), Reassembler::HALVES_MAX);
         let late = now + Reassembler::WAIT_MAX * 2;
-        assert_eq!(reassembler.push(late, 3999, media(0, Part::Second, Bytes::from_static(b"b"))), None, "its half is gone");
+        assert_eq!(
+            reassembler.push(late, 3999, media(0, Part::Second, Bytes::from_static(b"b"))),
+            None,
+            "its half is gone"
+        );
         assert_eq!(reassembler.halves.len(), 1);
     }
 

@@ -156,7 +156,10 @@ impl LayerQueue {
 
     /// Length of the packet `pop` would give.
     pub fn peek_len(&self) -> Option<usize> {
-        self.queues.iter().find_map(VecDeque::front).map(|w| w.packet.payload.len())
+        self.queues
+            .iter()
+            .find_map(VecDeque::front)
+            .map(|w| w.packet.payload.len())
     }
 
     /// To be called often; every 50 ms chooses the highest set of layers within 0.95 × `target_bps`. `path_queue` is the
@@ -168,7 +171,8 @@ impl LayerQueue {
             return;
         }
         self.ticked = now;
-        self.streams.retain(|_, stream| now.saturating_duration_since(stream.last) < IDLE);
+        self.streams
+            .retain(|_, stream| now.saturating_duration_since(stream.last) < IDLE);
         let weight = 1.0 - (-elapsed.as_secs_f64() / METER.as_secs_f64()).exp();
         for stream in self.streams.values_mut() {
             let rate = std::mem::take(&mut stream.offered) as f64 * 8.0 / elapsed.as_secs_f64();
@@ -240,10 +244,18 @@ impl LayerQueue {
             if self.streams.len() == STREAMS_MAX {
                 return false;
             }
-            let stream = Stream { priority: packet.priority, shed: false, offered: 0, rate_bps: 0.0, last: now };
+            let stream = Stream {
+                priority: packet.priority,
+                shed: false,
+                offered: 0,
+                rate_bps: 0.0,
+                last: now,
+            };
             self.streams.insert(key, stream);
         }
-        let Some(stream) = self.streams.get_mut(&key) else { return false };
+        let Some(stream) = self.streams.get_mut(&key) else {
+            return false;
+        };
         stream.priority = packet.priority;
         stream.offered += packet.payload.len() as u64;
         stream.last = now;
@@ -257,7 +269,12 @@ impl LayerQueue {
 
     /// Sheds one whole layer of a priority lower than `above`: the lowest, of those the one with the highest track number.
     fn shed_above(&mut self, above: Priority) -> bool {
-        let last = self.streams.iter().filter(|(_, s)| !s.shed && s.priority > above).map(|(k, s)| (s.priority, *k)).max();
+        let last = self
+            .streams
+            .iter()
+            .filter(|(_, s)| !s.shed && s.priority > above)
+            .map(|(k, s)| (s.priority, *k))
+            .max();
         let Some((_, key)) = last else { return false };
         if let Some(stream) = self.streams.get_mut(&key) {
             stream.shed = true;
@@ -273,27 +290,43 @@ impl LayerQueue {
             });
         }
         self.calm_since = None;
-        self.changes.push_back(LayerChange { track: key.0, layer: key.1, shed: true });
+        self.changes.push_back(LayerChange {
+            track: key.0,
+            layer: key.1,
+            shed: true,
+        });
         true
     }
 
     /// Lets back in what fits of the highest shed priority. Says whether anything did.
     fn resume(&mut self, limit: f64) -> bool {
-        let mut shed: Vec<(Priority, (u32, Layer))> =
-            self.streams.iter().filter(|(_, s)| s.shed).map(|(k, s)| (s.priority, *k)).collect();
+        let mut shed: Vec<(Priority, (u32, Layer))> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.shed)
+            .map(|(k, s)| (s.priority, *k))
+            .collect();
         shed.sort_unstable();
-        let Some(&(priority, _)) = shed.first() else { return false };
+        let Some(&(priority, _)) = shed.first() else {
+            return false;
+        };
         let mut admitted = self.admitted_bps();
         let mut resumed = false;
         for (_, key) in shed.into_iter().take_while(|(p, _)| *p == priority) {
-            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            let Some(stream) = self.streams.get_mut(&key) else {
+                continue;
+            };
             admitted += stream.rate_bps;
             if admitted > limit {
                 break;
             }
             stream.shed = false;
             resumed = true;
-            self.changes.push_back(LayerChange { track: key.0, layer: key.1, shed: false });
+            self.changes.push_back(LayerChange {
+                track: key.0,
+                layer: key.1,
+                shed: false,
+            });
         }
         resumed
     }
@@ -307,7 +340,12 @@ mod tests {
 
     fn packet(track: u32, priority: Priority, len: usize) -> MediaPacket {
         let layer = Layer((priority as u8).saturating_sub(1));
-        MediaPacket { track, layer, priority, payload: vec![0; len].into() }
+        MediaPacket {
+            track,
+            layer,
+            priority,
+            payload: vec![0; len].into(),
+        }
     }
 
     /// One second of: audio 40 kbit/s, base 400, mid 800, top 2,400 kbit/s on track 1 (and `tracks - 1` more), sent as they come.
@@ -334,18 +372,35 @@ mod tests {
     }
 
     fn changes(queue: &mut LayerQueue) -> Vec<(u32, u8, bool)> {
-        std::iter::from_fn(|| queue.poll_change()).map(|c| (c.track, c.layer.0, c.shed)).collect()
+        std::iter::from_fn(|| queue.poll_change())
+            .map(|c| (c.track, c.layer.0, c.shed))
+            .collect()
     }
 
     #[test]
     fn audio_goes_out_before_base_before_mid_before_top() {
         let now = Instant::now();
         let mut queue = LayerQueue::new(now);
-        for priority in [Priority::Top, Priority::Base, Priority::Mid, Priority::Audio, Priority::Base] {
+        for priority in [
+            Priority::Top,
+            Priority::Base,
+            Priority::Mid,
+            Priority::Audio,
+            Priority::Base,
+        ] {
             queue.push(now, packet(1, priority, 10));
         }
         let order: Vec<Priority> = std::iter::from_fn(|| queue.pop()).map(|p| p.priority).collect();
-        assert_eq!(order, [Priority::Audio, Priority::Base, Priority::Base, Priority::Mid, Priority::Top]);
+        assert_eq!(
+            order,
+            [
+                Priority::Audio,
+                Priority::Base,
+                Priority::Base,
+                Priority::Mid,
+                Priority::Top
+            ]
+        );
         assert_eq!((queue.bytes(), queue.is_empty()), (0, true));
     }
 
@@ -393,7 +448,11 @@ mod tests {
         let shed = changes(&mut queue);
         assert_eq!(shed.len(), 6, "all video layers, each once: {shed:?}");
         let left: Vec<Priority> = std::iter::from_fn(|| queue.pop()).map(|p| p.priority).collect();
-        assert!(left.len() > 500 && left.iter().all(|p| *p == Priority::Audio), "{}", left.len());
+        assert!(
+            left.len() > 500 && left.iter().all(|p| *p == Priority::Audio),
+            "{}",
+            left.len()
+        );
     }
 
     #[test]

@@ -35,7 +35,12 @@ pub struct Ring {
 
 impl Ring {
     pub fn new(now: Instant) -> Ring {
-        Ring { slots: vec![None; RING], next: 0, credit: BUDGET_BURST_MIN, credited: now }
+        Ring {
+            slots: vec![None; RING],
+            next: 0,
+            credit: BUDGET_BURST_MIN,
+            credited: now,
+        }
     }
 
     /// Sequence the next datagram will get.
@@ -229,7 +234,14 @@ impl Gaps {
         self.given_up += from - self.next;
         let due = now + self.reorder_wait;
         for sequence in from..until {
-            self.missing.insert(sequence, Missing { noticed: now, due, tries: 0 });
+            self.missing.insert(
+                sequence,
+                Missing {
+                    noticed: now,
+                    due,
+                    tries: 0,
+                },
+            );
         }
         while self.missing.len() > MISSING_MAX {
             self.missing.pop_first();
@@ -276,7 +288,11 @@ struct LossWindow {
 
 impl LossWindow {
     fn new(now: Instant) -> LossWindow {
-        LossWindow { buckets: [(0, 0); LOSS_BUCKETS], at: 0, since: now }
+        LossWindow {
+            buckets: [(0, 0); LOSS_BUCKETS],
+            at: 0,
+            since: now,
+        }
     }
     fn bucket(&mut self, now: Instant) -> &mut (u64, u64) {
         let passed = (now.saturating_duration_since(self.since).as_millis() / LOSS_BUCKET.as_millis()) as usize;
@@ -302,7 +318,11 @@ impl LossWindow {
     fn ratio(&mut self, now: Instant) -> u16 {
         self.bucket(now);
         let (expected, lost) = self.buckets.iter().fold((0, 0), |(e, l), b| (e + b.0, l + b.1));
-        if expected == 0 { 0 } else { (lost.min(expected) * 10_000 / expected) as u16 }
+        if expected == 0 {
+            0
+        } else {
+            (lost.min(expected) * 10_000 / expected) as u16
+        }
     }
 }
 
@@ -322,11 +342,18 @@ mod tests {
         assert_eq!(gaps.poll_requests(start, RTT), vec![1, 2]);
         let retry = RTT.mul_f64(1.25) + Duration::from_millis(15);
         assert_eq!(gaps.poll_timeout(), Some(start + retry));
-        assert_eq!(gaps.poll_requests(start + retry - Duration::from_millis(1), RTT), Vec::<u64>::new());
+        assert_eq!(
+            gaps.poll_requests(start + retry - Duration::from_millis(1), RTT),
+            Vec::<u64>::new()
+        );
         assert_eq!(gaps.on_media(start + RTT, 1, true), Arrival::Repaired(1));
         assert_eq!(gaps.on_media(start + RTT, 1, true), Arrival::Duplicate);
         for attempt in 1..4u32 {
-            assert_eq!(gaps.poll_requests(start + retry * attempt, RTT), vec![2], "attempt {attempt}");
+            assert_eq!(
+                gaps.poll_requests(start + retry * attempt, RTT),
+                vec![2],
+                "attempt {attempt}"
+            );
         }
         assert_eq!(gaps.poll_requests(start + retry * 4, RTT), Vec::<u64>::new());
         assert_eq!((gaps.lost(), gaps.missing(), gaps.poll_timeout()), (1, 0, None));
@@ -377,7 +404,10 @@ mod tests {
                 Bytes::copy_from_slice(&sequence.to_be_bytes())
             });
         }
-        assert_eq!(ring.get(9_999).map(|b| b.as_ref().to_vec()), Some(9_999u32.to_be_bytes().to_vec()));
+        assert_eq!(
+            ring.get(9_999).map(|b| b.as_ref().to_vec()),
+            Some(9_999u32.to_be_bytes().to_vec())
+        );
         assert!(ring.get(10_000 - RING as u32).is_some() && ring.get(10_000 - RING as u32 - 1).is_none());
         assert!(ring.get(10_000).is_none(), "not yet sent");
         let mut spent = 0;
@@ -387,7 +417,10 @@ mod tests {
             }
         }
         let allowed = 4_000_000.0 / 8.0 * 0.15 * 10.0 + BUDGET_BURST_MIN;
-        assert!(f64::from(spent) <= allowed && f64::from(spent) > allowed * 0.95, "{spent} of {allowed}");
+        assert!(
+            f64::from(spent) <= allowed && f64::from(spent) > allowed * 0.95,
+            "{spent} of {allowed}"
+        );
     }
 
     proptest! {
