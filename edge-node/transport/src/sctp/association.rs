@@ -96,7 +96,7 @@ impl DataChannels {
     pub(crate) fn client(now: Instant, channels: &[Channel]) -> DataChannels {
         let mut inner = Inner::new(None);
         inner.to_open = channels.to_vec();
-        inner.association = inner.endpoint.connect(now, client_config(), ADDRESS).ok();
+        inner.association = inner.endpoint.connect(now, ClientConfig { transport: Arc::clone(&TRANSPORT) }, ADDRESS).ok();
         let mut channels = DataChannels::new(inner);
         channels.contained(|inner, out| inner.pump(now, out));
         channels
@@ -264,6 +264,10 @@ impl Inner {
                     out.packets.push_back(packet);
                 }
             }
+            if self.connected && association.is_closed() {
+                // The client may begin again with another INIT.
+                *self = Inner::new(Some(Arc::clone(&SERVER)));
+            }
         }
     }
 
@@ -402,8 +406,6 @@ fn reliability(channel_type: ChannelType) -> (bool, ReliabilityType) {
     }
 }
 
-fn client_config() -> ClientConfig {
-    let mut config = ClientConfig::default();
-    config.transport = Arc::clone(&TRANSPORT);
-    config
-}
+#[cfg(test)]
+#[path = "association_tests.rs"]
+mod tests;

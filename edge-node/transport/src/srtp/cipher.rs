@@ -25,7 +25,14 @@ pub(super) struct Cipher {
 
 enum Transform {
     Gcm { key: LessSafeKey, salt: [u8; 12] },
-    CmSha1 { key: EncryptingKey, salt: [u8; 14], authentication: hmac::Key },
+    /// Boxed: it is rare, and three times as large.
+    CmSha1(Box<CmSha1>),
+}
+
+struct CmSha1 {
+    key: EncryptingKey,
+    salt: [u8; 14],
+    authentication: hmac::Key,
 }
 
 impl Cipher {
@@ -69,7 +76,8 @@ impl Cipher {
                 let sealed = key.seal_in_place_separate_tag(nonce, Aad::from(header), payload)?;
                 tag_bytes(sealed.as_ref())
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 { key, salt, authentication } = &**cm;
                 cm_keystream(key, salt, ssrc, index, payload)?;
                 tag_bytes(&rtp_mac(authentication, header, payload, index))
             }
@@ -83,7 +91,8 @@ impl Cipher {
                 let nonce = Nonce::assume_unique_for_key(gcm_rtp_iv(salt, ssrc, index));
                 key.open_in_place(nonce, Aad::from(header), body)?;
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 { key, salt, authentication } = &**cm;
                 let payload_len = body.len().checked_sub(10).ok_or(Unspecified)?;
                 let (payload, tag) = body.split_at_mut(payload_len);
                 verify_slices_are_equal(&rtp_mac(authentication, header, payload, index)[..10], tag)?;
@@ -105,7 +114,8 @@ impl Cipher {
                 packet.extend_from_slice(tag.as_ref());
                 packet.extend_from_slice(&word);
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 { key, salt, authentication } = &**cm;
                 cm_keystream(key, salt, ssrc, u64::from(index), payload)?;
                 packet.extend_from_slice(&word);
                 let tag = hmac::sign(authentication, packet);
@@ -143,7 +153,8 @@ impl Cipher {
                 let aad = rtcp_aad(header, (ENCRYPTED | index).to_be_bytes());
                 key.open_in_place(nonce, Aad::from(aad), body)?;
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 { key, salt, authentication } = &**cm;
                 let (signed, tag) = packet.split_at_mut(plain_len + INDEX_LEN);
                 let expected = hmac::sign(authentication, signed);
                 verify_slices_are_equal(&expected.as_ref()[..10], tag)?;
@@ -169,11 +180,11 @@ impl Transform {
         master.derive(salting, &mut salt)?;
         let mut mac_key = [0; 20];
         master.derive(authentication, &mut mac_key)?;
-        Ok(Transform::CmSha1 {
+        Ok(Transform::CmSha1(Box::new(CmSha1 {
             key: EncryptingKey::ctr(UnboundCipherKey::new(&AES_128, key)?)?,
             salt,
             authentication: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &mac_key),
-        })
+        })))
     }
 }
 
