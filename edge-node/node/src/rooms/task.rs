@@ -23,6 +23,8 @@ use crate::edge::{EdgeState, unix_now_ms};
 const TICK: Duration = Duration::from_millis(250);
 /// Messages handled before clients are told; more are told together.
 const BATCH: usize = 64;
+/// Tells our app which PoP a participant is on: the SDKs do not show `ParticipantInfo.region`.
+const POP_ATTRIBUTE: &str = "meridian.pop";
 /// How long a first join waits for what other edges know of the room.
 const LEARN_PATIENCE: Duration = Duration::from_millis(500);
 /// Joins that wait meanwhile.
@@ -183,9 +185,13 @@ impl RoomTask {
         if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
+        let through_join_api = claims.meridian.is_some();
         let mut signalling = Session::new(self.session_config(), request, claims);
-        let sid = ParticipantSid::generate(&mut rand::rng());
-        let joined = match self.room.join(now, unix_now_ms() as i64, signalling.new_participant(sid)) {
+        let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
+        if through_join_api {
+            newcomer.attributes.insert(POP_ATTRIBUTE.to_owned(), self.edge.config.node.region.clone());
+        }
+        let joined = match self.room.join(now, unix_now_ms() as i64, newcomer) {
             Ok(joined) => joined,
             Err(error) => {
                 tracing::info!(room = %self.name, identity = %signalling.identity(), %error, "join refused");
