@@ -462,6 +462,59 @@ fn a_killed_peer_that_restarts_on_its_address_is_linked_again_well_before_the_id
     assert!(killed.elapsed() < 2000 * MS, "{:?}", killed.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_path_died_is_linked_at_its_new_address_before_the_old_link_times_out() {
+    let (mut near, mut far, relay) = linked(Impairment::default(), 7).await;
+    tokio::time::sleep(300 * MS).await;
+    relay.cut(true);
+    let cut = Instant::now();
+    near.link.set_peers(vec![PeerAddress {
+        node: far_id(),
+        addr: far.addr(),
+    }]);
+    assert_eq!(near.down().await, DownReason::Replaced);
+    near.up().await;
+    assert!(cut.elapsed() < 2500 * MS, "{:?}", cut.elapsed());
+    assert_eq!(far.down().await, DownReason::Replaced);
+    far.up().await;
+    far.link
+        .send_control(&near_id(), Bytes::from_static(b"hello"))
+        .expect("up");
+    assert_eq!(near.control().await, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_from_strangers_harms_no_link() {
+    let (mut near, mut far, _relay) = linked(Impairment::default(), 8).await;
+    let socket = tokio::net::UdpSocket::bind(loopback()).await.unwrap();
+    for i in 0..5000u32 {
+        let mut noise: Vec<u8> = (0..1200u32)
+            .map(|at| (at.wrapping_mul(i ^ 0x9e37) >> 3) as u8)
+            .collect();
+        // Half of them look like QUIC Initials with invented connection ids.
+        if i % 2 == 0 {
+            noise[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 18]);
+        }
+        let _ = socket.send_to(&noise, far.addr()).await;
+    }
+    for i in 0..50u64 {
+        near.link
+            .send_media(&far_id(), vec![packet(1, Priority::Audio, i, Duration::ZERO, 100)])
+            .expect("up");
+    }
+    near.link
+        .send_control(&far_id(), Bytes::from_static(b"still here"))
+        .expect("up");
+    assert_eq!(far.control().await, "still here");
+    assert_eq!(near.downs + far.downs, 0);
+    while let Ok(event) = far.events.try_recv() {
+        assert!(
+            !matches!(event, LinkEvent::Refused { .. }),
+            "noise never got as far as a handshake: {event:?}"
+        );
+    }
+}
+
 // ---- helpers
 
 fn near_id() -> NodeId {
