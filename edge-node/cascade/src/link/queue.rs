@@ -192,7 +192,11 @@ impl LayerQueue {
         self.streams.retain(|&(track, layer), stream| {
             let stays = now.saturating_duration_since(stream.last) < if stream.shed { IDLE_SHED } else { IDLE };
             if !stays && stream.shed {
-                changes.push_back(LayerChange { track, layer, shed: false });
+                changes.push_back(LayerChange {
+                    track,
+                    layer,
+                    shed: false,
+                });
             }
             stays
         });
