@@ -117,10 +117,7 @@ impl DataChannels {
     }
 
     pub(crate) fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
-        let connected = self.inner.as_ref().is_some_and(|inner| inner.connected);
         match self.guard.inbound(packet) {
-            // A second association while one lives would replace it: whoever restarts does so with a new DTLS.
-            Verdict::Pass { init: Some(_) } if connected => self.stats.refused += 1,
             Verdict::Pass { init } => {
                 let packet = Bytes::copy_from_slice(packet);
                 self.contained(|inner, out| inner.handle_packet(now, packet, init, out));
@@ -249,7 +246,11 @@ impl Inner {
                 break;
             };
             match event {
-                Event::Connected => self.on_connected(now),
+                Event::Connected => {
+                    // Whoever wants to begin again does so with a new DTLS.
+                    out.guard.set_established();
+                    self.on_connected(now);
+                }
                 Event::Stream(StreamEvent::Readable { id }) => self.read(now, id, out),
                 // The library reports a stream the client reset as "lost".
                 Event::AssociationLost { id, .. } => self.channels.retain(|&(stream, _)| stream != id),
@@ -265,8 +266,8 @@ impl Inner {
                 }
             }
             if self.connected && association.is_closed() {
-                // The client may begin again with another INIT.
-                *self = Inner::new(Some(Arc::clone(&SERVER)));
+                self.association = None;
+                self.channels.clear();
             }
         }
     }

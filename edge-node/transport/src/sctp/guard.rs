@@ -42,10 +42,16 @@ pub(super) enum Verdict {
 pub(super) struct PacketGuard {
     /// Highest TSN of the peer below which we have everything, as we last told it.
     cumulative: Option<u32>,
+    /// The association stands: nobody begins it again.
+    established: bool,
     reconfigs: u32,
 }
 
 impl PacketGuard {
+    pub(super) fn set_established(&mut self) {
+        self.established = true;
+    }
+
     pub(super) fn inbound(&mut self, packet: &[u8]) -> Verdict {
         self.check(packet).unwrap_or(Verdict::Drop)
     }
@@ -68,6 +74,7 @@ impl PacketGuard {
             let chunk = rest.get(..len)?;
             match chunk[0] {
                 ABORT => return Some(Verdict::Abort),
+                INIT | INIT_ACK if self.established => return None,
                 INIT | INIT_ACK => {
                     init = init.or((chunk[0] == INIT).then_some(be32(chunk, 4)?));
                     self.cumulative = Some(be32(chunk, INIT_LEN - 4)?.wrapping_sub(1));
@@ -240,6 +247,17 @@ mod tests {
         let mut lying = sack(&[[2, 5]]);
         lying[COMMON_HEADER_LEN + 13] = 200;
         assert_eq!(guard.inbound(&lying), Verdict::Drop, "more blocks than bytes");
+    }
+
+    #[test]
+    fn an_association_that_stands_is_not_begun_again() {
+        let mut guard = guard();
+        guard.set_established();
+        let mut init = vec![0; 16];
+        init[12..].copy_from_slice(&0xffff_ffffu32.to_be_bytes());
+        assert_eq!(guard.inbound(&packet(&[&chunk(INIT, &init)])), Verdict::Drop);
+        assert_eq!(guard.inbound(&packet(&[&data(0, 0, b"a")])), Verdict::Pass { init: None }, "an old TSN still");
+        assert_eq!(guard.inbound(&packet(&[&data(999 + TSN_WINDOW, 0, b"a")])), Verdict::Pass { init: None });
     }
 
     #[test]

@@ -15,7 +15,8 @@ fn resident_bytes() -> usize {
 /// A handshake record of epoch 0 with any message sequence, length, offset and content.
 fn forged(network: &mut Network, sequence: u16, plausible: bool) -> Vec<u8> {
     let rng = &mut network.rng;
-    let body: Vec<u8> = (0..200).map(|_| rng.random()).collect();
+    let mut body = [0u8; 200];
+    rng.fill(&mut body[..]);
     let message_len: u32 = if plausible { rng.random_range(200..15_000) } else { rng.random_range(200..1 << 24) };
     let offset: u32 = rng.random_range(0..=message_len - 200);
     let message_seq: u16 = if plausible { rng.random_range(0..=8) } else { rng.random() };
