@@ -45,16 +45,29 @@ fn with_checksum(mut packet: Vec<u8>) -> Vec<u8> {
 
 /// A chunk of any type, with any value, its length mostly true.
 fn chunk() -> impl Strategy<Value = Vec<u8>> {
-    let kind = prop_oneof![0u8..16, Just(64), Just(128), Just(130), Just(132), Just(192), Just(193), any::<u8>()];
-    (kind, any::<u8>(), prop::collection::vec(any::<u8>(), 0..80), prop::option::weighted(0.2, any::<u16>())).prop_map(
-        |(kind, flags, value, lie)| {
+    let kind = prop_oneof![
+        0u8..16,
+        Just(64),
+        Just(128),
+        Just(130),
+        Just(132),
+        Just(192),
+        Just(193),
+        any::<u8>()
+    ];
+    (
+        kind,
+        any::<u8>(),
+        prop::collection::vec(any::<u8>(), 0..80),
+        prop::option::weighted(0.2, any::<u16>()),
+    )
+        .prop_map(|(kind, flags, value, lie)| {
             let mut chunk = vec![kind, flags];
             chunk.extend_from_slice(&lie.unwrap_or(value.len() as u16 + 4).to_be_bytes());
             chunk.extend_from_slice(&value);
             chunk.resize(chunk.len().next_multiple_of(4), 0);
             chunk
-        },
-    )
+        })
 }
 
 fn packet(verification_tag: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
@@ -135,7 +148,10 @@ fn an_abort_ends_the_channels_quietly() {
     let now = Instant::now();
     let (mut server, _client) = pair(now);
     server.handle_packet(now, &packet(0, &[vec![6, 0, 0, 8, 0, 1, 0xff, 0xff]]));
-    assert_eq!(server.send(now, Channel::Reliable, b"x", true), Err(SendDataError::NotOpen));
+    assert_eq!(
+        server.send(now, Channel::Reliable, b"x", true),
+        Err(SendDataError::NotOpen)
+    );
     assert_eq!(server.poll_timeout(), None);
     assert!(!server.stats().panicked);
 }
@@ -172,6 +188,9 @@ fn a_panic_in_the_library_costs_this_client_its_channels_only() {
     let result: Option<()> = server.contained(|_, _| panic!("as the library would"));
     assert!(result.is_none());
     assert!(server.stats().panicked);
-    assert_eq!(server.send(now, Channel::Reliable, b"x", true), Err(SendDataError::NotOpen));
+    assert_eq!(
+        server.send(now, Channel::Reliable, b"x", true),
+        Err(SendDataError::NotOpen)
+    );
     server.handle_packet(now, &packet(0, &[vec![1, 0, 0, 4]]));
 }

@@ -31,7 +31,9 @@ const FORWARD_TSN: u8 = 192;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Harmless: hand it in. `init` is the initiate tag if it asks for a new association.
-    Pass { init: Option<u32> },
+    Pass {
+        init: Option<u32>,
+    },
     /// The client ended the association. Acted on here, so that no ABORT is ever parsed.
     Abort,
     Drop,
@@ -143,11 +145,16 @@ fn causes_are_sound(mut causes: &[u8]) -> bool {
 fn gaps_are_sane(sack: &[u8]) -> bool {
     let Some(counts) = sack.get(12..16) else { return false };
     let blocks = usize::from(u16::from_be_bytes([counts[0], counts[1]]));
-    let Some(blocks) = sack.get(16..16 + 4 * blocks) else { return false };
+    let Some(blocks) = sack.get(16..16 + 4 * blocks) else {
+        return false;
+    };
     let tsns: usize = blocks
         .chunks_exact(4)
         .map(|block| {
-            let (start, end) = (u16::from_be_bytes([block[0], block[1]]), u16::from_be_bytes([block[2], block[3]]));
+            let (start, end) = (
+                u16::from_be_bytes([block[0], block[1]]),
+                u16::from_be_bytes([block[2], block[3]]),
+            );
             usize::from(end.saturating_sub(start)) + 1
         })
         .sum();
@@ -192,7 +199,10 @@ mod tests {
         let mut init = vec![0; 16];
         init[3] = 7;
         init[12..].copy_from_slice(&1000u32.to_be_bytes());
-        assert_eq!(guard.inbound(&packet(&[&chunk(INIT, &init)])), Verdict::Pass { init: Some(7) });
+        assert_eq!(
+            guard.inbound(&packet(&[&chunk(INIT, &init)])),
+            Verdict::Pass { init: Some(7) }
+        );
         guard
     }
 
@@ -204,7 +214,10 @@ mod tests {
         assert_eq!(guard.inbound(&packet(&[&data(1000, MAX_STREAMS, b"a")])), Verdict::Drop);
         assert_eq!(guard.inbound(&packet(&[&data(1000, 0, b"")])), Verdict::Drop);
         assert_eq!(guard.inbound(&packet(&[&data(999 + TSN_WINDOW, 0, b"a")])), pass);
-        assert_eq!(guard.inbound(&packet(&[&data(1000 + TSN_WINDOW, 0, b"a")])), Verdict::Drop);
+        assert_eq!(
+            guard.inbound(&packet(&[&data(1000 + TSN_WINDOW, 0, b"a")])),
+            Verdict::Drop
+        );
         assert_eq!(guard.inbound(&packet(&[&data(5, 0, b"a")])), pass, "a retransmission");
         guard.outbound(&packet(&[&chunk(SACK, &1010u32.to_be_bytes())]));
         assert_eq!(guard.inbound(&packet(&[&data(1010 + TSN_WINDOW, 0, b"a")])), pass);
@@ -216,7 +229,11 @@ mod tests {
         let jump = |tsn: u32| packet(&[&chunk(FORWARD_TSN, &tsn.to_be_bytes())]);
         assert_eq!(guard.inbound(&jump(1_200)), Verdict::Pass { init: None });
         assert_eq!(guard.inbound(&jump(1 << 30)), Verdict::Drop);
-        assert_eq!(PacketGuard::default().inbound(&jump(0)), Verdict::Drop, "before any INIT");
+        assert_eq!(
+            PacketGuard::default().inbound(&jump(0)),
+            Verdict::Drop,
+            "before any INIT"
+        );
     }
 
     #[test]
@@ -224,10 +241,24 @@ mod tests {
         let mut guard = guard();
         let lying_cause = chunk(ERROR, &[0, 1, 0xff, 0xff]);
         assert_eq!(guard.inbound(&packet(&[&lying_cause])), Verdict::Drop);
-        assert_eq!(guard.inbound(&packet(&[&chunk(ERROR, &[0, 1, 0, 4])])), Verdict::Pass { init: None });
-        assert_eq!(guard.inbound(&packet(&[&chunk(ABORT, &[0, 1, 0xff, 0xff])])), Verdict::Abort);
-        assert_eq!(guard.inbound(&packet(&[&[5, 0, 0, 3]])), Verdict::Drop, "shorter than its header");
-        assert_eq!(guard.inbound(&packet(&[&[5, 0, 0, 30]])), Verdict::Drop, "longer than the packet");
+        assert_eq!(
+            guard.inbound(&packet(&[&chunk(ERROR, &[0, 1, 0, 4])])),
+            Verdict::Pass { init: None }
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&chunk(ABORT, &[0, 1, 0xff, 0xff])])),
+            Verdict::Abort
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&[5, 0, 0, 3]])),
+            Verdict::Drop,
+            "shorter than its header"
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&[5, 0, 0, 30]])),
+            Verdict::Drop,
+            "longer than the packet"
+        );
         assert_eq!(guard.inbound(&[0; 12]), Verdict::Drop, "no chunk at all");
     }
 
@@ -256,8 +287,15 @@ mod tests {
         let mut init = vec![0; 16];
         init[12..].copy_from_slice(&0xffff_ffffu32.to_be_bytes());
         assert_eq!(guard.inbound(&packet(&[&chunk(INIT, &init)])), Verdict::Drop);
-        assert_eq!(guard.inbound(&packet(&[&data(0, 0, b"a")])), Verdict::Pass { init: None }, "an old TSN still");
-        assert_eq!(guard.inbound(&packet(&[&data(999 + TSN_WINDOW, 0, b"a")])), Verdict::Pass { init: None });
+        assert_eq!(
+            guard.inbound(&packet(&[&data(0, 0, b"a")])),
+            Verdict::Pass { init: None },
+            "an old TSN still"
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&data(999 + TSN_WINDOW, 0, b"a")])),
+            Verdict::Pass { init: None }
+        );
     }
 
     #[test]
