@@ -14,8 +14,8 @@ use crate::sctp::{Channel, SendDataError};
 use crate::session::{Role, Session, SessionOutput};
 use crate::srtp::{SrtpProfile, SrtpSender};
 
-/// From `Peer::new` until DTLS must be done: signalling, ICE and a slow handshake fit several times.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// From `Peer::new` until DTLS must be done: signalling, ICE and the slowest handshake fit.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What a peer needs to know from signalling.
 pub struct PeerConfig {
@@ -77,7 +77,7 @@ pub enum CloseReason {
     ClosedByPeer,
     /// `Peer::close` was called.
     ClosedLocally,
-    /// The handshake failed, took 30 s or did not begin within a minute, or a fatal alert came.
+    /// The handshake failed, took 30 s or was not done after 45 s of ICE, or a fatal alert came.
     DtlsFailed,
     /// The client's certificate is not the one in its SDP.
     FingerprintMismatch,
