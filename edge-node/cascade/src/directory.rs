@@ -3,7 +3,8 @@
 //! room's incarnation, so that two edges which open a room of one name at once end up in one room.
 //!
 //! All of it is soft state: announced again every [`REFRESH`] and whenever the view changes, forgotten after [`TTL`].
-//! Homes that disagree (a partition, views that differ for a moment) converge on the higher (incarnation, sid).
+//! Homes that disagree (a partition, views that differ for a moment) converge on the higher (incarnation, sid), and
+//! incarnations are such that the room that was opened earlier has the higher one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -20,9 +21,11 @@ pub const REFRESH: Duration = Duration::from_secs(10);
 /// How long an announcement holds.
 pub const TTL: Duration = Duration::from_secs(35);
 /// How long the first home waits for the second to say whether the room lives already.
-const ASK_PATIENCE: Duration = Duration::from_millis(500);
+const ASK_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How long any other edge waits for the first home before it fixes an incarnation itself.
-const STAND_IN_PATIENCE: Duration = Duration::from_millis(1_500);
+const STAND_IN_PATIENCE: Duration = Duration::from_millis(2_000);
+/// How often homes repeat to each other what they know of a room.
+const SYNC: Duration = Duration::from_secs(25);
 /// Rooms one edge is home to.
 const RECORDS_MAX: usize = 200_000;
 
@@ -41,14 +44,47 @@ pub struct Life {
     pub sid: RoomSid,
 }
 
+impl Life {
+    /// Creation times are counted down from here, in the upper bits: the elder outranks the younger. Clocks decide nothing
+    /// but which of two rooms keeps its sid when they turn out to be one.
+    const EPOCH_END_MS: u64 = 1 << 44;
+
+    fn fix(proposal: &Proposal, rng: &mut impl Rng) -> Life {
+        let created = u64::try_from(proposal.created_at_ms).unwrap_or(0).clamp(1, Self::EPOCH_END_MS - 1);
+        let incarnation = (Self::EPOCH_END_MS - created) << 16 | u64::from(rng.random::<u16>());
+        Life { incarnation, sid: proposal.sid.clone() }
+    }
+
+    /// When the room was opened, in milliseconds since 1970: the same on every edge.
+    pub fn created_at_ms(&self) -> i64 {
+        (Self::EPOCH_END_MS.saturating_sub(self.incarnation >> 16)) as i64
+    }
+}
+
+/// What an edge that opens a room would call it.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposal {
+    pub(crate) sid: RoomSid,
+    pub(crate) created_at_ms: i64,
+}
+
+/// The home edges of a room, the first being the one that fixes its incarnation. Nobody, before this edge has a view.
 pub(crate) struct Homes {
-    pub(crate) first: NodeId,
-    pub(crate) second: Option<NodeId>,
+    first: Option<NodeId>,
+    second: Option<NodeId>,
 }
 
 impl Homes {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &NodeId> {
-        std::iter::once(&self.first).chain(&self.second)
+        self.first.iter().chain(&self.second)
+    }
+
+    fn is_first(&self, node: &NodeId) -> bool {
+        self.first.as_ref() == Some(node)
+    }
+
+    fn is_second(&self, node: &NodeId) -> bool {
+        self.second.as_ref() == Some(node)
     }
 }
 
@@ -63,21 +99,30 @@ pub(crate) struct Directory {
 struct Record {
     region: String,
     life: Option<Life>,
-    /// Until when each edge's announcement holds.
-    edges: BTreeMap<NodeId, Instant>,
+    edges: BTreeMap<NodeId, Announced>,
     fixing: Option<Fixing>,
+    /// When the other home is told again of the edges that announced themselves here: they may not reach it.
+    next_sync: Instant,
+}
+
+struct Announced {
+    until: Instant,
+    /// The home that passed it on; `None`: the edge itself. Only first-hand news goes to other homes, or an edge that left
+    /// would live on between them.
+    via: Option<NodeId>,
 }
 
 struct Fixing {
-    /// Sid proposed by the first edge that announced the room.
-    sid: RoomSid,
+    /// Of the first edge that announced the room.
+    proposal: Proposal,
     until: Instant,
     /// Homes that asked meanwhile.
     askers: BTreeSet<NodeId>,
 }
 
 impl Directory {
-    /// The two home edges of a room: of its region if any edge lives there, else of all. An edge that sees nobody is its own.
+    /// The two home edges of a room: of its region if any edge lives there, else of all. An edge whose view is empty is its
+    /// own home.
     pub(crate) fn homes(&self, own: &NodeId, room: &RoomName, region: &str) -> Homes {
         let regional = !region.is_empty() && self.view.iter().any(|edge| edge.region == region);
         let mut best: Vec<(u64, &NodeId)> = Vec::with_capacity(3);
@@ -87,7 +132,8 @@ impl Directory {
             best.truncate(2);
         }
         let mut best = best.into_iter().map(|(_, node)| node.clone());
-        Homes { first: best.next().unwrap_or_else(|| own.clone()), second: best.next() }
+        let alone = || self.viewed_at.map(|_| own.clone());
+        Homes { first: best.next().or_else(alone), second: best.next() }
     }
 
     /// A new view of the live edges: rooms whose homes moved are handed over to the new ones.
@@ -95,7 +141,7 @@ impl Directory {
         edges.sort_unstable();
         edges.dedup_by(|a, b| a.node == b.node);
         edges.truncate(EDGES_MAX);
-        if edges == self.view {
+        if edges == self.view && self.viewed_at.is_some() {
             return;
         }
         self.view = edges;
@@ -104,7 +150,7 @@ impl Directory {
             for home in self.homes(&ctx.node, room, &record.region).iter() {
                 if *home != ctx.node {
                     ctx.need(home);
-                    ctx.send(home, Body::Peers(record.peers(now, room)));
+                    ctx.send(home, Body::Peers(record.first_hand(now, room)));
                 }
             }
         }
@@ -120,16 +166,18 @@ impl Directory {
 
     pub(crate) fn announced(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, said: &AnnouncedRoom, ttl: u32) {
         let room = RoomName::from(said.room.as_str());
-        let Some(record) = self.record(&room, &said.home_region) else { return };
+        let Some(record) = self.record(now, &room, &said.home_region) else { return };
         if record.edges.len() >= EDGES_MAX && !record.edges.contains_key(from) {
             return;
         }
         let ttl = Duration::from_millis(u64::from(ttl.min(TTL_MS_MAX)));
-        let is_new = record.edges.insert(from.clone(), now + ttl).is_none();
+        let held = record.edges.insert(from.clone(), Announced { until: now + ttl, via: None });
+        let is_new = held.is_none_or(|held| held.via.is_some());
         let adopted = record.adopt(life(said.incarnation, &said.sid));
         if record.life.is_none() {
             if record.fixing.is_none() {
-                self.start_fixing(ctx, now, &room, &said.sid, None);
+                let proposal = Proposal { sid: RoomSid::new(&*said.sid), created_at_ms: said.created_at_ms };
+                self.start_fixing(ctx, now, &room, proposal, None);
             }
             if let Some(record) = self.records.get(&room).filter(|record| record.life.is_none()) {
                 record.tell_edges(ctx, now, &room);
@@ -147,10 +195,9 @@ impl Directory {
     pub(crate) fn left(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, room: &RoomName) {
         let Some(record) = self.records.get_mut(room) else { return };
         if record.edges.remove(from).is_some() {
-            if record.edges.is_empty() {
+            self.tell_homes(ctx, now, room);
+            if self.records.get(room).is_some_and(|record| record.edges.is_empty()) {
                 self.records.remove(room);
-            } else {
-                record.tell_edges(ctx, now, room);
             }
         }
     }
@@ -160,22 +207,25 @@ impl Directory {
         let homes = self.homes(&ctx.node, &room, &query.home_region);
         let known = self.records.get(&room);
         if let Some(record) = known.filter(|record| record.life.is_some()) {
-            return ctx.send(from, Body::Peers(record.peers(now, &room)));
+            return ctx.send(from, Body::Peers(record.first_hand(now, &room)));
         }
-        if homes.first != ctx.node {
-            let nothing = RoomPeers { room: query.room.clone(), ..RoomPeers::default() };
+        if !homes.is_first(&ctx.node) {
+            let nothing = RoomPeers { room: query.room.clone(), to_home: true, ..RoomPeers::default() };
             return ctx.send(from, Body::Peers(nothing));
         }
-        let Some(record) = self.record(&room, &query.home_region) else { return };
+        let Some(record) = self.record(now, &room, &query.home_region) else { return };
         match &mut record.fixing {
             Some(fixing) => {
                 fixing.askers.insert(from.clone());
                 // The other home asks too: it knows nothing either.
-                if homes.second.as_ref() == Some(from) {
+                if homes.is_second(from) {
                     self.fix(ctx, now, &room);
                 }
             }
-            None => self.start_fixing(ctx, now, &room, &query.sid, Some(from)),
+            None => {
+                let proposal = Proposal { sid: RoomSid::new(&*query.sid), created_at_ms: query.created_at_ms };
+                self.start_fixing(ctx, now, &room, proposal, Some(from));
+            }
         }
     }
 
@@ -184,60 +234,53 @@ impl Directory {
         let room = RoomName::from(peers.room.as_str());
         let homes = self.homes(&ctx.node, &room, &peers.home_region);
         let is_home = homes.iter().any(|home| *home == ctx.node);
-        if !self.records.contains_key(&room) && (!is_home || peers.edges.is_empty()) {
+        let worth_a_record = is_home && peers.to_home && !peers.edges.is_empty();
+        if !self.records.contains_key(&room) && !worth_a_record {
             return;
         }
-        let Some(record) = self.record(&room, &peers.home_region) else { return };
-        let mut news = record.adopt(life(peers.incarnation, &peers.sid));
-        for edge in &peers.edges {
-            let node = NodeId::from(edge.node.as_str());
-            let until = now + Duration::from_millis(u64::from(edge.ttl_ms.min(TTL_MS_MAX)));
-            let full = record.edges.len() >= EDGES_MAX;
-            match record.edges.get_mut(&node) {
-                Some(held) => *held = until.max(*held),
-                None if !full => {
-                    record.edges.insert(node, until);
-                    news = true;
-                }
-                None => {}
-            }
-        }
-        let asked_in_vain = peers.incarnation == 0 && homes.second.as_ref() == Some(from) && homes.first == ctx.node;
+        let Some(record) = self.record(now, &room, &peers.home_region) else { return };
+        let adopted = record.adopt(life(peers.incarnation, &peers.sid));
+        let news = peers.to_home && record.merge(now, from, peers);
+        let asked_in_vain = peers.to_home && homes.is_second(from) && homes.is_first(&ctx.node);
         if record.life.is_none() && record.fixing.is_some() && asked_in_vain {
             return self.fix(ctx, now, &room);
         }
         if record.life.is_some() {
             let askers = record.fixing.take().map(|fixing| fixing.askers).unwrap_or_default();
             for asker in askers {
-                ctx.send(&asker, Body::Peers(record.peers(now, &room)));
+                ctx.send(&asker, Body::Peers(record.first_hand(now, &room)));
             }
         }
-        // Homes do not pass on what homes said, or they would never stop.
-        if news {
+        if news || adopted {
             record.tell_edges(ctx, now, &room);
+        }
+        if record.edges.is_empty() && record.fixing.is_none() {
+            self.records.remove(&room);
         }
     }
 
     pub(crate) fn tick(&mut self, ctx: &mut Context, now: Instant) {
-        let mut due = Vec::new();
+        let (mut due, mut stale) = (Vec::new(), Vec::new());
         self.records.retain(|room, record| {
-            let before = record.edges.len();
-            record.edges.retain(|_, until| *until > now);
-            match &record.fixing {
-                Some(fixing) if fixing.until <= now => due.push(room.clone()),
-                _ => {}
+            record.edges.retain(|_, announced| announced.until > now);
+            if record.fixing.as_ref().is_some_and(|fixing| fixing.until <= now) {
+                due.push(room.clone());
             }
-            if record.edges.len() < before && !record.edges.is_empty() {
-                record.tell_edges(ctx, now, room);
+            if record.next_sync <= now {
+                record.next_sync = now + SYNC;
+                stale.push(room.clone());
             }
             !record.edges.is_empty() || record.fixing.is_some()
         });
+        for room in stale {
+            self.tell_homes(ctx, now, &room);
+        }
         for room in due {
             self.fix(ctx, now, &room);
         }
     }
 
-    fn record(&mut self, room: &RoomName, region: &str) -> Option<&mut Record> {
+    fn record(&mut self, now: Instant, room: &RoomName, region: &str) -> Option<&mut Record> {
         if self.records.len() >= RECORDS_MAX && !self.records.contains_key(room) {
             return None;
         }
@@ -246,59 +289,89 @@ impl Directory {
             life: None,
             edges: BTreeMap::new(),
             fixing: None,
+            next_sync: now + SYNC,
         }))
     }
 
     /// An incarnation is due: ask the other home first, unless the view is so old that every living room has announced itself.
-    fn start_fixing(&mut self, ctx: &mut Context, now: Instant, room: &RoomName, sid: &str, asker: Option<&NodeId>) {
+    fn start_fixing(
+        &mut self,
+        ctx: &mut Context,
+        now: Instant,
+        room: &RoomName,
+        proposal: Proposal,
+        asker: Option<&NodeId>,
+    ) {
         let Some(record) = self.records.get_mut(room) else { return };
         let region = record.region.clone();
-        let sid = RoomSid::new(sid);
-        record.fixing = Some(Fixing { sid: sid.clone(), until: now, askers: asker.into_iter().cloned().collect() });
+        record.fixing = Some(Fixing { proposal, until: now, askers: asker.into_iter().cloned().collect() });
         let homes = self.homes(&ctx.node, room, &region);
-        let (other, patience) = match homes.second {
-            Some(second) if homes.first == ctx.node => (second, ASK_PATIENCE),
-            None if homes.first == ctx.node => return self.fix(ctx, now, room),
-            _ => (homes.first, STAND_IN_PATIENCE),
-        };
-        let is_first = patience == ASK_PATIENCE;
-        let settled = self.viewed_at.is_none_or(|at| now.duration_since(at) >= TTL);
-        if is_first && (settled || asker == Some(&other)) {
+        let is_first = homes.is_first(&ctx.node);
+        let other = if is_first { homes.second } else { homes.first };
+        let settled = self.viewed_at.is_some_and(|at| now.duration_since(at) >= TTL);
+        if is_first && (settled || other.is_none() || other.as_ref() == asker) {
             return self.fix(ctx, now, room);
         }
         if let Some(Record { fixing: Some(fixing), .. }) = self.records.get_mut(room) {
-            fixing.until = now + patience;
+            fixing.until = now + if is_first { ASK_PATIENCE } else { STAND_IN_PATIENCE };
         }
-        ctx.need(&other);
-        let query = RoomQuery { room: room.as_str().to_owned(), home_region: region, sid: sid.as_str().to_owned() };
-        ctx.send(&other, Body::Query(query));
+        if let Some(other) = other {
+            ctx.need(&other);
+            self.ask(ctx, room, &other);
+        }
+    }
+
+    fn ask(&self, ctx: &mut Context, room: &RoomName, other: &NodeId) {
+        let Some(Record { region, fixing: Some(Fixing { proposal, .. }), .. }) = self.records.get(room) else { return };
+        let query = RoomQuery {
+            room: room.as_str().to_owned(),
+            home_region: region.clone(),
+            sid: proposal.sid.as_str().to_owned(),
+            created_at_ms: proposal.created_at_ms,
+        };
+        ctx.send(other, Body::Query(query));
+    }
+
+    /// What could not be said while the link was down.
+    pub(crate) fn link_up(&self, ctx: &mut Context, now: Instant, node: &NodeId) {
+        for (room, record) in &self.records {
+            if self.homes(&ctx.node, room, &record.region).iter().any(|home| home == node) {
+                self.ask(ctx, room, node);
+                if record.life.is_some() {
+                    ctx.send(node, Body::Peers(record.first_hand(now, room)));
+                }
+            }
+        }
     }
 
     fn fix(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
         let Some(record) = self.records.get_mut(room) else { return };
         let Some(fixing) = record.fixing.take() else { return };
-        // Random low bits: two homes that cannot hear each other fix different numbers, and the higher one will win.
-        let incarnation = (1 << 32) | u64::from(ctx.rng.random::<u32>());
-        record.adopt(Some(Life { incarnation, sid: fixing.sid }));
+        record.adopt(Some(Life::fix(&fixing.proposal, &mut ctx.rng)));
         for asker in &fixing.askers {
-            ctx.send(asker, Body::Peers(record.peers(now, room)));
+            ctx.send(asker, Body::Peers(record.first_hand(now, room)));
         }
         self.tell_all(ctx, now, room);
     }
 
     /// Every edge with people in the room, and the other home.
     fn tell_all(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
+        if let Some(record) = self.records.get(room) {
+            record.tell_edges(ctx, now, room);
+            self.tell_homes(ctx, now, room);
+        }
+    }
+
+    fn tell_homes(&self, ctx: &mut Context, now: Instant, room: &RoomName) {
         let Some(record) = self.records.get(room) else { return };
-        record.tell_edges(ctx, now, room);
         for home in self.homes(&ctx.node, room, &record.region).iter() {
-            if *home != ctx.node && !record.edges.contains_key(home) {
+            if *home != ctx.node {
                 ctx.need(home);
-                ctx.send(home, Body::Peers(record.peers(now, room)));
+                ctx.send(home, Body::Peers(record.first_hand(now, room)));
             }
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.records.len()
     }
@@ -314,7 +387,44 @@ impl Record {
         outranks
     }
 
+    /// What `from` heard first-hand replaces what it said before; what we heard ourselves stands. True if edges are new.
+    fn merge(&mut self, now: Instant, from: &NodeId, peers: &RoomPeers) -> bool {
+        let said: BTreeMap<NodeId, Instant> = peers
+            .edges
+            .iter()
+            .map(|edge| {
+                let ttl = Duration::from_millis(u64::from(edge.ttl_ms.min(TTL_MS_MAX)));
+                (NodeId::from(edge.node.as_str()), now + ttl)
+            })
+            .collect();
+        self.edges.retain(|node, held| held.via.as_ref() != Some(from) || said.contains_key(node));
+        let mut news = false;
+        for (node, until) in said {
+            let full = self.edges.len() >= EDGES_MAX;
+            match self.edges.get_mut(&node) {
+                Some(held) if held.via.as_ref() == Some(from) => held.until = until,
+                Some(_) => {}
+                None if !full => {
+                    self.edges.insert(node, Announced { until, via: Some(from.clone()) });
+                    news = true;
+                }
+                None => {}
+            }
+        }
+        news
+    }
+
+    /// For edges of the room: all we know.
     fn peers(&self, now: Instant, room: &RoomName) -> RoomPeers {
+        self.message(now, room, |_| true)
+    }
+
+    /// For another home.
+    fn first_hand(&self, now: Instant, room: &RoomName) -> RoomPeers {
+        RoomPeers { to_home: true, ..self.message(now, room, |announced| announced.via.is_none()) }
+    }
+
+    fn message(&self, now: Instant, room: &RoomName, which: impl Fn(&Announced) -> bool) -> RoomPeers {
         let ttl_ms = |until: Instant| u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(TTL_MS_MAX);
         RoomPeers {
             room: room.as_str().to_owned(),
@@ -324,8 +434,10 @@ impl Record {
             edges: self
                 .edges
                 .iter()
-                .map(|(node, until)| RoomEdge { node: node.as_str().to_owned(), ttl_ms: ttl_ms(*until) })
+                .filter(|(_, announced)| which(announced))
+                .map(|(node, announced)| RoomEdge { node: node.as_str().to_owned(), ttl_ms: ttl_ms(announced.until) })
                 .collect(),
+            to_home: false,
         }
     }
 

@@ -14,7 +14,7 @@ use meridian_sfu::media::{Layer, LayerSet};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::directory::Directory;
+use crate::directory::{Directory, Proposal};
 pub use crate::directory::{Edge, Life};
 use crate::replication::Rooms;
 use crate::subscriptions::{Demand, Subscriptions};
@@ -146,7 +146,8 @@ impl Mesh {
         }
     }
 
-    /// The live edges, this one included. A lost lease only moves homes: it closes no link and drops no room.
+    /// The live edges, this one included. To be called once at the start, with an empty list if nobody is known: until then
+    /// no room gets its life. A lost lease only moves homes: it closes no link and drops no room.
     pub fn view_changed(&mut self, now: Instant, edges: Vec<Edge>) {
         self.directory.set_view(&mut self.ctx, now, edges);
         self.rooms.announce(&mut self.ctx, &self.directory, now, true);
@@ -162,6 +163,7 @@ impl Mesh {
         self.ctx.links.insert(node.clone());
         let hello = Hello { node: self.ctx.node.as_str().to_owned(), capabilities: Vec::new() };
         self.ctx.send(&node, Body::Hello(hello));
+        self.directory.link_up(&mut self.ctx, now, &node);
         let shared = self.rooms.link_up(&mut self.ctx, &self.directory, &node);
         self.subscriptions.link_up(&mut self.ctx, &self.rooms, &shared);
         self.finish(now);
@@ -198,9 +200,11 @@ impl Mesh {
     }
 
     /// This edge has people in `room`. `home_region` must be the same on all edges (from the token; empty = anywhere);
-    /// `proposal` becomes the room's sid if it is new. Answered with [`RoomInput::Life`] once the homes have spoken: within
-    /// one round trip, or about 2 s if they cannot be reached.
-    pub fn join_room(&mut self, now: Instant, room: RoomName, home_region: &str, proposal: RoomSid) {
+    /// `sid` and `created_at_ms` (since 1970) become the room's if it is new. Answered with [`RoomInput::Life`] once the homes
+    /// have spoken: within one round trip to the first, another between them if the view is younger than 35 s, about 2 s
+    /// if the first cannot be reached.
+    pub fn join_room(&mut self, now: Instant, room: RoomName, home_region: &str, sid: RoomSid, created_at_ms: i64) {
+        let proposal = Proposal { sid, created_at_ms };
         self.rooms.join(&mut self.ctx, &self.directory, now, &room, home_region, proposal);
         self.finish(now);
     }
@@ -314,8 +318,13 @@ impl Mesh {
                 if *from != ctx.node {
                     self.directory.told(ctx, now, from, &peers);
                 }
-                if self.rooms.peers(ctx, now, &peers) {
-                    let room = RoomName::from(peers.room);
+                let room = RoomName::from(peers.room.as_str());
+                if self.rooms.get(&room).is_none() {
+                    // What is still said of us there is old.
+                    if peers.edges.iter().any(|edge| edge.node == ctx.node.as_str()) {
+                        ctx.send(from, Body::Leave(wire::RoomLeave { room: peers.room }));
+                    }
+                } else if self.rooms.peers(ctx, now, &peers) {
                     self.subscriptions.settle_rooms(ctx, &self.rooms, &[room]);
                 }
             }
@@ -403,9 +412,8 @@ impl Mesh {
         self.next_tick.get_or_insert(now + TICK);
     }
 
-    /// Entries held for others: what a test of bounds looks at.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> (usize, usize, usize) {
-        (self.directory.len(), self.rooms.names().count(), self.subscriptions.len())
+    /// Rooms this edge is home to, rooms it is in, and tracks it has to do with: what its memory grows with.
+    pub fn held(&self) -> (usize, usize, usize) {
+        (self.directory.len(), self.rooms.len(), self.subscriptions.len())
     }
 }

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use meridian_room::{NodeId, RoomDelta, RoomDigest, RoomName, RoomSid};
+use meridian_room::{NodeId, RoomDelta, RoomDigest, RoomName};
 use rand::Rng;
 use rand::seq::IteratorRandom;
 
-use crate::directory::{self, Directory, Life, REFRESH, TTL};
+use crate::directory::{self, Directory, Life, Proposal, REFRESH, TTL};
 use crate::mesh::{Context, Output, RoomInput};
 use crate::rendezvous;
 use crate::wire::{
@@ -28,7 +28,7 @@ const DIGEST_FANOUT: usize = 3;
 pub(crate) struct RoomState {
     region: String,
     /// What this edge calls the room until its life is fixed.
-    proposal: RoomSid,
+    proposal: Proposal,
     life: Option<Life>,
     pub(crate) members: BTreeMap<NodeId, Member>,
     next_announce: Instant,
@@ -54,8 +54,8 @@ impl Rooms {
         self.joined.get(room)
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &RoomName> {
-        self.joined.keys()
+    pub(crate) fn len(&self) -> usize {
+        self.joined.len()
     }
 
     pub(crate) fn join(
@@ -65,7 +65,7 @@ impl Rooms {
         now: Instant,
         room: &RoomName,
         region: &str,
-        proposal: RoomSid,
+        proposal: Proposal,
     ) {
         if self.joined.contains_key(room) {
             return;
@@ -365,13 +365,14 @@ impl RoomState {
 
     fn announcement(&self, own: &NodeId, room: &RoomName) -> AnnouncedRoom {
         let (sid, incarnation) =
-            self.life.as_ref().map_or((&self.proposal, 0), |life| (&life.sid, life.incarnation));
+            self.life.as_ref().map_or((&self.proposal.sid, 0), |life| (&life.sid, life.incarnation));
         AnnouncedRoom {
             room: room.as_str().to_owned(),
             home_region: self.region.clone(),
             sid: sid.as_str().to_owned(),
             incarnation,
             edges_hash: directory::edges_hash(self.members.keys().chain([own])),
+            created_at_ms: self.proposal.created_at_ms,
         }
     }
 }

@@ -230,7 +230,6 @@ impl Subscriptions {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.routes.len()
     }

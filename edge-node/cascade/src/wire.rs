@@ -95,6 +95,9 @@ pub struct AnnouncedRoom {
     /// Over the edges the sender knows in this room, itself included: the home answers when it knows others.
     #[prost(fixed64, tag = "5")]
     pub edges_hash: u64,
+    /// When the room was opened here, in milliseconds since 1970: part of the incarnation, should one be fixed.
+    #[prost(int64, tag = "6")]
+    pub created_at_ms: i64,
 }
 
 /// "Do you know this room?", from one home edge to another before it fixes an incarnation.
@@ -107,6 +110,8 @@ pub struct RoomQuery {
     /// Should the asked edge have to fix one.
     #[prost(string, tag = "3")]
     pub sid: String,
+    #[prost(int64, tag = "4")]
+    pub created_at_ms: i64,
 }
 
 /// What a home edge knows of a room. Answers [`RoomAnnounce`] and [`RoomQuery`], and follows every change.
@@ -123,6 +128,9 @@ pub struct RoomPeers {
     pub incarnation: u64,
     #[prost(message, repeated, tag = "5")]
     pub edges: Vec<RoomEdge>,
+    /// From home to home: `edges` are those, and all those, that announced themselves to the sender.
+    #[prost(bool, tag = "6")]
+    pub to_home: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

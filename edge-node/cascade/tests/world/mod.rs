@@ -42,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) mesh: Mesh,
     pub(crate) rooms: BTreeMap<RoomName, Room>,
     pub(crate) lives: BTreeMap<RoomName, Life>,
+    /// Times a room was told its life.
+    pub(crate) told: usize,
     pub(crate) events: Vec<RoomEvent>,
     pub(crate) data: Vec<(NodeId, String)>,
     pub(crate) keyframes: Vec<(TrackSid, Layer)>,
@@ -95,6 +97,7 @@ impl World {
             mesh: Mesh::new(id(i), seed * 1_000 + i as u64),
             rooms: BTreeMap::new(),
             lives: BTreeMap::new(),
+            told: 0,
             events: Vec::new(),
             data: Vec::new(),
             keyframes: Vec::new(),
@@ -149,7 +152,7 @@ impl World {
         let info = RoomInfo::new(room_sid.clone(), 0);
         let state = node.rooms.entry(name.clone()).or_insert_with(|| Room::new(name.clone(), id(edge), info, incarnation));
         state.join(now, 0, NewParticipant::new(Identity::from(identity), sid)).expect("room for all");
-        node.mesh.join_room(now, name, "", room_sid);
+        node.mesh.join_room(now, name, "", room_sid, 1_790_000_000_000 + self.elapsed.as_millis() as i64);
         self.pump(edge);
     }
 
@@ -431,6 +434,7 @@ impl World {
                     })
                     .expect("small");
                 node.lives.insert(name.clone(), life);
+                node.told += 1;
             }
             RoomInput::Delta { from, delta } => {
                 let applied = state.apply(now, &from, delta).expect("this room");

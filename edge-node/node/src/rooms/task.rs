@@ -10,6 +10,7 @@ use meridian_room::{
 };
 use meridian_shard::{Command, Event, PeerCloseReason, PeerId};
 use meridian_signalling::{Action, LeaveAction, Session, SessionConfig};
+use meridian_transport::CloseReason;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 
@@ -287,6 +288,10 @@ impl RoomTask {
     fn peer_closed(&mut self, peer: PeerId, reason: PeerCloseReason) {
         let Some(&key) = self.peers.get(&peer) else { return };
         let Some(client) = self.clients.get_mut(&key) else { return };
+        if reason == PeerCloseReason::Transport(CloseReason::ClosedByPeer) {
+            // The page was closed; its socket's end is on the way.
+            return self.remove(key, DisconnectReason::ClientInitiated, "");
+        }
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "media transport closed");
         if client.is_attached() {
             client.signalling.leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
@@ -312,20 +317,19 @@ impl RoomTask {
             },
             FromMesh::Digest { from, digest } => {
                 let lacking = self.room.delta_since(&digest);
-                self.edge.mesh.answer(&self.name, &from, lacking);
+                self.edge.mesh.answer(&from, lacking);
             }
             FromMesh::NodeSilent(node) => self.room.node_silent(now, &node),
-            FromMesh::NodeHeard(node) => {
-                self.room.node_heard(now, &node);
-                self.edge.mesh.digest(&self.name, self.room.digest());
-            }
+            FromMesh::DigestWanted { to } => self.edge.mesh.digest(&self.name, to, self.room.digest()),
+            FromMesh::NodeHeard(node) => self.room.node_heard(now, &node),
             FromMesh::Wanted { track, layers } => self.wanted_by_mesh(&track, layers),
             FromMesh::Keyframe { track, layer } => {
                 if let Some(track) = self.tracks.get(&track).filter(|track| track.is_local()) {
                     self.edge.shards.send(Command::RequestKeyframe { track: track.id, layer });
                 }
             }
-            FromMesh::Data { data, .. } => self.deliver(&data, None),
+            FromMesh::PassThrough { track } => self.pass_through(&track),
+            FromMesh::Data(data) => self.deliver(&data, None),
         }
     }
 
