@@ -20,11 +20,9 @@ use rtc_sctp::{
 use rtc_shared::TransportProtocol;
 use rtc_shared::marshal::{Marshal, Unmarshal};
 
-use super::guard::{MAX_STREAMS, PacketGuard, Verdict};
+use super::guard::{MAX_STREAMS, PacketGuard, RECEIVE_BUFFER_LEN, Verdict};
 use super::{Channel, MAX_MESSAGE_LEN, SendDataError};
 
-/// Bytes the client may have unread by us: incomplete messages and gaps only, as we read at once.
-const RECEIVE_BUFFER_LEN: u32 = 128 * 1024;
 /// Bytes queued for a client that does not acknowledge, per channel.
 const RELIABLE_QUEUE_LEN: usize = 512 * 1024;
 const LOSSY_QUEUE_LEN: usize = 128 * 1024;
@@ -332,6 +330,7 @@ impl Inner {
             };
             let Ok(mut stream) = association.stream(id) else { return };
             let Ok(Some(chunks)) = stream.read_sctp() else { return };
+            out.guard.delivered(chunks.chunks.len());
             let (ppi, Ok(payload)) = (chunks.ppi, chunks.to_payload(MAX_MESSAGE_LEN)) else {
                 *out.ignored += 1;
                 continue;

@@ -194,3 +194,33 @@ fn a_panic_in_the_library_costs_this_client_its_channels_only() {
     );
     server.handle_packet(now, &packet(0, &[vec![1, 0, 0, 4]]));
 }
+
+/// One-byte messages that can never be delivered, because the first of their stream never comes. The receive window
+/// counts bytes: 90 MB were kept before the guard counted chunks.
+#[test]
+fn messages_behind_a_gap_are_bounded_in_memory() {
+    fn resident_bytes() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+    let now = Instant::now();
+    let (mut server, mut client) = pair(now);
+    client.send(now, Channel::Reliable, b"tag", true).unwrap();
+    let real = client.poll_packet().unwrap();
+    let be32 = |at: usize| u32::from_be_bytes([real[at], real[at + 1], real[at + 2], real[at + 3]]);
+    let (tag, first_tsn) = (be32(4), be32(16));
+    let before = resident_bytes();
+    for n in 0..100_000u32 {
+        let mut data = vec![0, 3, 0, 17];
+        data.extend_from_slice(&first_tsn.wrapping_add(n).to_be_bytes());
+        data.extend_from_slice(&[0, 8]);
+        data.extend_from_slice(&((n % 30_000) as u16 + 1).to_be_bytes());
+        data.extend_from_slice(&[0, 0, 0, 53, 7, 0, 0, 0]);
+        server.handle_packet(now, &packet(tag, &[data]));
+        while server.poll_packet().is_some() {}
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "grew by {grown} bytes");
+    assert!(server.stats().refused > 90_000);
+    assert!(server.poll_event().is_none());
+}

@@ -136,3 +136,39 @@ fn a_burst_of_messages_from_the_client_arrives_whole() {
     assert!(network.run_until(Duration::from_secs(20), |n| n.server_data().len() == 40));
     assert!(!network.server_events.iter().any(|e| matches!(e, PeerEvent::Closed(_))));
 }
+
+#[test]
+fn minutes_of_lossy_messages_leave_the_channels_open() {
+    let mut network = Network::joined(Options::default());
+    network.loss = 0.1;
+    let mut refused = 0;
+    for i in 0..8_000u32 {
+        let payload = i.to_be_bytes();
+        refused += u32::from(
+            network
+                .client
+                .send_data(network.now, Channel::Lossy, &payload, true)
+                .is_err(),
+        );
+        if i % 40 == 0 {
+            // What waits here has to arrive whatever is abandoned around it.
+            network
+                .client
+                .send_data(network.now, Channel::Reliable, &payload, true)
+                .unwrap();
+        }
+        network.run_for(Duration::from_millis(10));
+    }
+    network.loss = 0.0;
+    network.run_for(Duration::from_secs(60));
+    let data = network.server_data();
+    let count = |channel| data.iter().filter(|(c, ..)| *c == channel).count();
+    assert_eq!(count(Channel::Reliable), 200);
+    assert_eq!(refused, 0);
+    assert!(
+        count(Channel::Lossy) > 4_000,
+        "{} lossy messages arrived",
+        count(Channel::Lossy)
+    );
+    assert_eq!(network.server.stats().sctp_refused, 0);
+}
