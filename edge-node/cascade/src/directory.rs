@@ -146,6 +146,11 @@ impl Directory {
         }
         self.view = edges;
         self.viewed_at = Some(now);
+        let unfixed: Vec<RoomName> =
+            self.records.iter().filter(|(_, record)| record.fixing.is_some()).map(|(room, _)| room.clone()).collect();
+        for room in unfixed {
+            self.pursue(ctx, now, &room);
+        }
         for (room, record) in self.records.iter().filter(|(_, record)| record.life.is_some()) {
             for home in self.homes(&ctx.node, room, &record.region).iter() {
                 if *home != ctx.node {
@@ -303,13 +308,20 @@ impl Directory {
         asker: Option<&NodeId>,
     ) {
         let Some(record) = self.records.get_mut(room) else { return };
-        let region = record.region.clone();
         record.fixing = Some(Fixing { proposal, until: now, askers: asker.into_iter().cloned().collect() });
+        self.pursue(ctx, now, room);
+    }
+
+    /// Fixes at once, or asks the other home and gives it time.
+    fn pursue(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
+        let Some(Record { region, fixing: Some(fixing), .. }) = self.records.get_mut(room) else { return };
+        let (region, askers) = (region.clone(), fixing.askers.clone());
         let homes = self.homes(&ctx.node, room, &region);
         let is_first = homes.is_first(&ctx.node);
         let other = if is_first { homes.second } else { homes.first };
         let settled = self.viewed_at.is_some_and(|at| now.duration_since(at) >= TTL);
-        if is_first && (settled || other.is_none() || other.as_ref() == asker) {
+        let knows_nothing = other.as_ref().is_none_or(|other| askers.contains(other));
+        if is_first && (settled || knows_nothing) {
             return self.fix(ctx, now, room);
         }
         if let Some(Record { fixing: Some(fixing), .. }) = self.records.get_mut(room) {

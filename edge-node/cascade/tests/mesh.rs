@@ -14,6 +14,12 @@ use world::{World, room};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// `MESH_SEEDS=20 cargo nextest run -p meridian-cascade` tries twenty times as many worlds.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let times = std::env::var("MESH_SEEDS").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    0..count * times
+}
+
 #[test]
 fn people_on_three_edges_meet_within_a_second() {
     let mut world = World::new(1, 3);
@@ -27,7 +33,7 @@ fn people_on_three_edges_meet_within_a_second() {
 
 #[test]
 fn one_name_opened_on_many_edges_at_once_is_one_room() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut world = World::new(seed, 8);
         let mut rng = SmallRng::seed_from_u64(seed);
         world.view_all();
@@ -150,7 +156,7 @@ fn a_lost_link_to_a_peer_shows_nobody_gone_while_others_hear_it_and_a_dead_edge_
 
 #[test]
 fn when_home_edges_die_the_room_is_found_at_others_and_keeps_its_life() {
-    for seed in 0..10 {
+    for seed in seeds(10) {
         let mut world = World::new(seed, 9);
         world.view_all();
         world.join(0, "r", "p0");
@@ -198,7 +204,7 @@ fn a_lost_lease_moves_homes_and_breaks_nothing() {
 
 #[test]
 fn a_partition_shows_each_side_its_own_and_heals_to_one_room() {
-    for seed in 0..10 {
+    for seed in seeds(10) {
         let mut world = World::new(seed, 6);
         world.view_all();
         for a in 0..3 {
@@ -221,7 +227,7 @@ fn a_partition_shows_each_side_its_own_and_heals_to_one_room() {
 
 #[test]
 fn edges_of_a_room_converge_through_joins_leaves_losses_and_partitions() {
-    for seed in 100..112 {
+    for seed in seeds(12) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let edges = rng.random_range(3..=20);
         let mut world = World::new(seed, edges);
