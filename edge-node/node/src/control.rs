@@ -82,7 +82,7 @@ async fn stream(edge: &Arc<EdgeState>, control: &ControlPlane) -> Result<(), ton
     // The first report must be there before the call: the server answers only after it has read Hello.
     let _ = reports.try_send(send(Report::Hello(edge.hello())));
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-    let mut commands = control.0.clone().connect(outgoing).await?.into_inner();
+    let mut commands = control.0.clone().attach(outgoing).await?.into_inner();
     edge.control_connected(true);
     let mut load = tokio::time::interval(LOAD_INTERVAL);
     loop {
@@ -98,7 +98,7 @@ async fn stream(edge: &Arc<EdgeState>, control: &ControlPlane) -> Result<(), ton
                 None => return Ok(()),
             },
             _ = load.tick() => {
-                let _ = reports.try_send(send(Report::Load(edge.load().await)));
+                let _ = reports.try_send(send(Report::Load(edge.load())));
             }
             () = edge.stopped() => return Ok(()),
         }

@@ -329,6 +329,139 @@ async fn only_the_lower_node_dials_and_a_peer_that_leaves_and_returns_is_linked_
     assert!(near.link.connected().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bottleneck_costs_top_layers_and_little_delay_and_never_audio() {
+    // 8 Mbit/s of media on a path that suddenly carries 4, with a second of drop-tail queue.
+    let wide = Impairment {
+        rate_bps: Some(40_000_000),
+        queue_bytes: 500_000,
+        delay: 20 * MS,
+        ..Impairment::default()
+    };
+    let (mut near, mut far, relay) = linked(wide.clone(), 6).await;
+    let began = Instant::now();
+    let collector = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while let Ok(Some(event)) = timeout(3000 * MS, far.events.recv()).await {
+            match event {
+                LinkEvent::Media { packets, .. } => {
+                    seen.extend(
+                        packets
+                            .iter()
+                            .map(|p| (p.track, number(p), sent_at(p), began.elapsed())),
+                    );
+                    if packets.iter().any(|p| p.track == 99) {
+                        break;
+                    }
+                }
+                LinkEvent::Down { reason, .. } => panic!("link down: {reason}"),
+                _ => {}
+            }
+        }
+        (seen, far)
+    });
+    let mut ticks = tokio::time::interval(20 * MS);
+    let mut audio = 0;
+    for tick in 0..300u64 {
+        ticks.tick().await;
+        if tick == 100 {
+            let narrow = Impairment {
+                rate_bps: Some(4_000_000),
+                ..wide.clone()
+            };
+            relay.set(narrow.clone(), narrow);
+        }
+        let mut batch = vec![packet(1, Priority::Audio, audio, began.elapsed(), 160)];
+        audio += 1;
+        // 480 kbit/s of base, 1.4 Mbit/s of mid and 6.2 Mbit/s of top.
+        for (track, priority, count) in [(2, Priority::Base, 1), (3, Priority::Mid, 3), (4, Priority::Top, 13)] {
+            batch.extend((0..count).map(|i| packet(track, priority, tick * 100 + i, began.elapsed(), 1190)));
+        }
+        near.link.send_media(&far_id(), batch).expect("up");
+    }
+    tokio::time::sleep(1000 * MS).await;
+    near.link
+        .send_media(&far_id(), vec![packet(99, Priority::Audio, 0, began.elapsed(), 160)])
+        .expect("up");
+    let (seen, _far) = collector.await.unwrap();
+    let shed = near.until(|e| matches!(e, LinkEvent::LayerShed { .. })).await;
+    assert!(
+        matches!(
+            shed,
+            LinkEvent::LayerShed {
+                track: 4,
+                layer: Layer(2),
+                shed: true,
+                ..
+            }
+        ),
+        "{shed:?}"
+    );
+    let mut delays: Vec<Duration> = Vec::new();
+    for (_, _, sent, at) in seen
+        .iter()
+        .filter(|(track, _, sent, _)| *track < 3 && *sent > 4000 * MS)
+    {
+        delays.push((*at - *sent).saturating_sub(20 * MS));
+    }
+    delays.sort_unstable();
+    let quantile = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
+    let heard = seen.iter().filter(|(track, ..)| *track == 1).count() as u64;
+    let stats = near.stats().await;
+    println!(
+        "audio {heard} of {audio}; 2 s after the cut: added p50 {:?}, p99 {:?}; target {} bit/s",
+        quantile(0.5),
+        quantile(0.99),
+        stats.target_bps
+    );
+    assert_eq!(heard, audio, "audio is never dropped: {stats:?}");
+    assert!(
+        quantile(0.5) < 60 * MS,
+        "the queue stays short: p50 {:?}, p99 {:?}",
+        quantile(0.5),
+        quantile(0.99)
+    );
+}
+
+#[test]
+fn a_killed_peer_that_restarts_on_its_address_is_linked_again_well_before_the_idle_timeout() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (ours, theirs) = (runtime(), runtime());
+    let ca = CertificateAuthority::create().unwrap();
+    let identity = ca.issue_node(far_id().as_str(), &[]).unwrap();
+    let far = theirs.block_on(Node::start(far_id().as_str(), identity.clone()));
+    let addr = far.addr();
+    let mut near = ours.block_on(Node::start(
+        near_id().as_str(),
+        ca.issue_node(near_id().as_str(), &[]).unwrap(),
+    ));
+    ours.block_on(async {
+        near.link.connect(far_id(), addr);
+        near.up().await;
+    });
+    // No task of the peer runs again, nothing says goodbye: as after kill -9.
+    drop(far);
+    theirs.shutdown_timeout(PATIENCE);
+    let killed = Instant::now();
+    let _restarted = ours.block_on(async {
+        let (events, received) = mpsc::channel(1024);
+        let config = LinkConfig::new(far_id(), addr, identity);
+        let link = LinkEndpoint::start(config, events).await.expect("the address is free");
+        let reason = near.down().await;
+        assert_eq!(reason, DownReason::PeerRestarted);
+        near.up().await;
+        (link, received)
+    });
+    println!("linked again {:?} after the kill", killed.elapsed());
+    assert!(killed.elapsed() < 2000 * MS, "{:?}", killed.elapsed());
+}
+
 // ---- helpers
 
 fn near_id() -> NodeId {

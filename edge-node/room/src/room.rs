@@ -32,7 +32,7 @@ pub enum RoomEvent {
         previous: Arc<Participant>,
         seamless: bool,
     },
-    /// Facts as they were at departure.
+    /// Facts as this edge last knew them; the version counts the departure.
     ParticipantLeft {
         participant: Arc<Participant>,
         reason: DisconnectReason,
@@ -458,6 +458,8 @@ impl Room {
             Some((_, _, record)) => (None, record.facts.disconnect_reason),
             None => (None, DisconnectReason::Unknown),
         };
+        // Counts the departure itself: the same on every edge, however many changes each saw on the way.
+        let last_version = winner.map(|(_, _, record)| record.facts.version);
         let before = self.view.get(identity).cloned();
         match (before, after) {
             (None, None) => {}
@@ -468,15 +470,16 @@ impl Room {
             (Some(before), None) => {
                 self.view.remove(identity);
                 self.sids.remove(&before.sid);
+                let mut participant = Arc::clone(&before);
+                let counted = Version(before.version.0.saturating_add(1));
+                Arc::make_mut(&mut participant).version = last_version.unwrap_or(counted).max(counted);
                 for track in before.tracks.keys() {
                     self.track_owners.remove(track);
                     let (identity, track) = (identity.clone(), track.clone());
                     self.events.push_back(RoomEvent::TrackUnpublished { identity, track });
                 }
-                self.events.push_back(RoomEvent::ParticipantLeft {
-                    participant: before,
-                    reason,
-                });
+                self.events
+                    .push_back(RoomEvent::ParticipantLeft { participant, reason });
             }
             (Some(before), Some(after)) if Arc::ptr_eq(&before, &after) || before == after => {}
             (Some(before), Some(after)) => {

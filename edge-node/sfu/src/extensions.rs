@@ -68,6 +68,58 @@ pub(crate) fn canonical_id(map: &ExtensionMap, id: u8) -> Option<u8> {
     forwarded(map).into_iter().find(|(from, _)| *from == Some(id)).and_then(|(_, to)| to)
 }
 
+/// The one-byte form holds ids 1–14 with 1–16 bytes.
+pub(crate) fn needs_two_bytes(id: u8, len: usize) -> bool {
+    id > 14 || len == 0 || len > 16
+}
+
+/// Writes an extension block behind the fixed header at the front of `buf`, and sets the X bit.
+pub(crate) struct BlockWriter<'a> {
+    buf: &'a mut [u8],
+    start: usize,
+    at: usize,
+    two_byte: bool,
+}
+
+impl<'a> BlockWriter<'a> {
+    /// `start`: where the extension header goes.
+    pub(crate) fn new(buf: &'a mut [u8], start: usize, two_byte: bool) -> Self {
+        BlockWriter { buf, start, at: start + 4, two_byte }
+    }
+
+    /// Appends an element and returns where its value starts; `None` when the buffer is full.
+    pub(crate) fn push(&mut self, id: u8, value: &[u8]) -> Option<usize> {
+        let value_at = self.at + if self.two_byte { 2 } else { 1 };
+        let end = value_at + value.len();
+        let room = self.buf.get_mut(self.at..end)?;
+        if self.two_byte {
+            room[0] = id;
+            room[1] = value.len() as u8;
+            room[2..].copy_from_slice(value);
+        } else {
+            room[0] = id << 4 | (value.len().saturating_sub(1) as u8 & 0x0F);
+            room[1..].copy_from_slice(value);
+        }
+        self.at = end;
+        Some(value_at)
+    }
+
+    /// Pads the block and returns where the payload starts: `start` itself when nothing was pushed.
+    pub(crate) fn finish(self) -> Option<usize> {
+        if self.at == self.start + 4 {
+            return Some(self.start);
+        }
+        let end = self.at.next_multiple_of(4);
+        self.buf.get_mut(self.at..end)?.fill(0);
+        let words = (end - self.start) / 4 - 1;
+        let profile = if self.two_byte { TWO_BYTE } else { ONE_BYTE };
+        self.buf[self.start..self.start + 2].copy_from_slice(&profile.to_be_bytes());
+        self.buf[self.start + 2..self.start + 4].copy_from_slice(&(words as u16).to_be_bytes());
+        self.buf[0] |= 0x10;
+        Some(end)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,11 +12,14 @@ mod ice;
 mod peer;
 mod sctp;
 pub mod sdp;
+mod session;
 pub mod srtp;
+mod stun;
 
 pub use demux::{DatagramKind, kind};
-pub use dtls::{DtlsIdentity, Fingerprint, FingerprintError};
-pub use ice::{IceCredentials, stun_local_ufrag};
-pub use peer::{CloseReason, Output, Path, Peer, PeerConfig, PeerEvent, PeerStats, Received, TransportError};
+pub use dtls::{DtlsIdentity, Fingerprint, FingerprintError, IdentityError};
+pub use ice::{CONSENT_TIMEOUT, IceCredentials, Path};
+pub use peer::{CloseReason, Output, Peer, PeerConfig, PeerEvent, PeerStats, Received, TransportError};
 pub use sctp::{Channel, MAX_MESSAGE_LEN, SendDataError};
 pub use srtp::{ProtectError, SrtpProfile, SrtpSender, SrtpStream};
+pub use stun::stun_local_ufrag;

@@ -106,13 +106,13 @@ impl Batch {
             return;
         }
         self.used += len;
-        if let Some(last) = self.messages.last_mut() {
-            if last.takes(to, source, len) {
-                last.len += len;
-                last.segments += 1;
-                last.closed = len < last.segment;
-                return;
-            }
+        if let Some(last) = self.messages.last_mut()
+            && last.takes(to, source, len)
+        {
+            last.len += len;
+            last.segments += 1;
+            last.closed = len < last.segment;
+            return;
         }
         self.messages.push(Message { to, source, start, len, segment: len, segments: 1, closed: false });
     }

@@ -69,6 +69,8 @@ pub struct DelayController {
     round: Round,
     queue: Duration,
     last_ack: Option<Instant>,
+    /// When ACKs came again after a stall or an outage.
+    resumed: Option<Instant>,
     /// (duration, bytes) of the last finished rounds.
     delivered: VecDeque<(Duration, u64)>,
     high_rounds: u32,
@@ -120,6 +122,7 @@ impl DelayController {
             round: Round::new(now),
             queue: Duration::ZERO,
             last_ack: None,
+            resumed: None,
             delivered: VecDeque::with_capacity(DELIVERED_ROUNDS),
             high_rounds: 0,
             calm_since: None,
@@ -140,6 +143,9 @@ impl DelayController {
         {
             self.round = Round::new(now);
             self.round.stalled = true;
+            // What was lost before the ACKs came back was lost to an outage, and says nothing about the rate.
+            self.resumed = Some(now);
+            (self.loss_bytes, self.sample_bytes) = (0, 0);
         }
         self.last_ack = Some(now);
         self.learn_base(now, delay);
@@ -152,8 +158,11 @@ impl DelayController {
         }
     }
 
-    /// Packets of `bytes` in total were declared lost.
-    pub fn on_loss(&mut self, now: Instant, bytes: u64) {
+    /// Packets of `bytes` in total were declared lost, the latest of them sent at `sent`.
+    pub fn on_loss(&mut self, now: Instant, sent: Instant, bytes: u64) {
+        if self.resumed.is_some_and(|resumed| sent < resumed) {
+            return;
+        }
         self.loss_bytes += bytes;
         self.sample_bytes += bytes;
         self.judge_loss(now);
@@ -163,6 +172,18 @@ impl DelayController {
     pub fn set_floor(&mut self, bps: u64) {
         self.floor_bps = bps.clamp(self.config.minimum_bps, self.config.ceiling_bps) as f64;
         self.target_bps = self.target_bps.max(self.floor_bps);
+    }
+
+    /// Lowers or raises the ceiling, in bit/s.
+    pub fn set_ceiling(&mut self, bps: u64) {
+        let unlimited = self.target_bps >= self.config.ceiling_bps as f64;
+        self.config.ceiling_bps = bps.max(self.config.minimum_bps);
+        let ceiling = self.config.ceiling_bps as f64;
+        self.target_bps = if unlimited {
+            ceiling
+        } else {
+            self.target_bps.min(ceiling)
+        };
     }
 
     /// Bytes that may be in flight.

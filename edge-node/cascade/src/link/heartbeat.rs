@@ -32,6 +32,7 @@ pub struct Life {
     next_beat: Instant,
     sequence: u32,
     last_heard: Instant,
+    last_looked: Instant,
     suspect: bool,
     /// Newest heartbeat received: its `sent_us` and when it came.
     newest: Option<(u64, u64, Instant)>,
@@ -50,6 +51,7 @@ impl Life {
             next_beat: now,
             sequence: 0,
             last_heard: now,
+            last_looked: now,
             suspect: false,
             newest: None,
             rtt: None,
@@ -125,8 +127,13 @@ impl Life {
         self.jitter_p99 = jitter_p99(&self.transits);
     }
 
-    /// Suspicion, once, when the silence has lasted too long.
+    /// Suspicion, once, when the silence has lasted too long. To be called at least with every heartbeat: when it was not, it
+    /// is we who were stalled, and what came meanwhile may still wait in the socket.
     pub fn poll_silence(&mut self, now: Instant) -> Option<LifeChange> {
+        let looked_after = now.saturating_duration_since(std::mem::replace(&mut self.last_looked, now));
+        if looked_after > INTERVAL * 2 {
+            self.last_heard += looked_after - INTERVAL;
+        }
         if self.suspect || now < self.last_heard + self.silence_allowed() {
             return None;
         }
@@ -196,6 +203,7 @@ mod tests {
             let beat = peer.poll_beat(at, 0, 0).expect("due every 50 ms");
             let answer = life.poll_beat(at, 0, 0).expect("due every 50 ms");
             life.heard(at + delay);
+            life.poll_silence(at + delay);
             life.on_heartbeat(at + delay, &beat);
             peer.on_heartbeat(at + delay, &answer);
             at += INTERVAL;
@@ -209,7 +217,9 @@ mod tests {
         let (mut life, mut peer) = (Life::new(start), Life::new(start));
         let end = beats(&mut life, &mut peer, start, 20, Duration::from_millis(45));
         let last = end - INTERVAL + Duration::from_millis(45);
-        assert_eq!(life.poll_silence(last + Duration::from_millis(174)), None);
+        for ms in (0..=174).step_by(29) {
+            assert_eq!(life.poll_silence(last + Duration::from_millis(ms)), None);
+        }
         let suspect = life.poll_silence(last + Duration::from_millis(175));
         assert_eq!(
             suspect,
@@ -220,6 +230,19 @@ mod tests {
         assert_eq!(life.poll_silence(last + Duration::from_secs(5)), None, "said once");
         assert_eq!(life.heard(last + Duration::from_secs(5)), Some(LifeChange::Alive));
         assert!(!life.is_suspect());
+    }
+
+    #[test]
+    fn our_own_stall_is_not_the_peers_silence() {
+        let start = Instant::now();
+        let mut life = Life::new(start);
+        life.poll_silence(start + INTERVAL);
+        assert_eq!(life.poll_silence(start + Duration::from_secs(2)), None);
+        assert_eq!(life.poll_silence(start + Duration::from_secs(2) + INTERVAL), None);
+        assert!(
+            life.poll_silence(start + Duration::from_secs(2) + INTERVAL * 2)
+                .is_some()
+        );
     }
 
     #[test]

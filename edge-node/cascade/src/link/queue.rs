@@ -69,6 +69,11 @@ const TICK: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(5);
 const TARGET_SHARE: f64 = 0.95;
 const CALM: Duration = Duration::from_secs(2);
+/// A layer that comes back and must go again within this time came too early: the next attempt waits twice as long.
+const REGRET: Duration = Duration::from_secs(5);
+const CALM_MAX: Duration = Duration::from_secs(32);
+/// Without regret for this long, 2 s are enough again.
+const CALM_FORGET: Duration = Duration::from_secs(120);
 const CALM_QUEUE: Duration = Duration::from_millis(10);
 /// What may wait here: this long at the target rate.
 const WAIT_MAX: Duration = Duration::from_millis(150);
@@ -99,6 +104,9 @@ pub struct LayerQueue {
     target_bps: u64,
     ticked: Instant,
     calm_since: Option<Instant>,
+    calm_needed: Duration,
+    resumed: Option<Instant>,
+    regretted: Option<Instant>,
     changes: VecDeque<LayerChange>,
     pub dropped: u64,
 }
@@ -112,6 +120,9 @@ impl LayerQueue {
             target_bps: u64::MAX,
             ticked: now,
             calm_since: None,
+            calm_needed: CALM,
+            resumed: None,
+            regretted: None,
             changes: VecDeque::new(),
             dropped: 0,
         }
@@ -126,6 +137,7 @@ impl LayerQueue {
             if !self.shed_one() {
                 break;
             }
+            self.regret(now);
         }
         if self.is_shed(packet.track, packet.layer) {
             self.dropped += 1;
@@ -180,11 +192,20 @@ impl LayerQueue {
         }
         let limit = target_bps as f64 * TARGET_SHARE;
         // Base layers are the controller's floor: only a queue that really overflows sheds them.
-        while self.admitted_bps() > limit && self.shed_above(Priority::Base) {}
+        while self.admitted_bps() > limit && self.shed_above(Priority::Base) {
+            self.regret(now);
+        }
         if path_queue < CALM_QUEUE && self.waiting(now) < CALM_QUEUE {
             let since = *self.calm_since.get_or_insert(now);
-            if now.saturating_duration_since(since) >= CALM && self.resume(limit) {
+            if self
+                .regretted
+                .is_some_and(|at| now.saturating_duration_since(at) > CALM_FORGET)
+            {
+                self.calm_needed = CALM;
+            }
+            if now.saturating_duration_since(since) >= self.calm_needed && self.resume(limit) {
                 self.calm_since = Some(now);
+                self.resumed = Some(now);
             }
         } else {
             self.calm_since = None;
@@ -260,6 +281,18 @@ impl LayerQueue {
         stream.offered += packet.payload.len() as u64;
         stream.last = now;
         stream.shed
+    }
+
+    /// A layer was shed: if one had just come back, the next waits longer.
+    fn regret(&mut self, now: Instant) {
+        if self
+            .resumed
+            .take()
+            .is_some_and(|resumed| now.saturating_duration_since(resumed) < REGRET)
+        {
+            self.calm_needed = (self.calm_needed * 2).min(CALM_MAX);
+            self.regretted = Some(now);
+        }
     }
 
     /// Sheds one whole layer of the lowest priority there is, audio excepted.
@@ -423,6 +456,27 @@ mod tests {
         at = second(&mut queue, at, 1, 10_000_000, true);
         second(&mut queue, at, 1, 10_000_000, true);
         assert_eq!(changes(&mut queue), [(1, 2, false)]);
+    }
+
+    #[test]
+    fn a_layer_that_comes_back_too_early_waits_twice_as_long_the_next_time() {
+        let start = Instant::now();
+        let mut queue = LayerQueue::new(start);
+        let mut at = second(&mut queue, start, 1, 10_000_000, true);
+        let mut attempts = Vec::new();
+        for s in 1..40 {
+            // Only 3 Mbit/s are there, but that shows only while the top layer crosses.
+            let crossing = queue.shed_count() == 0;
+            at = second(&mut queue, at, 1, if crossing { 3_000_000 } else { 10_000_000 }, true);
+            if changes(&mut queue).contains(&(1, 2, false)) {
+                attempts.push(s);
+            }
+        }
+        let waits: Vec<i32> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(
+            waits.windows(2).all(|pair| pair[1] >= pair[0] * 2 - 2) && *waits.last().expect("two") >= 8,
+            "{attempts:?}"
+        );
     }
 
     #[test]

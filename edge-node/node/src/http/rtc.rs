@@ -17,7 +17,7 @@ use meridian_signalling::{ConnectRequest, Frame};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::edge::EdgeState;
-use crate::rooms::{Connect, RoomHandle, SessionKey, ToRoom};
+use crate::rooms::{Connect, Outgoing, RoomHandle, SessionKey, ToRoom};
 
 /// A client's frames that may wait for the room's task before its socket is read again.
 const FRAMES_IN_FLIGHT: usize = 16;
@@ -25,6 +25,9 @@ const FRAMES_IN_FLIGHT: usize = 16;
 pub(crate) const FRAMES_QUEUED: usize = 512;
 /// Largest frame a client may send, in bytes: an SDP of 64 sections is about 120 kB.
 const FRAME_BYTES_MAX: usize = 256 * 1024;
+/// RFC 6455 §7.4.1.
+const CLOSE_NORMAL: u16 = 1000;
+const CLOSE_POLICY: u16 = 1008;
 /// A write that makes no progress for this long means the client is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,15 +68,13 @@ fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectReq
     let connect = ConnectRequest::parse(uri.path(), uri.query().unwrap_or(""), authorization).map_err(|refusal| {
         refuse(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), &refusal.text)
     })?;
-    let claims = edge
-        .keys
-        .load()
-        .verify(&connect.token)
+    let keys = edge.keys();
+    let claims = meridian_api::token::verify(&connect.token, &keys)
         .map_err(|error| refuse(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
-    if !claims.video.room_join || claims.video.room.is_empty() {
+    if !claims.video.as_ref().is_some_and(|grants| grants.room_join && !grants.room.is_empty()) {
         return Err(refuse(StatusCode::FORBIDDEN, "the token does not allow joining a room: it needs roomJoin and room"));
     }
-    if claims.identity().is_empty() {
+    if claims.sub.is_empty() {
         return Err(refuse(StatusCode::UNAUTHORIZED, "the token names no identity (sub)"));
     }
     Ok((connect, claims))
@@ -90,19 +91,17 @@ pub(crate) fn with_cors(mut response: Response) -> Response {
 
 async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest, claims: Claims) {
     let (frames, queued) = mpsc::channel(FRAMES_QUEUED);
-    let (session, room) = match edge.rooms.connect(Connect { request, claims, frames }).await {
-        Ok(connected) => connected,
-        Err(error) => {
-            tracing::info!(%error, "join refused");
-            return;
-        }
-    };
     let (sink, stream) = socket.split();
     let writer = tokio::spawn(write(sink, queued));
-    let reason = read(stream, session, &room).await;
-    tracing::debug!(?session, reason, "socket closed");
-    let _ = room.send(ToRoom::SocketClosed { session }).await;
-    // The room drops its sender on SocketClosed, which lets the writer flush what is queued and end.
+    match edge.rooms.connect(&edge, Connect { request, claims, frames }).await {
+        Ok((session, room)) => {
+            let reason = read(stream, session, &room).await;
+            tracing::debug!(?session, reason, "socket closed");
+            let _ = room.send(ToRoom::SocketClosed { session }).await;
+        }
+        Err(error) => tracing::info!(%error, "join refused"),
+    }
+    // The room has dropped its sender, or will: the writer then flushes what is queued and ends.
     let _ = writer.await;
 }
 
@@ -128,17 +127,31 @@ async fn read(
     }
 }
 
-async fn write(mut sink: futures_util::stream::SplitSink<WebSocket, Message>, mut queued: mpsc::Receiver<Frame>) {
-    while let Some(frame) = queued.recv().await {
-        let message = match frame {
-            Frame::Binary(bytes) => Message::Binary(bytes),
-            Frame::Text(text) => Message::Text(text.into()),
+async fn write(mut sink: futures_util::stream::SplitSink<WebSocket, Message>, mut queued: mpsc::Receiver<Outgoing>) {
+    let mut close = CloseFrame { code: CLOSE_NORMAL, reason: "".into() };
+    while let Some(outgoing) = queued.recv().await {
+        let message = match outgoing {
+            Outgoing::Frame(Frame::Binary(bytes)) => Message::Binary(bytes),
+            Outgoing::Frame(Frame::Text(text)) => Message::Text(text.into()),
+            Outgoing::Close(reason) => {
+                close = CloseFrame { code: CLOSE_POLICY, reason: shorten(reason).into() };
+                break;
+            }
         };
         match tokio::time::timeout(WRITE_TIMEOUT, sink.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
         }
     }
-    let goodbye = Message::Close(Some(CloseFrame { code: 1000, reason: "".into() }));
-    let _ = tokio::time::timeout(WRITE_TIMEOUT, sink.send(goodbye)).await;
+    let _ = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Close(Some(close)))).await;
+}
+
+/// A close frame holds 123 bytes of reason (RFC 6455 §5.5).
+fn shorten(mut reason: String) -> String {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
 }

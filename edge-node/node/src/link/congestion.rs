@@ -45,8 +45,8 @@ impl Controller for QuinnController {
         self.0.lock().on_ack(now, sent, bytes, rtt.get());
     }
 
-    fn on_congestion_event(&mut self, now: Instant, _sent: Instant, _persistent: bool, lost_bytes: u64) {
-        self.0.lock().on_loss(now, lost_bytes);
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, _persistent: bool, lost_bytes: u64) {
+        self.0.lock().on_loss(now, sent, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, _new_mtu: u16) {}

@@ -17,7 +17,9 @@ use super::congestion::SharedController;
 use super::control_stream;
 use super::endpoint::{Shared, close};
 use super::session::{self, Channel};
-use super::settings::{self, HELLO_WAIT, IDLE_TIMEOUT, MtuProfile, PROFILE_WAIT, SMALL_PATH_MEMORY};
+use super::settings::{
+    self, CONTROL_CEILING_BPS, HELLO_WAIT, IDLE_TIMEOUT, MtuProfile, PROFILE_WAIT, SMALL_PATH_MEMORY,
+};
 use super::types::{LinkError, LinkEvent};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -199,6 +201,9 @@ impl Dial<'_> {
     /// Connects, says hello and waits for the answer.
     async fn channel(&self, purpose: Purpose, profile: MtuProfile) -> Result<Channel, LinkError> {
         let controller = SharedController::new(self.shared.config.ceiling_bps);
+        if purpose == Purpose::Control {
+            controller.lock().set_ceiling(CONTROL_CEILING_BPS);
+        }
         let mut config = ClientConfig::new(self.shared.client_tls.clone());
         config.initial_dst_cid_provider(Arc::new(move || profile.first_id()));
         config.transport_config(settings::transport(

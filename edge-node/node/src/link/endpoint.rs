@@ -205,6 +205,15 @@ impl LinkEndpoint {
     pub async fn shutdown(&self) {
         self.shared.stopping.send_replace(true);
         lock(&self.shared.diallers).clear();
+        for link in self
+            .shared
+            .links
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
+            link.close(close::SHUTDOWN, "shutting down");
+        }
         self.shared
             .endpoint
             .close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");

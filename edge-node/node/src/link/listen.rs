@@ -18,7 +18,7 @@ use super::control_stream;
 use super::dial::{Established, connection_error};
 use super::endpoint::{Shared, close, lock};
 use super::session::{self, Channel};
-use super::settings::{self, HELLO_WAIT, MtuProfile};
+use super::settings::{self, CONTROL_CEILING_BPS, HELLO_WAIT, MtuProfile};
 use super::types::{LinkError, LinkEvent};
 
 /// Handshakes at a time. A mesh of a few hundred edges reconnecting at once passes through in seconds.
@@ -64,6 +64,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = shared.endpoint.accept().await {
         let from = incoming.remote_address();
+        if handshakes.available_permits() < HANDSHAKES_MAX / 2 && incoming.may_retry() {
+            // Under pressure only addresses that answer get a handshake: invented ones cannot take the places.
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             incoming.refuse();
             shared.mention(LinkEvent::Refused {
@@ -111,6 +116,9 @@ async fn accept(shared: &Shared, incoming: Incoming) -> Result<Option<(NodeId, E
     let (node, hello, purpose, send, receive) = greeted.inspect_err(|error| {
         connection.close(VarInt::from_u32(close::REFUSED), error.to_string().as_bytes());
     })?;
+    if purpose == Purpose::Control {
+        controller.lock().set_ceiling(CONTROL_CEILING_BPS);
+    }
     let channel = Channel {
         connection,
         send,

@@ -15,6 +15,8 @@ pub(super) const PROFILE_WAIT: Duration = Duration::from_millis(1500);
 /// How long a peer's path is remembered as small.
 pub(super) const SMALL_PATH_MEMORY: Duration = Duration::from_secs(600);
 pub(super) const HELLO_WAIT: Duration = Duration::from_secs(4);
+/// What a control connection may take, in bit/s: room state never needs more, and media shares the path.
+pub(super) const CONTROL_CEILING_BPS: u64 = 20_000_000;
 const MTU_UPPER_BOUND: u16 = 1452;
 const DATAGRAM_RECEIVE_BUFFER: usize = 4 << 20;
 const CONTROL_KEEP_ALIVE: Duration = Duration::from_millis(750);

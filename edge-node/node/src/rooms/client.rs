@@ -3,15 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use meridian_room::ids::{Identity, ParticipantSid};
+use meridian_room::{Identity, ParticipantSid, TrackSid};
 use meridian_sfu::TrackId;
-use meridian_shard::{PeerId, PeerStats};
-use meridian_signalling::{Frame, Session};
+use meridian_shard::{Demand, PeerId, PeerStats};
+use meridian_signalling::Session;
 use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Negotiation, SubscriptionMedia};
 use tokio::sync::mpsc;
 
-use super::SessionKey;
+use super::{Outgoing, SessionKey};
 
 /// How long a client without a socket is waited for while its media still flows.
 pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
@@ -39,8 +39,12 @@ pub(super) struct Client {
     pub(super) subscriptions: HashMap<TrackId, SubscriptionMedia>,
     /// Tracks asked for; some still wait for a media section.
     pub(super) wanted: HashSet<TrackId>,
-    /// The outgoing queue of the client's socket; `None` between sockets.
-    frames: Option<mpsc::Sender<Frame>>,
+    /// What the client said about tracks it receives or will receive.
+    pub(super) demands: HashMap<TrackSid, Demand>,
+    /// The client's socket now; `None` between sockets.
+    pub(super) socket: Option<SessionKey>,
+    /// Its outgoing queue.
+    frames: Option<mpsc::Sender<Outgoing>>,
     joined_at: Instant,
     detached_at: Option<Instant>,
     /// Something changed that only a new offer of the client can carry.
@@ -59,7 +63,7 @@ impl Client {
         identity: Identity,
         sid: ParticipantSid,
         signalling: Session,
-        frames: mpsc::Sender<Frame>,
+        frames: mpsc::Sender<Outgoing>,
         now: Instant,
     ) -> Client {
         Client {
@@ -71,6 +75,8 @@ impl Client {
             transport: None,
             subscriptions: HashMap::new(),
             wanted: HashSet::new(),
+            demands: HashMap::new(),
+            socket: Some(key),
             frames: Some(frames),
             joined_at: now,
             detached_at: None,
@@ -88,6 +94,27 @@ impl Client {
         self.transport.as_ref().is_some_and(|transport| transport.connected)
     }
 
+    pub(super) fn connected(&mut self) {
+        if let Some(transport) = &mut self.transport {
+            transport.connected = true;
+        }
+    }
+
+    /// What the client said of a track before it got it, or everything.
+    pub(super) fn first_demand(&self, track: &TrackSid) -> Demand {
+        self.demands.get(track).copied().unwrap_or_default()
+    }
+
+    /// Writes what is left to say and closes the socket, with the reason where there is one.
+    pub(super) fn close(&mut self, reason: &str) {
+        let _ = self.flush(Instant::now());
+        if let Some(frames) = self.frames.take()
+            && !reason.is_empty()
+        {
+            let _ = frames.try_send(Outgoing::Close(reason.to_owned()));
+        }
+    }
+
     pub(super) fn is_attached(&self) -> bool {
         self.frames.is_some()
     }
@@ -95,21 +122,31 @@ impl Client {
     /// The socket is gone; the client may come back and resume.
     pub(super) fn detach(&mut self, now: Instant) {
         self.frames = None;
+        self.socket = None;
         self.detached_at = Some(now);
         // Whatever was asked of the old socket may never have been read.
         self.offer_asked_at = None;
     }
 
-    pub(super) fn attach(&mut self, frames: mpsc::Sender<Frame>) {
+    pub(super) fn attach(&mut self, socket: SessionKey, frames: mpsc::Sender<Outgoing>) {
+        self.socket = Some(socket);
         self.frames = Some(frames);
         self.detached_at = None;
     }
 
     /// Hands what the session has to say to the socket.
     pub(super) fn flush(&mut self, now: Instant) -> Result<(), TooSlow> {
+        if self.signalling.is_overflowed() && self.frames.is_some() {
+            self.detach(now);
+            return Err(TooSlow);
+        }
+        // Between sockets the session keeps what it has to say: a resume tells it anew.
+        if self.frames.is_none() {
+            return Ok(());
+        }
         while let Some(frame) = self.signalling.poll_frame() {
             let Some(frames) = &self.frames else { continue };
-            match frames.try_send(frame) {
+            match frames.try_send(Outgoing::Frame(frame)) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => self.detach(now),
                 Err(mpsc::error::TrySendError::Full(_)) => {

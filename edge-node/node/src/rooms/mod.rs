@@ -4,19 +4,19 @@
 //! room that misbehaves stops at its own door. A task ends when nobody is left on this edge; the next join starts another.
 
 mod client;
-mod demand;
 mod negotiate;
 mod relay;
+mod subscribe;
 mod task;
 mod tracks;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use meridian_api::token::Claims;
-use meridian_room::ids::{NodeId, RoomName, RoomSid, TrackSid};
+use meridian_room::{NodeId, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Layer, LayerSet};
 use meridian_signalling::{ConnectRequest, Frame};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -37,7 +37,14 @@ pub(crate) struct Connect {
     pub(crate) request: ConnectRequest,
     pub(crate) claims: Claims,
     /// Where the room puts what the client's socket shall send.
-    pub(crate) frames: mpsc::Sender<Frame>,
+    pub(crate) frames: mpsc::Sender<Outgoing>,
+}
+
+/// What a room gives a client's socket to write.
+pub(crate) enum Outgoing {
+    Frame(Frame),
+    /// Close with this reason: the client broke the protocol or is gone for good.
+    Close(String),
 }
 
 pub(crate) enum ToRoom {
@@ -67,12 +74,16 @@ pub(crate) enum FromMesh {
     Delta { from: NodeId, delta: meridian_room::RoomDelta },
     /// `from` tells what it has; the answer is what it lacks.
     Digest { from: NodeId, digest: meridian_room::RoomDigest },
+    /// Our digest, to these edges.
+    DigestWanted { to: Vec<NodeId> },
     NodeSilent(NodeId),
     NodeHeard(NodeId),
     /// The layers of one of our tracks that somebody beyond the link to any other edge wants now.
     Wanted { track: TrackSid, layers: LayerSet },
     Keyframe { track: TrackSid, layer: Layer },
-    Data { from: NodeId, data: MeshData },
+    /// A track that this edge passes on from one edge to another, whether or not anybody here wants it.
+    PassThrough { track: TrackSid },
+    Data(MeshData),
 }
 
 /// A client's data packet on its way between edges: stamped with its sender, opaque otherwise.
@@ -80,12 +91,16 @@ pub(crate) enum FromMesh {
 pub(crate) struct MeshData {
     pub(crate) packet: Bytes,
     pub(crate) reliable: bool,
-    /// Identities it is for; empty = everybody.
-    pub(crate) destinations: Vec<String>,
+    /// Identities it is for; `None` = everybody.
+    pub(crate) destinations: Option<Vec<String>>,
 }
 
 #[derive(Clone)]
-pub(crate) struct RoomHandle(mpsc::Sender<ToRoom>);
+pub(crate) struct RoomHandle {
+    queue: mpsc::Sender<ToRoom>,
+    /// Clients on this edge.
+    people: Arc<AtomicU32>,
+}
 
 /// The room's task has ended.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +109,16 @@ pub(crate) struct RoomEnded;
 
 impl RoomHandle {
     pub(crate) async fn send(&self, message: ToRoom) -> Result<(), RoomEnded> {
-        self.0.send(message).await.map_err(|_| RoomEnded)
+        self.queue.send(message).await.map_err(|_| RoomEnded)
+    }
+
+    /// For callers that must not wait: `false` if the room is behind or ended.
+    pub(crate) fn try_send(&self, message: ToRoom) -> bool {
+        self.queue.try_send(message).is_ok()
+    }
+
+    fn set_people(&self, people: usize) {
+        self.people.store(u32::try_from(people).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 
@@ -109,19 +133,16 @@ pub(crate) enum ConnectError {
 pub(crate) struct Rooms {
     live: Mutex<HashMap<RoomName, RoomHandle>>,
     next_session: AtomicU64,
+    ended: tokio::sync::Notify,
 }
 
 impl Rooms {
     pub(crate) fn new() -> Rooms {
-        Rooms { live: Mutex::new(HashMap::new()), next_session: AtomicU64::new(1) }
+        Rooms { live: Mutex::new(HashMap::new()), next_session: AtomicU64::new(1), ended: tokio::sync::Notify::new() }
     }
 
     pub(crate) fn next_session(&self) -> SessionKey {
         SessionKey(self.next_session.fetch_add(1, Ordering::Relaxed))
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.lock().len()
     }
 
     pub(crate) fn get(&self, name: &RoomName) -> Option<RoomHandle> {
@@ -141,12 +162,14 @@ impl Rooms {
         edge: &Arc<EdgeState>,
         connect: Connect,
     ) -> Result<(SessionKey, RoomHandle), ConnectError> {
-        let name = RoomName::new(connect.claims.video.room.clone());
+        let room = connect.claims.video.as_ref().map(|grants| grants.room.clone()).unwrap_or_default();
+        let name = RoomName::new(room);
         let mut connect = connect;
         loop {
-            let room = self.get_or_start(edge, &name)?;
+            let home = connect.claims.meridian.as_ref().and_then(|meridian| meridian.home_region.clone());
+            let room = self.get_or_start(edge, &name, home)?;
             let (joined, answer) = oneshot::channel();
-            match room.0.send(ToRoom::Connect { connect, joined }).await {
+            match room.queue.send(ToRoom::Connect { connect, joined }).await {
                 Ok(()) => match answer.await {
                     Ok(Ok(session)) => return Ok((session, room)),
                     // The task was about to end: start another.
@@ -159,26 +182,48 @@ impl Rooms {
         }
     }
 
-    fn get_or_start(&self, edge: &Arc<EdgeState>, name: &RoomName) -> Result<RoomHandle, ConnectError> {
+    fn get_or_start(
+        &self,
+        edge: &Arc<EdgeState>,
+        name: &RoomName,
+        home_region: Option<String>,
+    ) -> Result<RoomHandle, ConnectError> {
         let mut live = self.lock();
-        if let Some(room) = live.get(name).filter(|room| !room.0.is_closed()) {
+        if let Some(room) = live.get(name).filter(|room| !room.queue.is_closed()) {
             return Ok(room.clone());
         }
         if live.len() >= ROOMS_MAX {
             return Err(ConnectError::TooManyRooms);
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let room = RoomHandle(sender);
+        let room = RoomHandle { queue: sender, people: Arc::default() };
         live.insert(name.clone(), room.clone());
-        tokio::spawn(task::run(edge.clone(), name.clone(), room.clone(), receiver));
+        tokio::spawn(task::run(edge.clone(), name.clone(), room.clone(), receiver, home_region));
         Ok(room)
     }
 
     /// Called by a room's task when it ends, after it closed its queue.
     fn retire(&self, name: &RoomName) {
         let mut live = self.lock();
-        if live.get(name).is_some_and(|room| room.0.is_closed()) {
+        if live.get(name).is_some_and(|room| room.queue.is_closed()) {
             live.remove(name);
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Every room and how many of its people are on this edge.
+    pub(crate) fn people(&self) -> Vec<(RoomName, u32)> {
+        self.lock().iter().map(|(name, room)| (name.clone(), room.people.load(Ordering::Relaxed))).collect()
+    }
+
+    /// Waits until no room is left.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            ended.await;
         }
     }
 

@@ -3,18 +3,27 @@
 
 use std::collections::HashMap;
 
-use meridian_room::NodeId;
-use meridian_room::ids::TrackSid;
+use meridian_room::{Epoch, NodeId, TrackSid};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::Demand;
+use meridian_transport::sdp::Publication;
 
 use super::SessionKey;
 
 pub(super) enum Origin {
-    /// Published by a client of this edge. `unannounced` holds the facts until media flows.
-    Local { session: SessionKey, mid: String, unannounced: Option<Box<meridian_room::Track>> },
+    /// Published by a client of this edge.
+    Local {
+        session: SessionKey,
+        mid: String,
+        /// The client's own name of it, in SDP.
+        cid: String,
+        /// As the shard was last told; `None` when its transport was replaced.
+        publication: Option<Publication>,
+        /// The facts, until media flows.
+        unannounced: Option<Box<meridian_room::Track>>,
+    },
     /// Published on another edge and fetched over the mesh while somebody here wants it.
-    Remote { node: NodeId },
+    Remote { node: NodeId, epoch: Epoch },
 }
 
 pub(super) struct CarriedTrack {
@@ -98,6 +107,14 @@ impl Tracks {
         self.by_sid.values_mut()
     }
 
+    /// The track this client sends on that media section.
+    pub(super) fn published_on(&self, session: SessionKey, mid: &str) -> Option<TrackSid> {
+        let found = self.iter().find(|track| {
+            matches!(&track.origin, Origin::Local { session: s, mid: m, .. } if *s == session && m == mid)
+        });
+        found.map(|track| track.sid.clone())
+    }
+
     /// Tracks this client publishes.
     pub(super) fn published_by(&self, session: SessionKey) -> Vec<TrackSid> {
         let of_session = |track: &&CarriedTrack| matches!(track.origin, Origin::Local { session: s, .. } if s == session);
@@ -127,7 +144,7 @@ mod tests {
             kind: MediaKind::Video,
             codecs: vec![Codec::Vp8],
             layers,
-            origin: Origin::Remote { node: NodeId::new("sin-1") },
+            origin: Origin::Remote { node: NodeId::new("sin-1"), epoch: Epoch(1) },
             demands: demands.iter().map(demand).collect(),
             wanted_by_mesh: LayerSet::EMPTY,
             told: None,

@@ -1,11 +1,26 @@
-//! SRTP and SRTCP of our own (RFC 3711, RFC 7714).
+//! SRTP and SRTCP of our own (RFC 3711, RFC 7714): one in-place AEAD call per packet, no allocation.
+//!
+//! `keys` splits and derives keys, `cipher` holds the two transforms, `sender` and `receiver` the two halves, `replay`
+//! the window both use. RTP semantics stop at the header's length, SSRC and sequence number.
+
+mod cipher;
+mod keys;
+mod receiver;
+mod replay;
+mod sender;
+#[cfg(test)]
+mod vectors;
+
+pub use keys::MasterKeys;
+pub use receiver::{MAX_RECEIVE_SSRCS, SrtpReceiver, UnprotectError};
+pub use sender::{MAX_SEND_SSRCS, ProtectError, SrtpSender, SrtpStream};
 
 /// Protection profile negotiated by DTLS-SRTP (RFC 5764 §4.1.2, RFC 7714 §14.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SrtpProfile {
     AeadAes128Gcm,
     AeadAes256Gcm,
-    /// Only for clients that offer no AEAD profile: three times the CPU.
+    /// Only for clients that offer no AEAD profile: it costs several times the CPU.
     AesCm128HmacSha1_80,
 }
 
@@ -13,56 +28,46 @@ impl SrtpProfile {
     pub fn is_aead(self) -> bool {
         self != SrtpProfile::AesCm128HmacSha1_80
     }
-}
 
-/// Why a packet was not protected. Except for `BufferTooSmall` it must not be sent in any form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProtectError {
-    #[error("this (SSRC, index) was already encrypted, or is too old to know")]
-    ReusedIndex,
-    #[error("another stream of this sender has the SSRC, or the stream belongs to another sender")]
-    ForeignStream,
-    #[error("no room for the authentication tag")]
-    BufferTooSmall,
-    #[error("not an RTP or RTCP packet of at least a header")]
-    Malformed,
-    #[error("the key's packet limit is reached (2^48 RTP, 2^31 RTCP)")]
-    KeyExhausted,
-    #[error("the cipher refused")]
-    Cipher,
-}
+    /// Master key length, bytes.
+    pub fn key_len(self) -> usize {
+        match self {
+            SrtpProfile::AeadAes256Gcm => 32,
+            SrtpProfile::AeadAes128Gcm | SrtpProfile::AesCm128HmacSha1_80 => 16,
+        }
+    }
 
-/// One outgoing SSRC: its rollover counter and which indices were used. Hot, owned by the subscription.
-pub struct SrtpStream {}
+    /// Master salt length, bytes.
+    pub fn salt_len(self) -> usize {
+        if self.is_aead() { 12 } else { 14 }
+    }
 
-impl SrtpStream {
-    pub fn new(_ssrc: u32) -> SrtpStream {
-        SrtpStream {}
+    /// Bytes an authentication tag adds to a packet.
+    pub fn tag_len(self) -> usize {
+        if self.is_aead() { 16 } else { 10 }
     }
 }
 
-/// Sending half of a peer's SRTP: keys and the SRTCP index.
-pub struct SrtpSender {}
+/// Fixed RTP header, bytes (RFC 3550 §5.1).
+const RTP_HEADER_LEN: usize = 12;
+/// RTCP header and sender SSRC: what SRTCP leaves clear, bytes.
+const RTCP_HEADER_LEN: usize = 8;
 
-impl SrtpSender {
-    /// Bytes that `protect_rtp` adds after the packet.
-    pub fn tag_len(&self) -> usize {
-        16
+/// Length of the RTP header with CSRCs and extension, or `None` if it is no RTP packet or does not fit.
+fn rtp_header_len(packet: &[u8]) -> Option<usize> {
+    let first = *packet.first()?;
+    if first >> 6 != 2 {
+        return None;
     }
+    let mut len = RTP_HEADER_LEN + 4 * usize::from(first & 0x0f);
+    if first & 0x10 != 0 {
+        let extension = packet.get(len..len + 4)?;
+        len += 4 + 4 * usize::from(u16::from_be_bytes([extension[2], extension[3]]));
+    }
+    (len <= packet.len()).then_some(len)
+}
 
-    /// Protects in place: `buf[..len]` is header and payload, at least `tag_len()` bytes follow. Returns the new length.
-    pub fn protect_rtp(
-        &mut self,
-        _stream: &mut SrtpStream,
-        _buf: &mut [u8],
-        _header_len: usize,
-        _len: usize,
-    ) -> Result<usize, ProtectError> {
-        Err(ProtectError::Cipher)
-    }
-
-    /// Protects a compound RTCP packet in place, growing it.
-    pub fn protect_rtcp(&mut self, _buf: &mut Vec<u8>) -> Result<(), ProtectError> {
-        Err(ProtectError::Cipher)
-    }
+/// The 32-bit number at `offset`; the caller has checked the length.
+fn be32(packet: &[u8], offset: usize) -> u32 {
+    u32::from_be_bytes([packet[offset], packet[offset + 1], packet[offset + 2], packet[offset + 3]])
 }

@@ -69,7 +69,7 @@ impl Path {
     fn send(&mut self) {
         self.sent += 1;
         if self.loss_every > 0 && self.sent.is_multiple_of(self.loss_every) {
-            self.controller.on_loss(self.now, PACKET);
+            self.controller.on_loss(self.now, self.now, PACKET);
             return;
         }
         self.free = self.free.max(self.now) + Duration::from_secs_f64(PACKET as f64 * 8.0 / self.rate_bps);
@@ -154,4 +154,28 @@ fn our_own_stall_is_not_a_queue() {
     path.now += 300 * MS;
     path.run(Duration::from_secs(1), 10e6);
     assert_eq!(path.controller.target_bps(), 50_000_000);
+}
+
+#[test]
+fn what_an_outage_lost_does_not_lower_the_rate() {
+    let mut path = Path::new(100e6, 45 * MS, 50_000_000);
+    path.run(Duration::from_secs(2), 20e6);
+    path.loss_every = 1;
+    let began = path.now;
+    for _ in 0..400 {
+        path.now += MS;
+        path.sent += 2;
+    }
+    path.loss_every = 0;
+    path.send();
+    let resumed = path.acks.back().expect("on its way").0;
+    path.controller.on_ack(resumed, path.now, PACKET, 90 * MS);
+    for packet in 0..800u32 {
+        path.controller.on_loss(resumed, began + MS * (packet / 2), PACKET);
+    }
+    assert_eq!(path.controller.target_bps(), 50_000_000);
+    for _ in 0..100 {
+        path.controller.on_loss(resumed + 100 * MS, resumed + 5 * MS, PACKET);
+    }
+    assert!(path.controller.target_bps() < 50_000_000, "loss after it counts again");
 }

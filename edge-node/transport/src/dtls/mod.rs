@@ -1,22 +1,38 @@
-//! DTLS identity and, behind the `Dtls` trait, the handshake.
+//! DTLS: the process's identity, fingerprints, and behind the `Dtls` trait the handshake. What is done with the keys and
+//! the data is the session's business.
+
+mod engine;
+mod guard;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
+pub(crate) use engine::{DimplDtls, Dtls, DtlsEvent};
+
 /// The certificate this process shows to every client, and its key. One per process: its fingerprint goes into every
 /// SDP answer.
-#[allow(dead_code)] // the handshake that reads it follows
 pub struct DtlsIdentity {
-    pub(crate) certificate_der: Vec<u8>,
-    pub(crate) private_key_der: Vec<u8>,
+    certificate_der: Vec<u8>,
+    private_key_der: Vec<u8>,
     fingerprint: Fingerprint,
+    config: Arc<dimpl::Config>,
+}
+
+/// No certificate or no cipher suite: the process cannot speak DTLS at all.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("generating the DTLS certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    #[error("configuring DTLS: {0}")]
+    Config(#[from] dimpl::Error),
 }
 
 impl DtlsIdentity {
     /// A fresh self-signed ECDSA P-256 certificate.
-    pub fn generate() -> Result<DtlsIdentity, rcgen::Error> {
+    pub fn generate() -> Result<DtlsIdentity, IdentityError> {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new())?;
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -24,7 +40,8 @@ impl DtlsIdentity {
         let certificate = params.self_signed(&key)?;
         let certificate_der = certificate.der().to_vec();
         let fingerprint = Fingerprint::of(&certificate_der);
-        Ok(DtlsIdentity { certificate_der, private_key_der: key.serialize_der(), fingerprint })
+        let config = Arc::new(engine::config()?);
+        Ok(DtlsIdentity { certificate_der, private_key_der: key.serialize_der(), fingerprint, config })
     }
 
     /// SHA-256 of the certificate, for the SDP.

@@ -1,4 +1,9 @@
-//! Data channels.
+//! Data channels: their names and limits. `association` drives the library, `guard` decides what may reach it.
+
+mod association;
+mod guard;
+
+pub(crate) use association::{DataChannels, DataEvent};
 
 /// Largest message a channel carries, bytes. LiveKit clients fragment above 15,000 themselves.
 pub const MAX_MESSAGE_LEN: usize = 64_000;

@@ -1,0 +1,5 @@
+//! HTTP: what browsers and scripts talk to.
+
+mod network;
+
+pub use network::Network;
