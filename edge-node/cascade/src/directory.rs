@@ -24,8 +24,6 @@ pub const TTL: Duration = Duration::from_secs(35);
 const ASK_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How long any other edge waits for the first home before it fixes an incarnation itself.
 const STAND_IN_PATIENCE: Duration = Duration::from_millis(2_000);
-/// How often homes repeat to each other what they know of a room.
-const SYNC: Duration = Duration::from_secs(25);
 /// Rooms one edge is home to.
 const RECORDS_MAX: usize = 200_000;
 
@@ -49,10 +47,15 @@ impl Life {
     /// but which of two rooms keeps its sid when they turn out to be one.
     const EPOCH_END_MS: u64 = 1 << 44;
 
-    fn fix(proposal: &Proposal, rng: &mut impl Rng) -> Life {
-        let created = u64::try_from(proposal.created_at_ms).unwrap_or(0).clamp(1, Self::EPOCH_END_MS - 1);
+    pub(crate) fn fix(proposal: &Proposal, rng: &mut impl Rng) -> Life {
+        let created = u64::try_from(proposal.created_at_ms)
+            .unwrap_or(0)
+            .clamp(1, Self::EPOCH_END_MS - 1);
         let incarnation = (Self::EPOCH_END_MS - created) << 16 | u64::from(rng.random::<u16>());
-        Life { incarnation, sid: proposal.sid.clone() }
+        Life {
+            incarnation,
+            sid: proposal.sid.clone(),
+        }
     }
 
     /// When the room was opened, in milliseconds since 1970: the same on every edge.
@@ -101,8 +104,6 @@ struct Record {
     life: Option<Life>,
     edges: BTreeMap<NodeId, Announced>,
     fixing: Option<Fixing>,
-    /// When the other home is told again of the edges that announced themselves here: they may not reach it.
-    next_sync: Instant,
 }
 
 struct Announced {
@@ -133,7 +134,10 @@ impl Directory {
         }
         let mut best = best.into_iter().map(|(_, node)| node.clone());
         let alone = || self.viewed_at.map(|_| own.clone());
-        Homes { first: best.next().or_else(alone), second: best.next() }
+        Homes {
+            first: best.next().or_else(alone),
+            second: best.next(),
+        }
     }
 
     /// A new view of the live edges: rooms whose homes moved are handed over to the new ones.
@@ -146,8 +150,12 @@ impl Directory {
         }
         self.view = edges;
         self.viewed_at = Some(now);
-        let unfixed: Vec<RoomName> =
-            self.records.iter().filter(|(_, record)| record.fixing.is_some()).map(|(room, _)| room.clone()).collect();
+        let unfixed: Vec<RoomName> = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.fixing.is_some())
+            .map(|(room, _)| room.clone())
+            .collect();
         for room in unfixed {
             self.pursue(ctx, now, &room);
         }
@@ -171,17 +179,28 @@ impl Directory {
 
     pub(crate) fn announced(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, said: &AnnouncedRoom, ttl: u32) {
         let room = RoomName::from(said.room.as_str());
-        let Some(record) = self.record(now, &room, &said.home_region) else { return };
+        let Some(record) = self.record(&room, &said.home_region) else {
+            return;
+        };
         if record.edges.len() >= EDGES_MAX && !record.edges.contains_key(from) {
             return;
         }
         let ttl = Duration::from_millis(u64::from(ttl.min(TTL_MS_MAX)));
-        let held = record.edges.insert(from.clone(), Announced { until: now + ttl, via: None });
+        let held = record.edges.insert(
+            from.clone(),
+            Announced {
+                until: now + ttl,
+                via: None,
+            },
+        );
         let is_new = held.is_none_or(|held| held.via.is_some());
         let adopted = record.adopt(life(said.incarnation, &said.sid));
         if record.life.is_none() {
             if record.fixing.is_none() {
-                let proposal = Proposal { sid: RoomSid::new(&*said.sid), created_at_ms: said.created_at_ms };
+                let proposal = Proposal {
+                    sid: RoomSid::new(&*said.sid),
+                    created_at_ms: said.created_at_ms,
+                };
                 self.start_fixing(ctx, now, &room, proposal, None);
             }
             if let Some(record) = self.records.get(&room).filter(|record| record.life.is_none()) {
@@ -198,7 +217,9 @@ impl Directory {
     }
 
     pub(crate) fn left(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, room: &RoomName) {
-        let Some(record) = self.records.get_mut(room) else { return };
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
         if record.edges.remove(from).is_some() {
             self.tell_homes(ctx, now, room);
             if self.records.get(room).is_some_and(|record| record.edges.is_empty()) {
@@ -215,10 +236,16 @@ impl Directory {
             return ctx.send(from, Body::Peers(record.first_hand(now, &room)));
         }
         if !homes.is_first(&ctx.node) {
-            let nothing = RoomPeers { room: query.room.clone(), to_home: true, ..RoomPeers::default() };
+            let nothing = RoomPeers {
+                room: query.room.clone(),
+                to_home: true,
+                ..RoomPeers::default()
+            };
             return ctx.send(from, Body::Peers(nothing));
         }
-        let Some(record) = self.record(now, &room, &query.home_region) else { return };
+        let Some(record) = self.record(&room, &query.home_region) else {
+            return;
+        };
         match &mut record.fixing {
             Some(fixing) => {
                 fixing.askers.insert(from.clone());
@@ -228,7 +255,10 @@ impl Directory {
                 }
             }
             None => {
-                let proposal = Proposal { sid: RoomSid::new(&*query.sid), created_at_ms: query.created_at_ms };
+                let proposal = Proposal {
+                    sid: RoomSid::new(&*query.sid),
+                    created_at_ms: query.created_at_ms,
+                };
                 self.start_fixing(ctx, now, &room, proposal, Some(from));
             }
         }
@@ -243,7 +273,9 @@ impl Directory {
         if !self.records.contains_key(&room) && !worth_a_record {
             return;
         }
-        let Some(record) = self.record(now, &room, &peers.home_region) else { return };
+        let Some(record) = self.record(&room, &peers.home_region) else {
+            return;
+        };
         let adopted = record.adopt(life(peers.incarnation, &peers.sid));
         let news = peers.to_home && record.merge(now, from, peers);
         let asked_in_vain = peers.to_home && homes.is_second(from) && homes.is_first(&ctx.node);
@@ -265,27 +297,20 @@ impl Directory {
     }
 
     pub(crate) fn tick(&mut self, ctx: &mut Context, now: Instant) {
-        let (mut due, mut stale) = (Vec::new(), Vec::new());
+        let mut due = Vec::new();
         self.records.retain(|room, record| {
             record.edges.retain(|_, announced| announced.until > now);
             if record.fixing.as_ref().is_some_and(|fixing| fixing.until <= now) {
                 due.push(room.clone());
             }
-            if record.next_sync <= now {
-                record.next_sync = now + SYNC;
-                stale.push(room.clone());
-            }
             !record.edges.is_empty() || record.fixing.is_some()
         });
-        for room in stale {
-            self.tell_homes(ctx, now, &room);
-        }
         for room in due {
             self.fix(ctx, now, &room);
         }
     }
 
-    fn record(&mut self, now: Instant, room: &RoomName, region: &str) -> Option<&mut Record> {
+    fn record(&mut self, room: &RoomName, region: &str) -> Option<&mut Record> {
         if self.records.len() >= RECORDS_MAX && !self.records.contains_key(room) {
             return None;
         }
@@ -294,7 +319,6 @@ impl Directory {
             life: None,
             edges: BTreeMap::new(),
             fixing: None,
-            next_sync: now + SYNC,
         }))
     }
 
@@ -307,14 +331,27 @@ impl Directory {
         proposal: Proposal,
         asker: Option<&NodeId>,
     ) {
-        let Some(record) = self.records.get_mut(room) else { return };
-        record.fixing = Some(Fixing { proposal, until: now, askers: asker.into_iter().cloned().collect() });
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
+        record.fixing = Some(Fixing {
+            proposal,
+            until: now,
+            askers: asker.into_iter().cloned().collect(),
+        });
         self.pursue(ctx, now, room);
     }
 
     /// Fixes at once, or asks the other home and gives it time.
     fn pursue(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
-        let Some(Record { region, fixing: Some(fixing), .. }) = self.records.get_mut(room) else { return };
+        let Some(Record {
+            region,
+            fixing: Some(fixing),
+            ..
+        }) = self.records.get_mut(room)
+        else {
+            return;
+        };
         let (region, askers) = (region.clone(), fixing.askers.clone());
         let homes = self.homes(&ctx.node, room, &region);
         let is_first = homes.is_first(&ctx.node);
@@ -324,7 +361,10 @@ impl Directory {
         if is_first && (settled || knows_nothing) {
             return self.fix(ctx, now, room);
         }
-        if let Some(Record { fixing: Some(fixing), .. }) = self.records.get_mut(room) {
+        if let Some(Record {
+            fixing: Some(fixing), ..
+        }) = self.records.get_mut(room)
+        {
             fixing.until = now + if is_first { ASK_PATIENCE } else { STAND_IN_PATIENCE };
         }
         if let Some(other) = other {
@@ -334,7 +374,14 @@ impl Directory {
     }
 
     fn ask(&self, ctx: &mut Context, room: &RoomName, other: &NodeId) {
-        let Some(Record { region, fixing: Some(Fixing { proposal, .. }), .. }) = self.records.get(room) else { return };
+        let Some(Record {
+            region,
+            fixing: Some(Fixing { proposal, .. }),
+            ..
+        }) = self.records.get(room)
+        else {
+            return;
+        };
         let query = RoomQuery {
             room: room.as_str().to_owned(),
             home_region: region.clone(),
@@ -347,7 +394,11 @@ impl Directory {
     /// What could not be said while the link was down.
     pub(crate) fn link_up(&self, ctx: &mut Context, now: Instant, node: &NodeId) {
         for (room, record) in &self.records {
-            if self.homes(&ctx.node, room, &record.region).iter().any(|home| home == node) {
+            if self
+                .homes(&ctx.node, room, &record.region)
+                .iter()
+                .any(|home| home == node)
+            {
                 self.ask(ctx, room, node);
                 if record.life.is_some() {
                     ctx.send(node, Body::Peers(record.first_hand(now, room)));
@@ -357,7 +408,9 @@ impl Directory {
     }
 
     fn fix(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
-        let Some(record) = self.records.get_mut(room) else { return };
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
         let Some(fixing) = record.fixing.take() else { return };
         record.adopt(Some(Life::fix(&fixing.proposal, &mut ctx.rng)));
         for asker in &fixing.askers {
@@ -409,7 +462,8 @@ impl Record {
                 (NodeId::from(edge.node.as_str()), now + ttl)
             })
             .collect();
-        self.edges.retain(|node, held| held.via.as_ref() != Some(from) || said.contains_key(node));
+        self.edges
+            .retain(|node, held| held.via.as_ref() != Some(from) || said.contains_key(node));
         let mut news = false;
         for (node, until) in said {
             let full = self.edges.len() >= EDGES_MAX;
@@ -417,7 +471,13 @@ impl Record {
                 Some(held) if held.via.as_ref() == Some(from) => held.until = until,
                 Some(_) => {}
                 None if !full => {
-                    self.edges.insert(node, Announced { until, via: Some(from.clone()) });
+                    self.edges.insert(
+                        node,
+                        Announced {
+                            until,
+                            via: Some(from.clone()),
+                        },
+                    );
                     news = true;
                 }
                 None => {}
@@ -433,21 +493,31 @@ impl Record {
 
     /// For another home.
     fn first_hand(&self, now: Instant, room: &RoomName) -> RoomPeers {
-        RoomPeers { to_home: true, ..self.message(now, room, |announced| announced.via.is_none()) }
+        RoomPeers {
+            to_home: true,
+            ..self.message(now, room, |announced| announced.via.is_none())
+        }
     }
 
     fn message(&self, now: Instant, room: &RoomName, which: impl Fn(&Announced) -> bool) -> RoomPeers {
-        let ttl_ms = |until: Instant| u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(TTL_MS_MAX);
+        let ttl_ms =
+            |until: Instant| u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(TTL_MS_MAX);
         RoomPeers {
             room: room.as_str().to_owned(),
             home_region: self.region.clone(),
-            sid: self.life.as_ref().map_or(String::new(), |life| life.sid.as_str().to_owned()),
+            sid: self
+                .life
+                .as_ref()
+                .map_or(String::new(), |life| life.sid.as_str().to_owned()),
             incarnation: self.life.as_ref().map_or(0, |life| life.incarnation),
             edges: self
                 .edges
                 .iter()
                 .filter(|(_, announced)| which(announced))
-                .map(|(node, announced)| RoomEdge { node: node.as_str().to_owned(), ttl_ms: ttl_ms(announced.until) })
+                .map(|(node, announced)| RoomEdge {
+                    node: node.as_str().to_owned(),
+                    ttl_ms: ttl_ms(announced.until),
+                })
                 .collect(),
             to_home: false,
         }
@@ -471,5 +541,8 @@ pub(crate) fn edges_hash<'a>(edges: impl Iterator<Item = &'a NodeId>) -> u64 {
 }
 
 pub(crate) fn life(incarnation: u64, sid: &str) -> Option<Life> {
-    (incarnation != 0 && !sid.is_empty()).then(|| Life { incarnation, sid: RoomSid::new(sid) })
+    (incarnation != 0 && !sid.is_empty()).then(|| Life {
+        incarnation,
+        sid: RoomSid::new(sid),
+    })
 }

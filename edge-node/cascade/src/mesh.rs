@@ -32,15 +32,31 @@ const LINGER: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// One control message on the link to `to`.
-    Send { to: NodeId, message: Bytes },
+    Send {
+        to: NodeId,
+        message: Bytes,
+    },
     /// A link is needed until `Disconnect`: dial, or let it dial, again and again.
     ConnectTo(NodeId),
     Disconnect(NodeId),
-    Room { room: RoomName, input: RoomInput },
+    Room {
+        room: RoomName,
+        input: RoomInput,
+    },
     /// Media of this track comes from that edge under that number, from now on and until told otherwise; `None`: from nobody.
-    Receive { room: RoomName, track: TrackSid, source: Option<(NodeId, u32)> },
+    Receive {
+        room: RoomName,
+        track: TrackSid,
+        source: Option<(NodeId, u32)>,
+    },
     /// Send these layers of the track to that edge under that number. Replaces what was said before; no layers: stop.
-    Forward { room: RoomName, track: TrackSid, to: NodeId, number: u32, layers: LayerSet },
+    Forward {
+        room: RoomName,
+        track: TrackSid,
+        to: NodeId,
+        number: u32,
+        layers: LayerSet,
+    },
 }
 
 /// For a room with people on this edge.
@@ -49,21 +65,41 @@ pub enum RoomInput {
     /// The home edges fixed which life of the room this is (or, after a partition, that it is another): set it in `RoomInfo`.
     Life(Life),
     /// `Room::apply(now, &from, delta)`, then [`Mesh::relay_delta`] with its news.
-    Delta { from: NodeId, delta: RoomDelta },
+    Delta {
+        from: NodeId,
+        delta: RoomDelta,
+    },
     /// `Room::delta_since(&digest)`, each to [`Mesh::answer_digest`].
-    Digest { from: NodeId, digest: RoomDigest },
+    Digest {
+        from: NodeId,
+        digest: RoomDigest,
+    },
     /// `Room::digest()` to [`Mesh::send_digest`].
-    DigestWanted { to: Vec<NodeId> },
+    DigestWanted {
+        to: Vec<NodeId>,
+    },
     /// `Room::node_heard`
     NodeHeard(NodeId),
     /// `Room::node_silent`
     NodeSilent(NodeId),
     /// Layers of a track published here that other edges want, all together.
-    Wanted { track: TrackSid, layers: LayerSet },
+    Wanted {
+        track: TrackSid,
+        layers: LayerSet,
+    },
     /// Another edge needs a keyframe of a track published here.
-    Keyframe { track: TrackSid, layer: Layer },
-    Data { from: NodeId, data: Data },
-    Speakers { from: NodeId, levels: Vec<SpeakerLevel> },
+    Keyframe {
+        track: TrackSid,
+        layer: Layer,
+    },
+    Data {
+        from: NodeId,
+        data: Data,
+    },
+    Speakers {
+        from: NodeId,
+        levels: Vec<SpeakerLevel>,
+    },
 }
 
 /// What went wrong, for metrics.
@@ -113,7 +149,10 @@ impl Context {
         if *to == self.node {
             self.loopback.push_back(body);
         } else if self.links.contains(to) {
-            self.out.push_back(Output::Send { to: to.clone(), message: wire::encode(body) });
+            self.out.push_back(Output::Send {
+                to: to.clone(),
+                message: wire::encode(body),
+            });
         }
     }
 
@@ -147,7 +186,7 @@ impl Mesh {
     }
 
     /// The live edges, this one included. To be called once at the start, with an empty list if nobody is known: until then
-    /// no room gets its life. A lost lease only moves homes: it closes no link and drops no room.
+    /// a room waits 3 s for its life. A lost lease only moves homes: it closes no link and drops no room.
     pub fn view_changed(&mut self, now: Instant, edges: Vec<Edge>) {
         self.directory.set_view(&mut self.ctx, now, edges);
         self.rooms.announce(&mut self.ctx, &self.directory, now, true);
@@ -161,7 +200,10 @@ impl Mesh {
             self.link_down(now, &node);
         }
         self.ctx.links.insert(node.clone());
-        let hello = Hello { node: self.ctx.node.as_str().to_owned(), capabilities: Vec::new() };
+        let hello = Hello {
+            node: self.ctx.node.as_str().to_owned(),
+            capabilities: Vec::new(),
+        };
         self.ctx.send(&node, Body::Hello(hello));
         self.directory.link_up(&mut self.ctx, now, &node);
         let shared = self.rooms.link_up(&mut self.ctx, &self.directory, &node);
@@ -201,11 +243,12 @@ impl Mesh {
 
     /// This edge has people in `room`. `home_region` must be the same on all edges (from the token; empty = anywhere);
     /// `sid` and `created_at_ms` (since 1970) become the room's if it is new. Answered with [`RoomInput::Life`] once the homes
-    /// have spoken: within one round trip to the first, another between them if the view is younger than 35 s, about 2 s
-    /// if the first cannot be reached.
+    /// have spoken: within one round trip to the first, another between them if the view is younger than 35 s, after 3 s
+    /// at the latest if they cannot be reached.
     pub fn join_room(&mut self, now: Instant, room: RoomName, home_region: &str, sid: RoomSid, created_at_ms: i64) {
         let proposal = Proposal { sid, created_at_ms };
-        self.rooms.join(&mut self.ctx, &self.directory, now, &room, home_region, proposal);
+        self.rooms
+            .join(&mut self.ctx, &self.directory, now, &room, home_region, proposal);
         self.finish(now);
     }
 
@@ -247,7 +290,12 @@ impl Mesh {
         epoch: Epoch,
         layers: LayerSet,
     ) {
-        let demand = Demand { key: (room, track), origin, epoch: epoch.0, layers };
+        let demand = Demand {
+            key: (room, track),
+            origin,
+            epoch: epoch.0,
+            layers,
+        };
         self.subscriptions.want(&mut self.ctx, &self.rooms, demand);
         self.finish(now);
     }
@@ -263,7 +311,8 @@ impl Mesh {
     }
 
     pub fn send_speakers(&mut self, room: &RoomName, levels: Vec<SpeakerLevel>) {
-        self.rooms.cast(&mut self.ctx, room, None, Content::Speakers(wire::Speakers { levels }));
+        self.rooms
+            .cast(&mut self.ctx, room, None, Content::Speakers(wire::Speakers { levels }));
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -339,13 +388,25 @@ impl Mesh {
                 let Some(digest) = message.digest else { return };
                 let room = RoomName::from(digest.room.as_str());
                 if self.speaks_of(&room, from, Some(&message.hears)) {
-                    self.ctx.room(&room, RoomInput::Digest { from: from.clone(), digest });
+                    self.ctx.room(
+                        &room,
+                        RoomInput::Digest {
+                            from: from.clone(),
+                            digest,
+                        },
+                    );
                 }
             }
             Body::Delta(delta) => {
                 let room = RoomName::from(delta.room.as_str());
                 if self.speaks_of(&room, from, None) {
-                    self.ctx.room(&room, RoomInput::Delta { from: from.clone(), delta });
+                    self.ctx.room(
+                        &room,
+                        RoomInput::Delta {
+                            from: from.clone(),
+                            delta,
+                        },
+                    );
                 }
             }
             Body::Hears(hears) => {
@@ -378,7 +439,8 @@ impl Mesh {
             return false;
         }
         if hears.is_some_and(|hears| self.rooms.hears(room, from, hears)) {
-            self.subscriptions.settle_rooms(&mut self.ctx, &self.rooms, std::slice::from_ref(room));
+            self.subscriptions
+                .settle_rooms(&mut self.ctx, &self.rooms, std::slice::from_ref(room));
         }
         true
     }

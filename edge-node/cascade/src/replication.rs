@@ -24,12 +24,17 @@ const DIGEST_EVERY: Duration = Duration::from_secs(1);
 /// To how many of them: a difference between any two edges then lasts a few rounds, whatever the room's size.
 const DIGEST_FANOUT: usize = 3;
 
+/// How long an edge waits for the homes before it gives a room its life by itself. Should they fix another meanwhile, the
+/// elder will win.
+const HOMELESS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A room with people on this edge.
 pub(crate) struct RoomState {
     region: String,
     /// What this edge calls the room until its life is fixed.
     proposal: Proposal,
     life: Option<Life>,
+    joined: Instant,
     pub(crate) members: BTreeMap<NodeId, Member>,
     next_announce: Instant,
     next_digest: Instant,
@@ -75,6 +80,7 @@ impl Rooms {
             region: region.to_owned(),
             proposal,
             life: None,
+            joined: now,
             members: BTreeMap::new(),
             next_announce: now + REFRESH.mul_f64(ctx.rng.random_range(0.7..1.0)),
             next_digest: now + spread,
@@ -105,7 +111,10 @@ impl Rooms {
             }
             state.next_announce = now + REFRESH.mul_f64(ctx.rng.random_range(0.7..1.0));
             for home in directory.homes(&ctx.node, room, &state.region).iter() {
-                batches.entry(home.clone()).or_default().push(state.announcement(&ctx.node, room));
+                batches
+                    .entry(home.clone())
+                    .or_default()
+                    .push(state.announcement(&ctx.node, room));
             }
         }
         for (home, rooms) in batches {
@@ -121,7 +130,11 @@ impl Rooms {
         let mut said = Vec::new();
         let mut shared = Vec::new();
         for (room, state) in &mut self.joined {
-            if directory.homes(&ctx.node, room, &state.region).iter().any(|home| home == node) {
+            if directory
+                .homes(&ctx.node, room, &state.region)
+                .iter()
+                .any(|home| home == node)
+            {
                 said.push(state.announcement(&ctx.node, room));
             }
             if state.members.contains_key(node) {
@@ -154,7 +167,9 @@ impl Rooms {
     /// What a home edge says: the room's life and its edges. True if the members changed.
     pub(crate) fn peers(&mut self, ctx: &mut Context, now: Instant, peers: &RoomPeers) -> bool {
         let room = RoomName::from(peers.room.as_str());
-        let Some(state) = self.joined.get_mut(&room) else { return false };
+        let Some(state) = self.joined.get_mut(&room) else {
+            return false;
+        };
         let life = directory::life(peers.incarnation, &peers.sid);
         if life > state.life {
             state.life = life.clone();
@@ -172,7 +187,9 @@ impl Rooms {
 
     /// True if it was a member of the room.
     pub(crate) fn left(&mut self, ctx: &mut Context, room: &RoomName, node: &NodeId) -> bool {
-        let Some(state) = self.joined.get_mut(room) else { return false };
+        let Some(state) = self.joined.get_mut(room) else {
+            return false;
+        };
         let was = state.members.remove(node).is_some();
         if was {
             ctx.room(room, RoomInput::NodeSilent(node.clone()));
@@ -217,11 +234,24 @@ impl Rooms {
         let Some(state) = self.joined.get(room) else { return };
         let linked: Vec<NodeId> = state.linked(ctx).filter(|node| *node != from).cloned().collect();
         for node in linked {
-            let Some(member) = state.members.get(&node).filter(|member| !member.hears.is_empty()) else { continue };
+            let Some(member) = state.members.get(&node).filter(|member| !member.hears.is_empty()) else {
+                continue;
+            };
             let unheard = |writer: &str| writer != node.as_str() && !member.hears.contains(writer);
-            let writers: Vec<_> = news.writers.iter().filter(|writer| unheard(&writer.node)).cloned().collect();
+            let writers: Vec<_> = news
+                .writers
+                .iter()
+                .filter(|writer| unheard(&writer.node))
+                .cloned()
+                .collect();
             if !writers.is_empty() || (news.info.is_some() && !member.hears.contains(from)) {
-                ctx.send(&node, Body::Delta(RoomDelta { writers, ..news.clone() }));
+                ctx.send(
+                    &node,
+                    Body::Delta(RoomDelta {
+                        writers,
+                        ..news.clone()
+                    }),
+                );
             }
         }
     }
@@ -229,7 +259,13 @@ impl Rooms {
     pub(crate) fn send_digest(&self, ctx: &mut Context, room: &RoomName, to: &[NodeId], digest: RoomDigest) {
         let Some(state) = self.joined.get(room) else { return };
         let hears = state.linked(ctx).map(|node| node.as_str().to_owned()).collect();
-        ctx.send_many(to, Body::Digest(Digest { digest: Some(digest), hears }));
+        ctx.send_many(
+            to,
+            Body::Digest(Digest {
+                digest: Some(digest),
+                hears,
+            }),
+        );
     }
 
     /// To `targets`, or to every edge of the room. Those without a link get it through one that hears them; what
@@ -248,11 +284,26 @@ impl Rooms {
                 ctx.counters.unreachable += 1;
             }
         }
-        let plain: Vec<NodeId> = direct.iter().filter(|node| !relays.contains_key(*node)).cloned().collect();
-        let cast = RoomCast { room: room.as_str().to_owned(), content: Some(content), ..RoomCast::default() };
+        let plain: Vec<NodeId> = direct
+            .iter()
+            .filter(|node| !relays.contains_key(*node))
+            .cloned()
+            .collect();
+        let cast = RoomCast {
+            room: room.as_str().to_owned(),
+            content: Some(content),
+            ..RoomCast::default()
+        };
         for (relay, relay_to) in relays {
             let relay_only = !direct.contains(&relay);
-            ctx.send(&relay, Body::Cast(RoomCast { relay_to, relay_only, ..cast.clone() }));
+            ctx.send(
+                &relay,
+                Body::Cast(RoomCast {
+                    relay_to,
+                    relay_only,
+                    ..cast.clone()
+                }),
+            );
         }
         ctx.send_many(&plain, Body::Cast(cast));
     }
@@ -260,7 +311,11 @@ impl Rooms {
     pub(crate) fn handle_cast(&mut self, ctx: &mut Context, from: &NodeId, mut cast: RoomCast) {
         let room = RoomName::from(cast.room.as_str());
         let Some(state) = self.joined.get(&room) else { return };
-        let origin = if cast.origin.is_empty() { from.clone() } else { NodeId::from(cast.origin.as_str()) };
+        let origin = if cast.origin.is_empty() {
+            from.clone()
+        } else {
+            NodeId::from(cast.origin.as_str())
+        };
         let relay_to = std::mem::take(&mut cast.relay_to);
         let deliver = !std::mem::take(&mut cast.relay_only);
         // One hop: what was relayed once is not relayed again.
@@ -276,7 +331,13 @@ impl Rooms {
         match cast.content {
             Some(Content::Data(data)) if deliver => ctx.room(&room, RoomInput::Data { from: origin, data }),
             Some(Content::Speakers(speakers)) if deliver => {
-                ctx.room(&room, RoomInput::Speakers { from: origin, levels: speakers.levels });
+                ctx.room(
+                    &room,
+                    RoomInput::Speakers {
+                        from: origin,
+                        levels: speakers.levels,
+                    },
+                );
             }
             _ => {}
         }
@@ -286,9 +347,17 @@ impl Rooms {
     pub(crate) fn tick(&mut self, ctx: &mut Context, directory: &Directory, now: Instant) -> Vec<RoomName> {
         let mut changed = Vec::new();
         for (room, state) in &mut self.joined {
+            if state.life.is_none() && now.duration_since(state.joined) >= HOMELESS_PATIENCE {
+                let life = Life::fix(&state.proposal, &mut ctx.rng);
+                state.life = Some(life.clone());
+                state.next_announce = now;
+                ctx.room(room, RoomInput::Life(life));
+            }
             let before = state.members.len();
             let links = &ctx.links;
-            state.members.retain(|node, member| links.contains(node) || member.expires.is_some_and(|at| at > now));
+            state
+                .members
+                .retain(|node, member| links.contains(node) || member.expires.is_some_and(|at| at > now));
             if state.members.len() < before {
                 changed.push(room.clone());
             }
@@ -342,7 +411,13 @@ impl RoomState {
         if self.members.len() >= EDGES_MAX {
             return false;
         }
-        self.members.insert(node.clone(), Member { expires: until, hears: BTreeSet::new() });
+        self.members.insert(
+            node.clone(),
+            Member {
+                expires: until,
+                hears: BTreeSet::new(),
+            },
+        );
         ctx.need(node);
         if ctx.is_linked(node) {
             self.greet(ctx, room, node);
@@ -360,12 +435,20 @@ impl RoomState {
     fn tell_hears(&self, ctx: &mut Context, room: &RoomName) {
         let linked: Vec<NodeId> = self.linked(ctx).cloned().collect();
         let nodes = linked.iter().map(|node| node.as_str().to_owned()).collect();
-        ctx.send_many(&linked, Body::Hears(Hears { room: room.as_str().to_owned(), nodes }));
+        ctx.send_many(
+            &linked,
+            Body::Hears(Hears {
+                room: room.as_str().to_owned(),
+                nodes,
+            }),
+        );
     }
 
     fn announcement(&self, own: &NodeId, room: &RoomName) -> AnnouncedRoom {
-        let (sid, incarnation) =
-            self.life.as_ref().map_or((&self.proposal.sid, 0), |life| (&life.sid, life.incarnation));
+        let (sid, incarnation) = self
+            .life
+            .as_ref()
+            .map_or((&self.proposal.sid, 0), |life| (&life.sid, life.incarnation));
         AnnouncedRoom {
             room: room.as_str().to_owned(),
             home_region: self.region.clone(),
@@ -378,16 +461,24 @@ impl RoomState {
 }
 
 fn announce(rooms: Vec<AnnouncedRoom>) -> Body {
-    Body::Announce(RoomAnnounce { rooms, ttl_ms: TTL.as_millis() as u32 })
+    Body::Announce(RoomAnnounce {
+        rooms,
+        ttl_ms: TTL.as_millis() as u32,
+    })
 }
 
 fn leave(room: &RoomName) -> Body {
-    Body::Leave(RoomLeave { room: room.as_str().to_owned() })
+    Body::Leave(RoomLeave {
+        room: room.as_str().to_owned(),
+    })
 }
 
 impl Context {
     pub(crate) fn room(&mut self, room: &RoomName, input: RoomInput) {
-        self.out.push_back(Output::Room { room: room.clone(), input });
+        self.out.push_back(Output::Room {
+            room: room.clone(),
+            input,
+        });
     }
 
     /// One encoding for all of them.
@@ -398,7 +489,10 @@ impl Context {
         }
         let message = wire::encode(body);
         for node in to.iter().filter(|node| self.links.contains(*node)) {
-            self.out.push_back(Output::Send { to: node.clone(), message: message.clone() });
+            self.out.push_back(Output::Send {
+                to: node.clone(),
+                message: message.clone(),
+            });
         }
     }
 }

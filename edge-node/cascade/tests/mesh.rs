@@ -16,7 +16,10 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// `MESH_SEEDS=20 cargo nextest run -p meridian-cascade` tries twenty times as many worlds.
 fn seeds(count: u64) -> std::ops::Range<u64> {
-    let times = std::env::var("MESH_SEEDS").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let times = std::env::var("MESH_SEEDS")
+        .ok()
+        .and_then(|times| times.parse().ok())
+        .unwrap_or(1);
     0..count * times
 }
 
@@ -48,7 +51,10 @@ fn one_name_opened_on_many_edges_at_once_is_one_room() {
         world.run(3 * SECOND);
         let people: Vec<&str> = people.iter().map(String::as_str).collect();
         world.assert_agreed("r", &people);
-        assert!(world.nodes.iter().all(|node| node.told == 1), "seed {seed}: somebody was told a sid and then another");
+        assert!(
+            world.nodes.iter().all(|node| node.told == 1),
+            "seed {seed}: somebody was told a sid and then another"
+        );
     }
 }
 
@@ -60,7 +66,9 @@ fn edges_that_each_reach_only_one_home_meet_through_the_homes() {
     probe.join(0, "r", "probe");
     probe.run(SECOND);
     let homes: Vec<usize> = (0..8).filter(|&i| probe.is_linked(0, i)).collect();
-    let [first, second] = homes[..] else { panic!("two homes, elsewhere: {homes:?}") };
+    let [first, second] = homes[..] else {
+        panic!("two homes, elsewhere: {homes:?}")
+    };
     let mut others = (0..8).filter(|i| !homes.contains(i));
     let (a, b) = (others.next().expect("many"), others.next().expect("many"));
 
@@ -75,12 +83,32 @@ fn edges_that_each_reach_only_one_home_meet_through_the_homes() {
     world.assert_agreed("r", &["a", "b"]);
     // And still do when the homes' first word has expired.
     world.run(100 * SECOND);
-    assert!(world.nodes[a].mesh.members(&room("r")).any(|member| *member == world::id(b)));
+    assert!(
+        world.nodes[a]
+            .mesh
+            .members(&room("r"))
+            .any(|member| *member == world::id(b))
+    );
     assert!(world.nodes[first].mesh.held().0 == 1 && world.nodes[second].mesh.held().0 == 1);
+    let c = others.next().expect("many");
+    world.break_pair(c, second);
+    world.join(c, "r", "c");
+    world.run(SECOND);
+    assert!(
+        world.nodes[c]
+            .mesh
+            .members(&room("r"))
+            .any(|member| *member == world::id(b)),
+        "the first home knows b too"
+    );
+    world.leave(c, "r", "c");
     world.leave(a, "r", "a");
     world.leave(b, "r", "b");
     world.run(SECOND);
-    assert!(world.nodes.iter().all(|node| node.mesh.held() == (0, 0, 0)), "nothing of the room remains");
+    assert!(
+        world.nodes.iter().all(|node| node.mesh.held() == (0, 0, 0)),
+        "nothing of the room remains"
+    );
 }
 
 #[test]
@@ -98,7 +126,10 @@ fn a_quiet_room_costs_each_edge_a_few_messages_a_second() {
         // A heartbeat of the room to each other edge and three digests a second, answered at most; announcements on top.
         let each = (world.sent - before) as f64 / (60.0 * edges as f64);
         let budget = (edges - 1) as f64 + 2.0 * 3f64.min((edges - 1) as f64) + 1.0;
-        assert!(each <= budget, "{edges} edges: {each:.1} messages a second each, {budget} expected");
+        assert!(
+            each <= budget,
+            "{edges} edges: {each:.1} messages a second each, {budget} expected"
+        );
         world.assert_agreed("r", &people.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
@@ -120,10 +151,19 @@ fn a_broken_pair_hides_nobody() {
     world.run(SECOND / 2);
     world.assert_agreed("r", &["late", "p0", "p1", "p2"]);
     for node in &world.nodes {
-        assert!(!node.events.iter().any(|event| matches!(event, RoomEvent::ParticipantLeft { .. })));
+        assert!(
+            !node
+                .events
+                .iter()
+                .any(|event| matches!(event, RoomEvent::ParticipantLeft { .. }))
+        );
     }
     // Data and media take the way round as well.
-    let packet = Data { packet: "hello".into(), reliable: true, ..Data::default() };
+    let packet = Data {
+        packet: "hello".into(),
+        reliable: true,
+        ..Data::default()
+    };
     world.nodes[0].mesh.send_data(&room("r"), None, packet);
     world.pump(0);
     world.run(SECOND);
@@ -146,9 +186,22 @@ fn a_lost_link_to_a_peer_shows_nobody_gone_while_others_hear_it_and_a_dead_edge_
     world.run(3 * SECOND);
     world.forget_events();
     world.break_pair(0, 3);
-    world.run(30 * SECOND);
+    for _ in 0..30 {
+        world.run(SECOND);
+        assert!(
+            world.nodes[0]
+                .mesh
+                .members(&room("r"))
+                .any(|member| *member == world::id(3))
+        );
+    }
     world.assert_agreed("r", &["p0", "p1", "p2", "p3"]);
-    assert!(world.nodes[0].events.iter().all(|event| !matches!(event, RoomEvent::ParticipantLeft { .. })));
+    assert!(
+        world.nodes[0]
+            .events
+            .iter()
+            .all(|event| !matches!(event, RoomEvent::ParticipantLeft { .. }))
+    );
     world.kill(3);
     world.run(Duration::from_millis(14_500));
     world.assert_agreed("r", &["p0", "p1", "p2"]);
@@ -175,9 +228,31 @@ fn when_home_edges_die_the_room_is_found_at_others_and_keeps_its_life() {
         world.run(5 * SECOND);
         world.assert_agreed("r", &["late", "p0", "p1"]);
         for edge in [0, 1, joiner] {
-            assert_eq!(world.nodes[edge].lives[&room("r")], life, "seed {seed}: the elder life holds");
+            assert_eq!(
+                world.nodes[edge].lives[&room("r")],
+                life,
+                "seed {seed}: the elder life holds"
+            );
         }
     }
+}
+
+#[test]
+fn a_room_whose_homes_cannot_be_reached_lives_all_the_same() {
+    let mut world = World::new(6, 8);
+    world.view_all();
+    world.run(SECOND);
+    for other in 1..8 {
+        world.break_pair(0, other);
+    }
+    world.join(0, "r", "p0");
+    world.run(Duration::from_millis(3_300));
+    world.assert_agreed("r", &["p0"]);
+    world.heal_all();
+    world.join(1, "r", "p1");
+    world.run(10 * SECOND);
+    world.assert_agreed("r", &["p0", "p1"]);
+    assert_eq!(world.nodes[0].told, 1, "the elder keeps its name");
 }
 
 #[test]
@@ -194,7 +269,10 @@ fn a_lost_lease_moves_homes_and_breaks_nothing() {
     world.run(120 * SECOND);
     world.assert_agreed("r", &["p0", "p1", "p2", "p3"]);
     for (a, b) in links.into_iter().filter(|(_, b)| *b < 4) {
-        assert!(world.is_linked(a, b) && world.generation(a, b) == 1, "the link {a}–{b} was dropped");
+        assert!(
+            world.is_linked(a, b) && world.generation(a, b) == 1,
+            "the link {a}–{b} was dropped"
+        );
     }
     assert!(world.nodes.iter().all(|node| node.events.is_empty()));
     world.view_only(&[]);
@@ -261,8 +339,11 @@ fn edges_of_a_room_converge_through_joins_leaves_losses_and_partitions() {
         world.run(40 * SECOND);
         assert!(world.sent < 50_000, "{} messages among {edges} edges", world.sent);
         for name in ["r", "s"] {
-            let mut expected: Vec<&str> =
-                people.iter().filter(|(_, of, _)| of == name).map(|(.., who)| who.as_str()).collect();
+            let mut expected: Vec<&str> = people
+                .iter()
+                .filter(|(_, of, _)| of == name)
+                .map(|(.., who)| who.as_str())
+                .collect();
             expected.sort_unstable();
             world.assert_agreed(name, &expected);
         }
@@ -285,7 +366,9 @@ fn a_layer_crosses_a_link_only_while_somebody_beyond_it_wants_it() {
     assert_eq!(world.nodes[0].sent("TR_a", 2), LayerSet(0b110));
     assert_eq!(world.flow("TR_a", 0, 1), Some(vec![0, 1]));
 
-    world.nodes[2].mesh.request_keyframe(room("r"), TrackSid::from("TR_a"), Layer(2));
+    world.nodes[2]
+        .mesh
+        .request_keyframe(room("r"), TrackSid::from("TR_a"), Layer(2));
     world.pump(2);
     world.want(2, "r", "TR_a", 0, LayerSet(0b010));
     world.run(SECOND);
@@ -313,11 +396,15 @@ fn media_moves_to_the_direct_link_once_there_is_one_and_round_a_lost_one() {
     let round = world.flow("TR_a", 0, 1).expect("a way round");
     assert_eq!((round.len(), round[0], round[2]), (3, 0, 1));
 
-    world.nodes[1].gaps = 0;
     world.heal_all();
-    world.run(5 * SECOND);
+    for _ in 0..500 {
+        world.run(Duration::from_millis(10));
+        assert!(
+            world.flow("TR_a", 0, 1).is_some(),
+            "the old way is kept until the new one is granted"
+        );
+    }
     assert_eq!(world.flow("TR_a", 0, 1), Some(vec![0, 1]));
-    assert_eq!(world.nodes[1].gaps, 0, "the old way was kept until the new one was granted");
     assert!(world.nodes[round[1]].forwards.is_empty(), "the relay was let go");
 
     world.break_pair(0, 1);
@@ -343,7 +430,9 @@ fn a_publisher_who_moves_to_another_edge_is_followed_by_epoch() {
     world.run(SECOND);
     let now = world.now();
     let (track, layers) = (TrackSid::from("TR_a"), LayerSet(0b001));
-    world.nodes[2].mesh.want(now, room("r"), track, world::id(1), Epoch(9), layers);
+    world.nodes[2]
+        .mesh
+        .want(now, room("r"), track, world::id(1), Epoch(9), layers);
     world.pump(2);
     world.run(SECOND);
     assert_eq!(world.flow("TR_a", 1, 2), Some(vec![1, 2]));
@@ -404,7 +493,14 @@ fn messages_about_rooms_this_edge_is_not_in_leave_no_trace() {
     }
     let mut refused = 0;
     while let Some(output) = node.mesh.poll_output() {
-        assert!(!matches!(output, Output::Forward { .. } | Output::Room { input: RoomInput::Wanted { .. }, .. }));
+        assert!(!matches!(
+            output,
+            Output::Forward { .. }
+                | Output::Room {
+                    input: RoomInput::Wanted { .. },
+                    ..
+                }
+        ));
         refused += 1;
     }
     assert_eq!(refused, 1000, "each is refused");
