@@ -14,6 +14,7 @@ use rand::Rng;
 
 use crate::mesh::Context;
 use crate::rendezvous;
+use crate::view::{Edge, Homes, View};
 use crate::wire::{AnnouncedRoom, Body, EDGES_MAX, RoomEdge, RoomPeers, RoomQuery, TTL_MS_MAX};
 
 /// How often an edge repeats its announcements.
@@ -26,13 +27,6 @@ const ASK_PATIENCE: Duration = Duration::from_millis(1_000);
 const STAND_IN_PATIENCE: Duration = Duration::from_millis(2_000);
 /// Rooms one edge is home to.
 const RECORDS_MAX: usize = 200_000;
-
-/// A live edge, as the registry shows it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Edge {
-    pub node: NodeId,
-    pub region: String,
-}
 
 /// Which life of a room's name: what the home edges fix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,36 +65,16 @@ pub(crate) struct Proposal {
     pub(crate) created_at_ms: i64,
 }
 
-/// The home edges of a room, the first being the one that fixes its incarnation. Nobody, before this edge has a view.
-pub(crate) struct Homes {
-    first: Option<NodeId>,
-    second: Option<NodeId>,
-}
-
-impl Homes {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &NodeId> {
-        self.first.iter().chain(&self.second)
-    }
-
-    fn is_first(&self, node: &NodeId) -> bool {
-        self.first.as_ref() == Some(node)
-    }
-
-    fn is_second(&self, node: &NodeId) -> bool {
-        self.second.as_ref() == Some(node)
-    }
-}
-
 #[derive(Default)]
 pub(crate) struct Directory {
-    view: Vec<Edge>,
-    viewed_at: Option<Instant>,
+    view: View,
     records: BTreeMap<RoomName, Record>,
 }
 
 /// What this edge knows of a room as one of its homes.
 struct Record {
     region: String,
+    homes: Homes,
     life: Option<Life>,
     edges: BTreeMap<NodeId, Announced>,
     fixing: Option<Fixing>,
@@ -122,64 +96,48 @@ struct Fixing {
 }
 
 impl Directory {
-    /// The two home edges of a room: of its region if any edge lives there, else of all. An edge whose view is empty is its
-    /// own home.
     pub(crate) fn homes(&self, own: &NodeId, room: &RoomName, region: &str) -> Homes {
-        let regional = !region.is_empty() && self.view.iter().any(|edge| edge.region == region);
-        let mut best: Vec<(u64, &NodeId)> = Vec::with_capacity(3);
-        for edge in self.view.iter().filter(|edge| !regional || edge.region == region) {
-            best.push((rendezvous::weight(room.as_str(), edge.node.as_str()), &edge.node));
-            best.sort_unstable_by(|a, b| b.cmp(a));
-            best.truncate(2);
-        }
-        let mut best = best.into_iter().map(|(_, node)| node.clone());
-        let alone = || self.viewed_at.map(|_| own.clone());
-        Homes {
-            first: best.next().or_else(alone),
-            second: best.next(),
-        }
+        self.view.homes(own, room, region)
     }
 
-    /// A new view of the live edges: rooms whose homes moved are handed over to the new ones.
-    pub(crate) fn set_view(&mut self, ctx: &mut Context, now: Instant, mut edges: Vec<Edge>) {
-        edges.sort_unstable();
-        edges.dedup_by(|a, b| a.node == b.node);
-        edges.truncate(EDGES_MAX);
-        if edges == self.view && self.viewed_at.is_some() {
-            return;
+    /// A new view of the live edges: rooms whose homes moved are handed over to the new ones. False if it is the old view.
+    pub(crate) fn set_view(&mut self, ctx: &mut Context, now: Instant, edges: Vec<Edge>) -> bool {
+        if !self.view.replace(now, edges) {
+            return false;
         }
-        self.view = edges;
-        self.viewed_at = Some(now);
-        let unfixed: Vec<RoomName> = self
-            .records
-            .iter()
-            .filter(|(_, record)| record.fixing.is_some())
-            .map(|(room, _)| room.clone())
-            .collect();
-        for room in unfixed {
-            self.pursue(ctx, now, &room);
-        }
-        for (room, record) in self.records.iter().filter(|(_, record)| record.life.is_some()) {
-            for home in self.homes(&ctx.node, room, &record.region).iter() {
-                if *home != ctx.node {
-                    ctx.need(home);
-                    ctx.send(home, Body::Peers(record.first_hand(now, room)));
+        let mut unfixed = Vec::new();
+        for (room, record) in &mut self.records {
+            let homes = self.view.homes(&ctx.node, room, &record.region);
+            let former = std::mem::replace(&mut record.homes, homes);
+            if record.fixing.is_some() {
+                unfixed.push(room.clone());
+            } else {
+                let fresh = record
+                    .homes
+                    .iter()
+                    .filter(|home| !former.contains(home) && **home != ctx.node);
+                for home in fresh.cloned().collect::<Vec<_>>() {
+                    ctx.need(&home);
+                    ctx.send(&home, Body::Peers(record.first_hand(now, room)));
                 }
             }
         }
+        for room in unfixed {
+            self.pursue(ctx, now, &room);
+        }
+        true
     }
 
     /// Neighbours this edge keeps links to as a home: those who announced rooms here, and the other homes of those rooms.
-    pub(crate) fn needed(&self, own: &NodeId, needed: &mut BTreeSet<NodeId>) {
-        for (room, record) in &self.records {
-            needed.extend(record.edges.keys().cloned());
-            needed.extend(self.homes(own, room, &record.region).iter().cloned());
+    pub(crate) fn needed(&self, needed: &mut BTreeSet<NodeId>) {
+        for record in self.records.values() {
+            needed.extend(record.edges.keys().chain(record.homes.iter()).cloned());
         }
     }
 
     pub(crate) fn announced(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, said: &AnnouncedRoom, ttl: u32) {
         let room = RoomName::from(said.room.as_str());
-        let Some(record) = self.record(&room, &said.home_region) else {
+        let Some(record) = self.record(ctx, &room, &said.home_region) else {
             return;
         };
         if record.edges.len() >= EDGES_MAX && !record.edges.contains_key(from) {
@@ -243,7 +201,7 @@ impl Directory {
             };
             return ctx.send(from, Body::Peers(nothing));
         }
-        let Some(record) = self.record(&room, &query.home_region) else {
+        let Some(record) = self.record(ctx, &room, &query.home_region) else {
             return;
         };
         match &mut record.fixing {
@@ -268,12 +226,12 @@ impl Directory {
     pub(crate) fn told(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, peers: &RoomPeers) {
         let room = RoomName::from(peers.room.as_str());
         let homes = self.homes(&ctx.node, &room, &peers.home_region);
-        let is_home = homes.iter().any(|home| *home == ctx.node);
+        let is_home = homes.contains(&ctx.node);
         let worth_a_record = is_home && peers.to_home && !peers.edges.is_empty();
         if !self.records.contains_key(&room) && !worth_a_record {
             return;
         }
-        let Some(record) = self.record(&room, &peers.home_region) else {
+        let Some(record) = self.record(ctx, &room, &peers.home_region) else {
             return;
         };
         let adopted = record.adopt(life(peers.incarnation, &peers.sid));
@@ -310,12 +268,13 @@ impl Directory {
         }
     }
 
-    fn record(&mut self, room: &RoomName, region: &str) -> Option<&mut Record> {
+    fn record(&mut self, ctx: &Context, room: &RoomName, region: &str) -> Option<&mut Record> {
         if self.records.len() >= RECORDS_MAX && !self.records.contains_key(room) {
             return None;
         }
         Some(self.records.entry(room.clone()).or_insert_with(|| Record {
             region: region.to_owned(),
+            homes: self.view.homes(&ctx.node, room, region),
             life: None,
             edges: BTreeMap::new(),
             fixing: None,
@@ -345,18 +304,17 @@ impl Directory {
     /// Fixes at once, or asks the other home and gives it time.
     fn pursue(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
         let Some(Record {
-            region,
+            homes,
             fixing: Some(fixing),
             ..
-        }) = self.records.get_mut(room)
+        }) = self.records.get(room)
         else {
             return;
         };
-        let (region, askers) = (region.clone(), fixing.askers.clone());
-        let homes = self.homes(&ctx.node, room, &region);
+        let (homes, askers) = (homes.clone(), fixing.askers.clone());
         let is_first = homes.is_first(&ctx.node);
         let other = if is_first { homes.second } else { homes.first };
-        let settled = self.viewed_at.is_some_and(|at| now.duration_since(at) >= TTL);
+        let settled = self.view.since().is_some_and(|at| now.duration_since(at) >= TTL);
         let knows_nothing = other.as_ref().is_none_or(|other| askers.contains(other));
         if is_first && (settled || knows_nothing) {
             return self.fix(ctx, now, room);
@@ -365,7 +323,13 @@ impl Directory {
             fixing: Some(fixing), ..
         }) = self.records.get_mut(room)
         {
-            fixing.until = now + if is_first { ASK_PATIENCE } else { STAND_IN_PATIENCE };
+            let until = now + if is_first { ASK_PATIENCE } else { STAND_IN_PATIENCE };
+            // Views that keep changing must not put it off for ever.
+            fixing.until = if fixing.until > now {
+                until.min(fixing.until)
+            } else {
+                until
+            };
         }
         if let Some(other) = other {
             ctx.need(&other);
@@ -394,11 +358,7 @@ impl Directory {
     /// What could not be said while the link was down.
     pub(crate) fn link_up(&self, ctx: &mut Context, now: Instant, node: &NodeId) {
         for (room, record) in &self.records {
-            if self
-                .homes(&ctx.node, room, &record.region)
-                .iter()
-                .any(|home| home == node)
-            {
+            if record.homes.contains(node) {
                 self.ask(ctx, room, node);
                 if record.life.is_some() {
                     ctx.send(node, Body::Peers(record.first_hand(now, room)));
@@ -429,7 +389,7 @@ impl Directory {
 
     fn tell_homes(&self, ctx: &mut Context, now: Instant, room: &RoomName) {
         let Some(record) = self.records.get(room) else { return };
-        for home in self.homes(&ctx.node, room, &record.region).iter() {
+        for home in record.homes.iter() {
             if *home != ctx.node {
                 ctx.need(home);
                 ctx.send(home, Body::Peers(record.first_hand(now, room)));
@@ -537,7 +497,9 @@ impl Record {
 
 /// Does not depend on order, so both sides may hold their sets as they like.
 pub(crate) fn edges_hash<'a>(edges: impl Iterator<Item = &'a NodeId>) -> u64 {
-    edges.fold(0, |hash, node| hash ^ rendezvous::weight("", node.as_str()))
+    edges.fold(0, |hash, node| {
+        hash ^ rendezvous::weight(0, rendezvous::hash(node.as_str()))
+    })
 }
 
 pub(crate) fn life(incarnation: u64, sid: &str) -> Option<Life> {

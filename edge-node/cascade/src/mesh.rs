@@ -14,10 +14,11 @@ use meridian_sfu::media::{Layer, LayerSet};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+pub use crate::directory::Life;
 use crate::directory::{Directory, Proposal};
-pub use crate::directory::{Edge, Life};
 use crate::replication::Rooms;
 use crate::subscriptions::{Demand, Subscriptions};
+pub use crate::view::Edge;
 use crate::wire::{self, Body, Content, Hello, WireError};
 pub use crate::wire::{Data, SpeakerLevel};
 
@@ -188,9 +189,10 @@ impl Mesh {
     /// The live edges, this one included. To be called once at the start, with an empty list if nobody is known: until then
     /// a room waits 3 s for its life. A lost lease only moves homes: it closes no link and drops no room.
     pub fn view_changed(&mut self, now: Instant, edges: Vec<Edge>) {
-        self.directory.set_view(&mut self.ctx, now, edges);
-        self.rooms.announce(&mut self.ctx, &self.directory, now, true);
-        self.finish(now);
+        if self.directory.set_view(&mut self.ctx, now, edges) {
+            self.rooms.view_changed(&mut self.ctx, &self.directory);
+            self.finish(now);
+        }
     }
 
     /// The control connection to `node` is up, both hellos exchanged and its name proven. Calling it for a link that was up
@@ -206,7 +208,7 @@ impl Mesh {
         };
         self.ctx.send(&node, Body::Hello(hello));
         self.directory.link_up(&mut self.ctx, now, &node);
-        let shared = self.rooms.link_up(&mut self.ctx, &self.directory, &node);
+        let shared = self.rooms.link_up(&mut self.ctx, &node);
         self.subscriptions.link_up(&mut self.ctx, &self.rooms, &shared);
         self.finish(now);
     }
@@ -255,7 +257,7 @@ impl Mesh {
     /// The last person here is gone.
     pub fn leave_room(&mut self, now: Instant, room: &RoomName) {
         self.subscriptions.leave(&mut self.ctx, room);
-        self.rooms.leave(&mut self.ctx, &self.directory, room);
+        self.rooms.leave(&mut self.ctx, room);
         self.finish(now);
     }
 
@@ -329,7 +331,7 @@ impl Mesh {
         }
         self.next_tick = Some(now + TICK);
         self.directory.tick(&mut self.ctx, now);
-        let changed = self.rooms.tick(&mut self.ctx, &self.directory, now);
+        let changed = self.rooms.tick(&mut self.ctx, now);
         self.subscriptions.settle_rooms(&mut self.ctx, &self.rooms, &changed);
         self.subscriptions.tick(&mut self.ctx, &self.rooms, now);
         if self.next_sweep.is_none_or(|at| at <= now) {
@@ -448,8 +450,8 @@ impl Mesh {
     /// Dials what is needed and lets go of what has not been needed for a while.
     fn sweep(&mut self, now: Instant) {
         let mut needed = BTreeSet::new();
-        self.rooms.needed(&self.ctx.node, &self.directory, &mut needed);
-        self.directory.needed(&self.ctx.node, &mut needed);
+        self.rooms.needed(&mut needed);
+        self.directory.needed(&mut needed);
         for node in &needed {
             self.ctx.need(node);
         }

@@ -14,6 +14,7 @@ use rand::seq::IteratorRandom;
 use crate::directory::{self, Directory, Life, Proposal, REFRESH, TTL};
 use crate::mesh::{Context, Output, RoomInput};
 use crate::rendezvous;
+use crate::view::Homes;
 use crate::wire::{
     self, ANNOUNCED_MAX, AnnouncedRoom, Body, Content, Digest, EDGES_MAX, Hears, RoomAnnounce, RoomCast, RoomLeave,
     RoomPeers,
@@ -31,6 +32,7 @@ const HOMELESS_PATIENCE: Duration = Duration::from_secs(3);
 /// A room with people on this edge.
 pub(crate) struct RoomState {
     region: String,
+    homes: Homes,
     /// What this edge calls the room until its life is fixed.
     proposal: Proposal,
     life: Option<Life>,
@@ -78,6 +80,7 @@ impl Rooms {
         let spread = DIGEST_EVERY.mul_f64(ctx.rng.random());
         let state = RoomState {
             region: region.to_owned(),
+            homes: directory.homes(&ctx.node, room, region),
             proposal,
             life: None,
             joined: now,
@@ -86,55 +89,58 @@ impl Rooms {
             next_digest: now + spread,
         };
         let said = state.announcement(&ctx.node, room);
-        for home in directory.homes(&ctx.node, room, region).iter() {
+        for home in state.homes.iter() {
             ctx.need(home);
             ctx.send(home, announce(vec![said.clone()]));
         }
         self.joined.insert(room.clone(), state);
     }
 
-    pub(crate) fn leave(&mut self, ctx: &mut Context, directory: &Directory, room: &RoomName) {
+    pub(crate) fn leave(&mut self, ctx: &mut Context, room: &RoomName) {
         let Some(state) = self.joined.remove(room) else { return };
         let mut told: BTreeSet<NodeId> = state.members.into_keys().collect();
-        told.extend(directory.homes(&ctx.node, room, &state.region).iter().cloned());
+        told.extend(state.homes.iter().cloned());
         for node in told {
             ctx.send(&node, leave(room));
         }
     }
 
-    /// The view changed, or the time has come: every room to its homes, many in a message.
-    pub(crate) fn announce(&mut self, ctx: &mut Context, directory: &Directory, now: Instant, all: bool) {
-        let mut batches: BTreeMap<NodeId, Vec<AnnouncedRoom>> = BTreeMap::new();
+    /// The view changed: rooms announce themselves to homes that are new to them.
+    pub(crate) fn view_changed(&mut self, ctx: &mut Context, directory: &Directory) {
+        let mut batches = Batches::new();
         for (room, state) in &mut self.joined {
-            if !all && state.next_announce > now {
-                continue;
-            }
-            state.next_announce = now + REFRESH.mul_f64(ctx.rng.random_range(0.7..1.0));
-            for home in directory.homes(&ctx.node, room, &state.region).iter() {
+            let homes = directory.homes(&ctx.node, room, &state.region);
+            let former = std::mem::replace(&mut state.homes, homes);
+            for home in state.homes.iter().filter(|home| !former.contains(home)) {
                 batches
                     .entry(home.clone())
                     .or_default()
                     .push(state.announcement(&ctx.node, room));
             }
         }
-        for (home, rooms) in batches {
-            ctx.need(&home);
-            for rooms in rooms.chunks(ANNOUNCED_MAX) {
-                ctx.send(&home, announce(rooms.to_vec()));
+        send_batches(ctx, batches);
+    }
+
+    fn refresh(&mut self, ctx: &mut Context, now: Instant) {
+        let mut batches = Batches::new();
+        for (room, state) in self.joined.iter_mut().filter(|(_, state)| state.next_announce <= now) {
+            state.next_announce = now + REFRESH.mul_f64(ctx.rng.random_range(0.7..1.0));
+            for home in state.homes.iter() {
+                batches
+                    .entry(home.clone())
+                    .or_default()
+                    .push(state.announcement(&ctx.node, room));
             }
         }
+        send_batches(ctx, batches);
     }
 
     /// Returns the rooms the new link concerns.
-    pub(crate) fn link_up(&mut self, ctx: &mut Context, directory: &Directory, node: &NodeId) -> Vec<RoomName> {
+    pub(crate) fn link_up(&mut self, ctx: &mut Context, node: &NodeId) -> Vec<RoomName> {
         let mut said = Vec::new();
         let mut shared = Vec::new();
         for (room, state) in &mut self.joined {
-            if directory
-                .homes(&ctx.node, room, &state.region)
-                .iter()
-                .any(|home| home == node)
-            {
+            if state.homes.contains(node) {
                 said.push(state.announcement(&ctx.node, room));
             }
             if state.members.contains_key(node) {
@@ -344,7 +350,7 @@ impl Rooms {
     }
 
     /// Digests, refreshed announcements, members that were not heard of again. Returns rooms that lost members.
-    pub(crate) fn tick(&mut self, ctx: &mut Context, directory: &Directory, now: Instant) -> Vec<RoomName> {
+    pub(crate) fn tick(&mut self, ctx: &mut Context, now: Instant) -> Vec<RoomName> {
         let mut changed = Vec::new();
         for (room, state) in &mut self.joined {
             if state.life.is_none() && now.duration_since(state.joined) >= HOMELESS_PATIENCE {
@@ -370,14 +376,13 @@ impl Rooms {
                 }
             }
         }
-        self.announce(ctx, directory, now, false);
+        self.refresh(ctx, now);
         changed
     }
 
-    pub(crate) fn needed(&self, own: &NodeId, directory: &Directory, needed: &mut BTreeSet<NodeId>) {
-        for (room, state) in &self.joined {
-            needed.extend(state.members.keys().cloned());
-            needed.extend(directory.homes(own, room, &state.region).iter().cloned());
+    pub(crate) fn needed(&self, needed: &mut BTreeSet<NodeId>) {
+        for state in self.joined.values() {
+            needed.extend(state.members.keys().chain(state.homes.iter()).cloned());
         }
     }
 }
@@ -389,13 +394,19 @@ impl RoomState {
 
     /// The linked edges that hear `target`, in the order that everybody would choose for `key`.
     pub(crate) fn relays_to(&self, ctx: &Context, target: &NodeId, key: &str) -> Vec<NodeId> {
+        let key = rendezvous::hash(key);
         let mut relays: Vec<&NodeId> = self
             .members
             .iter()
             .filter(|(node, member)| *node != target && member.hears.contains(target) && ctx.is_linked(node))
             .map(|(node, _)| node)
             .collect();
-        relays.sort_unstable_by_key(|node| (std::cmp::Reverse(rendezvous::weight(key, node.as_str())), *node));
+        relays.sort_unstable_by_key(|node| {
+            (
+                std::cmp::Reverse(rendezvous::weight(key, rendezvous::hash(node.as_str()))),
+                *node,
+            )
+        });
         relays.into_iter().cloned().collect()
     }
 
@@ -456,6 +467,18 @@ impl RoomState {
             incarnation,
             edges_hash: directory::edges_hash(self.members.keys().chain([own])),
             created_at_ms: self.proposal.created_at_ms,
+        }
+    }
+}
+
+/// Announcements by home edge.
+type Batches = BTreeMap<NodeId, Vec<AnnouncedRoom>>;
+
+fn send_batches(ctx: &mut Context, batches: Batches) {
+    for (home, rooms) in batches {
+        ctx.need(&home);
+        for rooms in rooms.chunks(ANNOUNCED_MAX) {
+            ctx.send(&home, announce(rooms.to_vec()));
         }
     }
 }
