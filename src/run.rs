@@ -18,7 +18,7 @@ pub(crate) fn logging(filter: &str, json: bool) {
         EnvFilter::new("info")
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { builder.json().init() } else { builder.with_target(false).init() }
+    if json { builder.json().init() } else { builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init() }
 }
 
 pub(crate) async fn edge(args: RoleArgs) -> anyhow::Result<()> {

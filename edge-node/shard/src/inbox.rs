@@ -157,3 +157,37 @@ impl Routes {
         home
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACK: TrackId = TrackId(1);
+
+    #[test]
+    fn shards_that_wait_for_a_track_are_known_to_whoever_publishes_it() {
+        let mut routes = Routes::default();
+        assert_eq!(routes.attach(TRACK, 2), None);
+        assert_eq!(routes.attach(TRACK, 1), None);
+        assert_eq!(routes.set_home(TRACK, 1), [2]);
+        assert_eq!(routes.attach(TRACK, 3), Some(1));
+        assert_eq!(routes.clear_home(TRACK), [2, 1, 3]);
+        for shard in [1, 2, 3] {
+            assert_eq!(routes.detach(TRACK, shard), None);
+        }
+        assert!(routes.tracks.is_empty());
+    }
+
+    #[test]
+    fn bulk_commands_are_bounded_and_others_are_not() {
+        let (mailbox, inbox) = inbox().expect("eventfd");
+        let bulk = || Command::RemoteMedia { track: TRACK, layer: Layer(0), packets: Vec::new() };
+        for _ in 0..BULK_QUEUE_MAX {
+            assert!(mailbox.command(bulk()));
+        }
+        assert!(!mailbox.command(bulk()));
+        assert!(mailbox.command(Command::Unpublish { track: TRACK }));
+        assert!(inbox.next_note().is_some());
+        assert!(mailbox.command(bulk()));
+    }
+}

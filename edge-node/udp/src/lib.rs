@@ -10,11 +10,13 @@
 //! write answers into a [`Batch`] → [`Socket::send`].
 
 mod address;
+mod cpu;
 mod recv;
 mod send;
 mod socket;
 mod wait;
 
+pub use cpu::process_cpu_time;
 pub use recv::{Datagram, RecvBatch};
 pub use send::{Batch, SEGMENTS_MAX, SendStats};
 pub use socket::{Socket, SocketOptions};

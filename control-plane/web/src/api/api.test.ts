@@ -22,7 +22,7 @@ describe('errors', () => {
 
   test('every problem has a sentence, and a refusal shows the server’s own', () => {
     expect(sentence(ApiError.fromResponse(400, { code: 'x', message: 'The name is too long.' }))).toBe('The name is too long.');
-    expect(sentence(ApiError.fromResponse(429, {}, '20'))).toContain('20 seconds');
+    expect(sentence(ApiError.fromResponse(429, { retry_after_s: 20 }))).toContain('20 seconds');
     expect(sentence(new TypeError('boom'))).toContain('try again');
   });
 
@@ -40,10 +40,10 @@ describe('join answer', () => {
   });
 
   test('drops what it cannot use', () => {
-    const answer = readJoinAnswer({ edge, token: 't', alternates: [null, { id: 'x' }, edge], ice_servers: [{ urls: [] }, { urls: ['turn:a'], username: 'u', credential: 'c' }], reasons: ['near', 4] });
+    const answer = readJoinAnswer({ edge, token: 't', alternates: [null, { id: 'x' }, edge], ice_servers: [{ urls: [] }, { urls: ['turn:a'], username: 'u', credential: 'c' }], reasons: ['near', 4, { edge: 'fra', kind: 'rtt', value: 11, text: '11 ms away' }] });
     expect(answer.alternates).toEqual([edge]);
     expect(answer.iceServers).toEqual([{ urls: ['turn:a'], username: 'u', credential: 'c' }]);
-    expect(answer.reasons).toEqual(['near']);
+    expect(answer.reasons).toEqual(['near', '11 ms away']);
   });
 
   test('without an edge or a token is no answer', () => {

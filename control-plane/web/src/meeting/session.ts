@@ -211,7 +211,7 @@ export class MeetingSession extends Changes implements MeetingSource {
   private async askAgain(patienceMs: number): Promise<JoinAnswer | null> {
     const { api, code, name, passcode, from } = this.options;
     try {
-      return await api.join(code, { name, passcode, from, previousToken: this.answer?.token }, AbortSignal.timeout(patienceMs));
+      return await api.join(code, { name, passcode, from, previousToken: this.answer?.token, avoid: this.edge ? [this.edge.id] : [] }, AbortSignal.timeout(patienceMs));
     } catch (error) {
       const problem = error instanceof ApiError ? error.problem : null;
       if (problem === 'ended' || problem === 'not_found') this.finish(problem);

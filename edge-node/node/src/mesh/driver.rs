@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::crossing::Crossing;
 use super::{Birth, ToMesh};
-use crate::edge::EdgeState;
+use crate::edge::{EdgeState, unix_now_ms};
 use crate::link::{LinkEndpoint, LinkEvent, PeerAddress, SenderReport};
 use crate::rooms::{FromMesh, MeshData, RoomHandle, ToRoom};
 
@@ -122,7 +122,7 @@ impl Driver {
                     Member { handle, birth: Some(birth), tracks: HashMap::new(), waiting: HashMap::new() };
                 self.members.insert(room.clone(), member);
                 let proposal = RoomSid::generate(&mut rand::rng());
-                self.mesh.join_room(now, room, home_region.as_deref().unwrap_or(""), proposal);
+                self.mesh.join_room(now, room, home_region.as_deref().unwrap_or(""), proposal, unix_now_ms() as i64);
             }
             ToMesh::Leave { room } => {
                 self.mesh.leave_room(now, &room);
@@ -272,11 +272,12 @@ impl Driver {
     }
 
     fn tell_room(&mut self, room: &RoomName, input: RoomInput) {
+        let shared = self.mesh.members(room).next().is_some();
         let Some(member) = self.members.get_mut(room) else { return };
         let message = match input {
             RoomInput::Life(life) => match member.birth.take() {
                 Some(birth) => {
-                    let _ = birth.send(Birth { sid: life.sid, incarnation: life.incarnation });
+                    let _ = birth.send(Birth { sid: life.sid, incarnation: life.incarnation, shared });
                     return;
                 }
                 None => FromMesh::Incarnation { sid: life.sid, incarnation: life.incarnation },

@@ -28,6 +28,8 @@ const QUEUE: usize = 16_384;
 pub(crate) struct Birth {
     pub(crate) sid: RoomSid,
     pub(crate) incarnation: u64,
+    /// Other edges have people in it: what they know is on its way.
+    pub(crate) shared: bool,
 }
 
 pub(crate) enum ToMesh {
@@ -68,7 +70,7 @@ impl MeshHandle {
         {
             return birth;
         }
-        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: unix_now_ms() }
+        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: unix_now_ms(), shared: false }
     }
 
     pub(crate) fn leave(&self, room: &RoomName) {

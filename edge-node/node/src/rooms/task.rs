@@ -23,6 +23,12 @@ use crate::edge::{EdgeState, unix_now_ms};
 const TICK: Duration = Duration::from_millis(250);
 /// Messages handled before clients are told; more are told together.
 const BATCH: usize = 64;
+/// Tells our app which PoP a participant is on: the SDKs do not show `ParticipantInfo.region`.
+const POP_ATTRIBUTE: &str = "meridian.pop";
+/// How long a first join waits for what other edges know of the room.
+const LEARN_PATIENCE: Duration = Duration::from_millis(500);
+/// Joins that wait meanwhile.
+const EARLY_MAX: usize = 512;
 /// How long a room without people on this edge stays, so that somebody who reloads the page finds it as it was.
 const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
 /// Room size and the like are told this often at most.
@@ -57,7 +63,11 @@ pub(super) async fn run(
     home_region: Option<String>,
 ) {
     let birth = edge.mesh.enter(&name, home_region, &handle).await;
+    let shared = birth.shared;
     let mut task = RoomTask::new(edge, name, handle, birth);
+    if shared {
+        task.learn(&mut queue).await;
+    }
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !task.is_over() {
@@ -108,6 +118,32 @@ impl RoomTask {
         }
     }
 
+    /// Takes in what the room's other edges know before anybody joins here: an identity that is there already must be outranked,
+    /// and the first JoinResponse should show everybody. Does not wait long: a room can live with less.
+    async fn learn(&mut self, queue: &mut mpsc::Receiver<ToRoom>) {
+        let mut early = Vec::new();
+        let learning = async {
+            while let Some(message) = queue.recv().await {
+                let learnt = matches!(message, ToRoom::Mesh(FromMesh::Delta { .. }));
+                match message {
+                    ToRoom::Mesh(_) => self.handle(message),
+                    _ if early.len() < EARLY_MAX => early.push(message),
+                    _ => {}
+                }
+                if learnt {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LEARN_PATIENCE, learning).await.is_err() {
+            tracing::warn!(room = %self.name, "the room's other edges have not told what they know: going on without");
+        }
+        for message in early {
+            self.handle(message);
+        }
+        self.settle(Instant::now());
+    }
+
     /// Nobody is here any more, and has not been for a while.
     fn is_over(&self) -> bool {
         self.empty_since.is_some_and(|since| since.elapsed() > EMPTY_PATIENCE)
@@ -149,9 +185,13 @@ impl RoomTask {
         if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
+        let through_join_api = claims.meridian.is_some();
         let mut signalling = Session::new(self.session_config(), request, claims);
-        let sid = ParticipantSid::generate(&mut rand::rng());
-        let joined = match self.room.join(now, unix_now_ms() as i64, signalling.new_participant(sid)) {
+        let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
+        if through_join_api {
+            newcomer.attributes.insert(POP_ATTRIBUTE.to_owned(), self.edge.config.node.region.clone());
+        }
+        let joined = match self.room.join(now, unix_now_ms() as i64, newcomer) {
             Ok(joined) => joined,
             Err(error) => {
                 tracing::info!(room = %self.name, identity = %signalling.identity(), %error, "join refused");

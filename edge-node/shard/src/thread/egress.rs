@@ -198,13 +198,15 @@ impl Run<'_> {
                 continue;
             };
             let mut len = forwarded.len;
-            if let Some(shape) = self.shapes.get(i) {
+            // A packet that comes too late for its place in the stream leaves as RTX, on a stream of its own.
+            let stream = if forwarded.rtx { &mut subscription.rtx } else { &mut subscription.stream };
+            if let Some(shape) = self.shapes.get(i).filter(|_| !forwarded.rtx) {
                 size = size.max(forwarded.header_len + shape.payload_max);
                 if !shape.last {
                     len = pad(slot, &forwarded, size);
                 }
             }
-            match srtp.protect_rtp(&mut subscription.stream, slot, forwarded.header_len, len) {
+            match srtp.protect_rtp(stream, slot, forwarded.header_len, len) {
                 Ok(protected) => {
                     batch.commit(protected);
                     sent += 1;

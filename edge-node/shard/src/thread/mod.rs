@@ -266,3 +266,60 @@ impl Shard {
         self.egress.send_all(&self.sockets);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::PeerId;
+    use crate::inbox::inbox;
+    use meridian_transport::{Fingerprint, IceCredentials};
+    use meridian_udp::SocketOptions;
+
+    /// A shard that does not run: its turns are the test's.
+    fn shard() -> (Shard, mpsc::Receiver<Event>) {
+        let (events, events_rx) = mpsc::channel(16);
+        let (taps, _) = mpsc::channel(1);
+        let (mailbox, _inbox) = inbox().expect("eventfd");
+        let shared = Shared {
+            index: 0,
+            config: ShardsConfig::default(),
+            identity: Arc::new(DtlsIdentity::generate().expect("certificate")),
+            mailboxes: vec![mailbox],
+            routes: Arc::default(),
+            counters: Arc::default(),
+            load: Arc::new(AtomicUsize::new(2)),
+        };
+        let socket = Socket::bind(([127, 0, 0, 1], 0).into(), &SocketOptions::default()).expect("bind");
+        (Shard::new(shared, vec![socket], events, taps), events_rx)
+    }
+
+    fn add(shard: &mut Shard, index: u32) -> u32 {
+        let id = PeerId { shard: 0, index };
+        let (local, remote) = (IceCredentials::generate(&mut shard.rng), IceCredentials::generate(&mut shard.rng));
+        shard.add_peer(id, local, remote, Fingerprint([0; 32]), Instant::now());
+        shard.peers.find(id).expect("added")
+    }
+
+    #[test]
+    fn a_panic_closes_the_peer_it_happened_to_and_no_other() {
+        let (mut shard, mut events) = shard();
+        let (broken, healthy) = (add(&mut shard, 1), add(&mut shard, 2));
+        assert!(shard.contained::<()>(broken, |_| panic!("a bug in handling this peer")).is_none());
+        assert!(shard.peers.get(broken).is_none() && shard.peers.get(healthy).is_some());
+        let Ok(Event::PeerClosed { peer, reason }) = events.try_recv() else { panic!("the node must be told") };
+        assert_eq!((peer.index, reason), (1, PeerCloseReason::Panic));
+        assert_eq!(shard.shared.counters.panics.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn peers_beyond_the_limit_and_ufrags_in_use_are_refused() {
+        let (mut shard, mut events) = shard();
+        shard.shared.config.peers_max = 1;
+        add(&mut shard, 1);
+        let credentials = IceCredentials::generate(&mut shard.rng);
+        let id = PeerId { shard: 0, index: 2 };
+        shard.add_peer(id, credentials.clone(), credentials, Fingerprint([0; 32]), Instant::now());
+        let Ok(Event::PeerClosed { peer, reason }) = events.try_recv() else { panic!("the node must be told") };
+        assert_eq!((peer, reason), (id, PeerCloseReason::Refused));
+    }
+}
