@@ -307,6 +307,13 @@ impl Mesh {
         self.subscriptions.keyframe(&mut self.ctx, None, &(room, track), layer);
     }
 
+    /// Says again what a room must know, for a driver that could not hand over some [`RoomInput`]: its life, the edges heard,
+    /// what other edges want of its tracks; and has its state compared with theirs.
+    pub fn repeat(&mut self, room: &RoomName) {
+        self.rooms.repeat(&mut self.ctx, room);
+        self.subscriptions.repeat(&mut self.ctx, room);
+    }
+
     /// To these edges of the room, or to all.
     pub fn send_data(&mut self, room: &RoomName, to: Option<&[NodeId]>, data: Data) {
         self.rooms.cast(&mut self.ctx, room, to, Content::Data(data));

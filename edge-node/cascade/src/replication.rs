@@ -229,6 +229,26 @@ impl Rooms {
         changed
     }
 
+    pub(crate) fn repeat(&self, ctx: &mut Context, room: &RoomName) {
+        let Some(state) = self.joined.get(room) else { return };
+        if let Some(life) = state.life.clone() {
+            ctx.room(room, RoomInput::Life(life));
+        }
+        for member in state.members.keys() {
+            let heard = ctx.is_linked(member);
+            let input = if heard {
+                RoomInput::NodeHeard
+            } else {
+                RoomInput::NodeSilent
+            };
+            ctx.room(room, input(member.clone()));
+        }
+        let to: Vec<NodeId> = state.linked(ctx).cloned().collect();
+        if !to.is_empty() {
+            ctx.room(room, RoomInput::DigestWanted { to });
+        }
+    }
+
     pub(crate) fn send_delta(&self, ctx: &mut Context, room: &RoomName, delta: RoomDelta) {
         let Some(state) = self.joined.get(room) else { return };
         let linked: Vec<NodeId> = state.linked(ctx).cloned().collect();

@@ -264,6 +264,15 @@ impl Subscriptions {
         }
     }
 
+    pub(crate) fn repeat(&self, ctx: &mut Context, room: &RoomName) {
+        for key in self.of_room(room) {
+            if let Some(route) = self.routes.get(key).filter(|route| !route.exported.is_empty()) {
+                let (track, layers) = (key.1.clone(), route.exported);
+                ctx.room(room, RoomInput::Wanted { track, layers });
+            }
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.routes.len()
     }

@@ -5,7 +5,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meridian_cascade::{Data, Output, RoomInput};
+use meridian_cascade::{Data, Output, RoomInput, wire};
 use meridian_room::{Epoch, RoomEvent, TrackSid};
 use meridian_sfu::media::{Layer, LayerSet};
 use rand::rngs::SmallRng;
@@ -468,6 +468,80 @@ fn an_edge_alone_has_its_rooms_at_once() {
 }
 
 #[test]
+fn a_room_that_missed_a_message_is_told_again() {
+    let mut world = World::new(14, 3);
+    world.view_all();
+    for edge in 0..3 {
+        world.join(edge, "r", &format!("p{edge}"));
+    }
+    world.run(2 * SECOND);
+    world.want(1, "r", "TR_a", 0, LayerSet(0b001));
+    world.run(SECOND);
+    let mesh = &mut world.nodes[0].mesh;
+    mesh.repeat(&room("r"));
+    let mut said = Vec::new();
+    while let Some(Output::Room { input, .. }) = mesh.poll_output() {
+        said.push(input);
+    }
+    assert!(matches!(said[0], RoomInput::Life(_)));
+    assert!(said.contains(&RoomInput::NodeHeard(world::id(2))));
+    assert!(said.contains(&RoomInput::Wanted {
+        track: TrackSid::from("TR_a"),
+        layers: LayerSet(0b001)
+    }));
+}
+
+#[test]
+fn whatever_neighbours_say_an_edge_stands() {
+    for seed in seeds(30) {
+        let mut world = World::new(seed, 4);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        world.view_all();
+        for edge in 0..4 {
+            world.join(edge, "r", &format!("p{edge}"));
+        }
+        world.run(2 * SECOND);
+        for _ in 0..150 {
+            let from = rng.random_range(1..4);
+            let message = wire::encode(world::any_message(&mut rng));
+            if world.is_linked(0, from) {
+                let now = world.now();
+                world.nodes[0]
+                    .mesh
+                    .handle_message(now, &world::id(from), &message)
+                    .expect("within limits");
+                world.pump(0);
+            }
+            if rng.random_bool(0.1) {
+                let layers = LayerSet(rng.random_range(0..8));
+                world.want(0, "r", "TR_1", rng.random_range(0..4), layers);
+            }
+            world.run(Duration::from_millis(rng.random_range(0..100)));
+        }
+        let (homed, joined, routes) = world.nodes[0].mesh.held();
+        assert!(homed <= 4 && joined <= 4 && routes <= 12);
+        // None of it lasts: what neighbours made up is gone when they stop, and the room is whole.
+        for track in ["TR_0", "TR_1", "TR_2"] {
+            world.want(0, "r", track, 0, LayerSet::EMPTY);
+        }
+        for other in 1..4 {
+            world.break_pair(0, other);
+        }
+        world.run(SECOND);
+        assert_eq!(world.nodes[0].mesh.held().2, 0, "seed {seed}");
+        world.heal_all();
+        world.run(60 * SECOND);
+        for edge in 0..4 {
+            let people: Vec<String> = world.nodes[edge].rooms["r"]
+                .participants()
+                .map(|person| person.identity.to_string())
+                .collect();
+            assert_eq!(people, ["p0", "p1", "p2", "p3"], "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn messages_about_rooms_this_edge_is_not_in_leave_no_trace() {
     let mut world = World::new(13, 2);
     world.view_all();
@@ -480,7 +554,7 @@ fn messages_about_rooms_this_edge_is_not_in_leave_no_trace() {
     node.mesh.link_up(now, from.clone());
     while node.mesh.poll_output().is_some() {}
     for i in 0..1000 {
-        let want = meridian_cascade::wire::TrackWant {
+        let want = wire::TrackWant {
             room: format!("other-{i}"),
             track: "TR_x".into(),
             origin: world::id(0).to_string(),
@@ -488,7 +562,7 @@ fn messages_about_rooms_this_edge_is_not_in_leave_no_trace() {
             path: vec![from.to_string()],
             ..Default::default()
         };
-        let message = meridian_cascade::wire::encode(meridian_cascade::wire::Body::Want(want));
+        let message = wire::encode(wire::Body::Want(want));
         node.mesh.handle_message(now, &from, &message).expect("well formed");
     }
     let mut refused = 0;
