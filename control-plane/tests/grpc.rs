@@ -205,16 +205,16 @@ async fn a_control_plane_stops_promptly_with_edges_attached() {
     let world = World::start().await;
     let mut edge = world.attach("fra-1").await;
     assert!(matches!(edge.command().await, Command::Policy(_)));
-    let again = meridian_control_plane::ControlPlaneConfig {
-        data_directory: support::directory(),
-        ..config()
-    };
-    let directory = again.data_directory.clone();
-    let second = meridian_control_plane::ControlPlane::start(again, world.registry.clone())
-        .await
-        .unwrap();
+    let World {
+        plane,
+        directory: _kept,
+        ..
+    } = world;
     let started = Instant::now();
-    second.shutdown().await;
-    assert!(started.elapsed() < Duration::from_secs(1));
-    std::fs::remove_dir_all(directory).unwrap();
+    plane.shutdown().await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(
+        edge.commands.message().await.is_ok_and(|end| end.is_none()),
+        "the edge is told"
+    );
 }

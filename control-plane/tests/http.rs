@@ -397,12 +397,15 @@ async fn meetings_keys_and_certificates_survive_a_restart() {
         .to_owned();
     let ca = world.plane.certificate_authority().certificate_pem().to_owned();
     let again = ControlPlaneConfig {
-        data_directory: world.directory.clone(),
+        data_directory: world.directory.0.clone(),
         ..config()
     };
-    let registry = world.registry.clone();
-    let World { plane, directory, .. } = &world;
-    let _ = (plane, directory);
+    let World {
+        plane,
+        registry,
+        directory: _kept,
+    } = world;
+    plane.shutdown().await;
     let second = ControlPlane::start(again, registry).await.unwrap();
     assert_eq!(second.certificate_authority().certificate_pem(), ca);
     assert!(verify(&token, second.key_ring()).is_ok());

@@ -1,5 +1,5 @@
 //! A control plane to test against, edges that attach to it, and an HTTP client of thirty lines.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use meridian_api::pki::NodeIdentity;
 use meridian_api::v1::edge_control_client::EdgeControlClient;
@@ -20,7 +20,16 @@ use tonic::transport::{Channel, Endpoint};
 pub struct World {
     pub plane: ControlPlane,
     pub registry: SharedRegistry,
-    pub directory: PathBuf,
+    pub directory: Directory,
+}
+
+/// Removed at the end of the test.
+pub struct Directory(pub PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A directory of this test's own.
@@ -49,7 +58,7 @@ impl World {
 
     pub async fn with(config: ControlPlaneConfig) -> Self {
         let registry: SharedRegistry = Arc::new(MemoryRegistry::new());
-        let directory = config.data_directory.clone();
+        let directory = Directory(config.data_directory.clone());
         let plane = ControlPlane::start(config, registry.clone()).await.unwrap();
         World {
             plane,
@@ -135,12 +144,6 @@ impl World {
             reports,
             commands,
         })
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
