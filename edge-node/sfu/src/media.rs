@@ -127,6 +127,26 @@ pub struct PayloadType {
     pub rtx_pt: Option<u8>,
 }
 
+/// An SSRC a client announced in SDP (`a=ssrc`), and the SSRC of its retransmissions (`a=ssrc-group:FID`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SsrcInfo {
+    pub ssrc: u32,
+    pub rtx: Option<u32>,
+}
+
+/// One client-sending media section, as far as the packet path needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkMedia {
+    pub mid: String,
+    pub kind: MediaKind,
+    /// Simulcast rids from low to high; empty = one encoding.
+    pub rids: Vec<String>,
+    /// SSRCs announced in SDP, from low to high; empty when the client relies on mid and rid.
+    pub ssrcs: Vec<SsrcInfo>,
+    pub payloads: Vec<PayloadType>,
+    pub extensions: ExtensionMap,
+}
+
 /// Ids of the RTP header extensions (RFC 8285) negotiated for one media section; `None` = not negotiated. Ids are 1–14
 /// in the one-byte form, up to 255 in the two-byte form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
