@@ -308,3 +308,38 @@ fn a_stranger_gets_no_answer() {
     assert!(socket.recv_from(&mut [0; 100]).is_err());
     assert!(world.shards.metrics().drop_unknown_sender >= 3);
 }
+
+#[test]
+fn every_advertised_address_of_a_wildcard_socket_works_and_so_does_ipv6() {
+    // The kernel would answer from 127.0.0.1: a client that asked 127.0.0.5 hears only that address.
+    let mut world = World::bound_to(2, &["0.0.0.0:0", "[::1]:0"], &["127.0.0.1", "127.0.0.5", "::1"]);
+    let mut clients: Vec<TestClient> = (0..3).map(|candidate| world.client_via(1, candidate)).collect();
+    let [publisher, near, far] = &mut clients[..] else { unreachable!("three were made") };
+    assert!(far.server.is_ipv6() && near.server.ip().to_string() == "127.0.0.5");
+    world.shards.send(Command::Publish { peer: publisher.peer, track: AUDIO, publication: audio_publication() });
+    for client in [&*near, &*far] {
+        let media = subscription(AUDIO, OPUS, AUDIO_OUT);
+        world.shards.send(Command::Subscribe { peer: client.peer, track: AUDIO, media });
+    }
+    world.connect(&mut [publisher, near, far]);
+    let mut microphone = Microphone::new(0x11);
+    world.until(&mut [publisher, near, far], "audio over both families", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1..].iter().all(|c| c.of_ssrc(AUDIO_OUT).len() > 3)
+    });
+}
+
+#[test]
+fn a_restart_of_ice_keeps_the_call() {
+    let (mut world, mut a, mut b, mut microphone, _) = call(1, Layer::LOW);
+    let (ours, theirs) = world.credentials();
+    world.shards.send(Command::RestartIce { peer: b.peer, local: ours.clone(), remote: theirs.clone() });
+    b.client.restart_ice(std::time::Instant::now(), theirs, ours);
+    b.move_away();
+    b.rtp.clear();
+    world.until(&mut [&mut a, &mut b], "audio after the restart", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1].of_ssrc(AUDIO_OUT).len() > 5
+    });
+    assert_eq!(world.count(|e| matches!(e, Event::PeerConnected { .. })), 2);
+}

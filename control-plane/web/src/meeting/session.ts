@@ -18,9 +18,17 @@ const REJOIN_BUDGET_MS = 60_000;
 /** While failing over, the join API gets this long before the alternates we already have are tried. */
 const ASK_FIRST_MS = 400;
 const ASK_LATER_MS = 4_000;
-const SOCKET_FIRST_MS = 1_000;
-const SOCKET_LATER_MS = 5_000;
-const MEDIA_PATH_MS = 8_000;
+
+/** How long one edge may take before the next is tried. */
+interface Patience {
+  socketMs: number;
+  mediaMs: number;
+}
+
+/** In the first round of a rejoin speed wins: another edge is only a second away. */
+const HURRIED: Patience = { socketMs: 1_000, mediaMs: 2_500 };
+const PATIENT: Patience = { socketMs: 5_000, mediaMs: 8_000 };
+
 const NOTICE_MS = 5_000;
 const NOTICES_MAX = 4;
 
@@ -68,7 +76,7 @@ export class MeetingSession extends Changes implements MeetingSource {
   async join(tracks: LocalTrack[]): Promise<void> {
     const { api, code, name, passcode, from } = this.options;
     const answer = await api.join(code, { name, passcode, from });
-    if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), SOCKET_LATER_MS))) throw new ApiError('unavailable', 0, '');
+    if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), PATIENT))) throw new ApiError('unavailable', 0, '');
     await this.publish(tracks);
   }
 
@@ -101,13 +109,13 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   // ---- connecting -----------------------------------------------------------------------------------------------------------------
 
-  private async tryEach(answer: JoinAnswer, list: Candidate[], socketMs: number): Promise<boolean> {
+  private async tryEach(answer: JoinAnswer, list: Candidate[], patience: Patience): Promise<boolean> {
     for (const candidate of list) {
       const room = this.options.makeRoom();
       this.attach(room);
       try {
         const rtcConfig = answer.iceServers.length ? { iceServers: answer.iceServers } : undefined;
-        await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: socketMs, peerConnectionTimeout: MEDIA_PATH_MS, ...(rtcConfig && { rtcConfig }) });
+        await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: patience.socketMs, peerConnectionTimeout: patience.mediaMs, ...(rtcConfig && { rtcConfig }) });
       } catch {
         abandon(room);
         if (this.phase === 'ended') return false;
@@ -195,7 +203,7 @@ export class MeetingSession extends Changes implements MeetingSource {
       if (this.over()) return stopAll(tracks);
       const answer = fresh ?? this.answer;
       const list = candidates(fresh, this.answer, this.edge?.url ?? null, Date.now());
-      if (answer && (await this.tryEach(answer, list, round === 0 ? SOCKET_FIRST_MS : SOCKET_LATER_MS))) return this.publish(tracks);
+      if (answer && (await this.tryEach(answer, list, round === 0 ? HURRIED : PATIENT))) return this.publish(tracks);
       if (this.over()) return stopAll(tracks);
       await this.pause(Math.min(250 * 2 ** round, 4_000));
     }

@@ -272,12 +272,12 @@ impl Driver {
     }
 
     fn tell_room(&mut self, room: &RoomName, input: RoomInput) {
-        let shared = self.mesh.members(room).next().is_some();
+        let others = self.mesh.members(room).count();
         let Some(member) = self.members.get_mut(room) else { return };
         let message = match input {
             RoomInput::Life(life) => match member.birth.take() {
                 Some(birth) => {
-                    let _ = birth.send(Birth { sid: life.sid, incarnation: life.incarnation, shared });
+                    let _ = birth.send(Birth { sid: life.sid, incarnation: life.incarnation, others });
                     return;
                 }
                 None => FromMesh::Incarnation { sid: life.sid, incarnation: life.incarnation },

@@ -28,8 +28,8 @@ const QUEUE: usize = 16_384;
 pub(crate) struct Birth {
     pub(crate) sid: RoomSid,
     pub(crate) incarnation: u64,
-    /// Other edges have people in it: what they know is on its way.
-    pub(crate) shared: bool,
+    /// Other edges that have people in it: what they know is on its way.
+    pub(crate) others: usize,
 }
 
 pub(crate) enum ToMesh {
@@ -70,7 +70,7 @@ impl MeshHandle {
         {
             return birth;
         }
-        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: unix_now_ms(), shared: false }
+        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: unix_now_ms(), others: 0 }
     }
 
     pub(crate) fn leave(&self, room: &RoomName) {

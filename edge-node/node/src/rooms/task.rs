@@ -63,10 +63,10 @@ pub(super) async fn run(
     home_region: Option<String>,
 ) {
     let birth = edge.mesh.enter(&name, home_region, &handle).await;
-    let shared = birth.shared;
+    let others = birth.others;
     let mut task = RoomTask::new(edge, name, handle, birth);
-    if shared {
-        task.learn(&mut queue).await;
+    if others > 0 {
+        task.learn(others, &mut queue).await;
     }
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -120,17 +120,20 @@ impl RoomTask {
 
     /// Takes in what the room's other edges know before anybody joins here: an identity that is there already must be outranked,
     /// and the first JoinResponse should show everybody. Does not wait long: a room can live with less.
-    async fn learn(&mut self, queue: &mut mpsc::Receiver<ToRoom>) {
+    async fn learn(&mut self, others: usize, queue: &mut mpsc::Receiver<ToRoom>) {
         let mut early = Vec::new();
+        let mut heard = BTreeSet::new();
         let learning = async {
             while let Some(message) = queue.recv().await {
-                let learnt = matches!(message, ToRoom::Mesh(FromMesh::Delta { .. }));
+                if let ToRoom::Mesh(FromMesh::Delta { from, .. }) = &message {
+                    heard.insert(from.clone());
+                }
                 match message {
                     ToRoom::Mesh(_) => self.handle(message),
                     _ if early.len() < EARLY_MAX => early.push(message),
                     _ => {}
                 }
-                if learnt {
+                if heard.len() >= others {
                     return;
                 }
             }

@@ -66,22 +66,36 @@ pub struct TestClient {
 
 impl World {
     pub fn new(shards: usize) -> World {
+        World::bound_to(shards, &["127.0.0.1:0"], &[])
+    }
+
+    pub fn bound_to(shards: usize, bind: &[&str], advertise: &[&str]) -> World {
         let identity = Arc::new(DtlsIdentity::generate().expect("certificate"));
         let (events_tx, events) = mpsc::channel(1024);
         let (taps_tx, taps) = mpsc::channel(1024);
-        let config = ShardsConfig { bind: vec![([127, 0, 0, 1], 0).into()], shards, ..ShardsConfig::default() };
+        let config = ShardsConfig {
+            bind: bind.iter().map(|a| a.parse().expect("literal")).collect(),
+            advertise: advertise.iter().map(|a| a.parse().expect("literal")).collect(),
+            shards,
+            ..ShardsConfig::default()
+        };
         let shards = Shards::start(config, identity.clone(), events_tx, taps_tx).expect("start");
         World { shards, events, taps, seen: Vec::new(), identity, rng: StdRng::seed_from_u64(7) }
     }
 
     /// A client that has begun to connect.
     pub fn client(&mut self, shard: u16) -> TestClient {
+        self.client_via(shard, 0)
+    }
+
+    /// A client that uses the server's candidate of this number.
+    pub fn client_via(&mut self, shard: u16, candidate: usize) -> TestClient {
         let peer = self.shards.allocate_peer_on(shard);
-        let server = self.shards.candidates(peer)[0];
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let server = self.shards.candidates(peer)[candidate];
+        let socket = UdpSocket::bind(if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).expect("bind");
         socket.set_nonblocking(true).expect("non-blocking");
         let identity = Arc::new(DtlsIdentity::generate().expect("certificate"));
-        let (ours, theirs) = (IceCredentials::generate(&mut self.rng), IceCredentials::generate(&mut self.rng));
+        let (ours, theirs) = self.credentials();
         self.shards.send(Command::AddPeer {
             peer,
             local: ours.clone(),
@@ -110,6 +124,11 @@ impl World {
             socket,
             transport_sequence: 0,
         }
+    }
+
+    /// Fresh ICE credentials: the server's and the client's.
+    pub fn credentials(&mut self) -> (IceCredentials, IceCredentials) {
+        (IceCredentials::generate(&mut self.rng), IceCredentials::generate(&mut self.rng))
     }
 
     /// Moves everybody until `done`, or fails after five seconds.
