@@ -24,6 +24,8 @@ use std::time::Instant;
 const ALTERNATES: usize = 2;
 /// A token this long expired still proves who somebody was.
 const PREVIOUS_TOKEN_S: u64 = 24 * 3600;
+/// Lines of the reckoning in an answer: enough for the edges that matter, however many there are.
+const REASONS_MAX: usize = 40;
 /// Longest title of a meeting, in characters.
 const TITLE_CHARS_MAX: usize = 120;
 
@@ -79,6 +81,8 @@ pub struct MeetingInfo {
     pub code: String,
     pub title: String,
     pub passcode_required: bool,
+    /// `open`; a meeting that has ended is refused instead.
+    pub state: &'static str,
     pub max_participants: u32,
     /// People there now, as far as the edges have reported.
     pub participants: u32,
@@ -246,7 +250,12 @@ impl JoinService {
             token,
             identity,
             room: meeting.code,
-            reasons: assignment.reasons(&candidates).into_iter().map(reason).collect(),
+            reasons: assignment
+                .reasons(&candidates)
+                .into_iter()
+                .take(REASONS_MAX)
+                .map(reason)
+                .collect(),
             expires: claims.exp.unwrap_or_default(),
             title: meeting.title,
         })
@@ -375,6 +384,7 @@ impl JoinService {
             code: meeting.code.clone(),
             title: meeting.title.clone(),
             passcode_required: meeting.passcode_hash.is_some(),
+            state: "open",
             max_participants: meeting.max_participants,
             participants: self.fleet.people_in(&meeting.code, Instant::now()),
             created_at_ms: meeting.created_at_ms,

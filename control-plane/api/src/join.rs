@@ -203,7 +203,7 @@ impl Refusal {
             Refusal::NotHost => "not_host",
             Refusal::Full { .. } => "full",
             Refusal::Ended => "ended",
-            Refusal::TooManyTries { .. } => "too_many_tries",
+            Refusal::TooManyTries { .. } => "rate_limited",
             Refusal::NoEdge => "no_edge",
             Refusal::Unavailable => "unavailable",
         }
