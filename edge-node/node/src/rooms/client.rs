@@ -24,7 +24,6 @@ const OFFER_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Transport {
     pub(super) peer: PeerId,
     pub(super) local: IceCredentials,
-    pub(super) remote_ufrag: String,
     pub(super) connected: bool,
 }
 

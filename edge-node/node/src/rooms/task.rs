@@ -97,7 +97,7 @@ pub(super) async fn run(
 impl RoomTask {
     fn new(edge: Arc<EdgeState>, name: RoomName, handle: RoomHandle, birth: crate::mesh::Birth) -> RoomTask {
         let now_ms = unix_now_ms();
-        let mut info = RoomInfo::new(birth.sid, now_ms as i64);
+        let mut info = RoomInfo::new(birth.sid, birth.created_at_ms);
         info.incarnation = birth.incarnation;
         let now = Instant::now();
         RoomTask {
@@ -275,7 +275,7 @@ impl RoomTask {
                         self.violation(key, &error.to_string());
                     }
                 }
-                Action::AddTrack { .. } => {}
+                Action::AddTrack { track, .. } => self.prepare_audio(key, &track),
                 Action::Mute { track, muted } => self.mute(key, &track, muted),
                 Action::Subscribe { track } => self.subscribe(key, &track),
                 Action::Unsubscribe { track } => self.unsubscribe(key, &track),
