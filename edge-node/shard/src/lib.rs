@@ -18,7 +18,7 @@ mod shards;
 mod thread;
 
 pub use api::{
-    Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch,
+    Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch, Tapped,
 };
 pub use meridian_sfu::Demand;
 pub use metrics::ShardMetrics;

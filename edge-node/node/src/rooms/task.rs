@@ -237,6 +237,12 @@ impl RoomTask {
         tracing::info!(room = %self.name, identity = %client.identity, "resumed");
         self.sockets.insert(socket, key);
         self.dirty.insert(key);
+        // What the old socket was given last may never have been read: which layers to send is told again.
+        for sid in self.tracks.published_by(key) {
+            if let Some(track) = self.tracks.get_mut(&sid) {
+                track.told = None;
+            }
+        }
         self.act(key, actions);
         Some(())
     }

@@ -13,7 +13,7 @@ use meridian_transport::sdp::{Publication, SubscriptionMedia};
 use rand::Rng;
 
 use super::Shard;
-use crate::api::Event;
+use crate::api::{Event, Tapped};
 use crate::inbox::{Mirrored, Note};
 use crate::metrics::add;
 
@@ -415,8 +415,9 @@ impl Shard {
                 add(&self.shared.counters.drop_cross_shard, 1);
             }
         }
-        if track.tap.contains(layer) {
-            self.tapped.push((id, layer, packet.clone()));
+        let stands_for = stands_for(layer, track.tap, track.origin.source());
+        if !stands_for.is_empty() {
+            self.tapped.push(Tapped { track: id, layer, stands_for, packet: packet.clone() });
             self.flush_at.get_or_insert(now + self.shared.config.flush_delay);
             self.flush_now |= packet.marker || packet.codec.kind() == MediaKind::Audio;
         }
@@ -461,4 +462,21 @@ impl Shard {
             self.events.send(Event::SenderReport { track: id, layer, report });
         }
     }
+}
+
+/// The wanted layers that packets of `layer` serve now: itself, and those above it that the publisher does not send (too
+/// little bandwidth, or not started yet) while this is the best it does send. Whoever wants those sees something.
+fn stands_for(layer: Layer, wanted: LayerSet, source: &Source) -> LayerSet {
+    if wanted.is_empty() || wanted == LayerSet::up_to(Layer::LOW) && layer == Layer::LOW {
+        return wanted;
+    }
+    let live = source.live();
+    let mut served = LayerSet::EMPTY;
+    for want in wanted.iter() {
+        let best = live.iter().filter(|live| *live <= want).last();
+        if want == layer || (!live.contains(want) && best == Some(layer)) {
+            served.insert(want);
+        }
+    }
+    served
 }
