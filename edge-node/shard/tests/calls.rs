@@ -343,3 +343,36 @@ fn a_restart_of_ice_keeps_the_call() {
     });
     assert_eq!(world.count(|e| matches!(e, Event::PeerConnected { .. })), 2);
 }
+
+#[test]
+fn a_track_whose_publisher_came_back_as_another_peer_keeps_its_subscribers() {
+    // The publisher's old peer is on shard 0, beside one subscriber; the new one is on shard 1, beside the other.
+    let (mut world, mut a, mut b, _, _) = call(2, Layer::LOW);
+    let (mut c, mut back) = (world.client(0), world.client(1));
+    world.shards.send(Command::Subscribe { peer: c.peer, track: AUDIO, media: subscription(AUDIO, OPUS, AUDIO_OUT) });
+    world.connect(&mut [&mut a, &mut b, &mut c, &mut back]);
+    world.shards.send(Command::Publish { peer: back.peer, track: AUDIO, publication: audio_publication() });
+    world.shards.send(Command::RemovePeer { peer: a.peer });
+    b.rtp.clear();
+    let mut microphone = Microphone::new(0x99);
+    world.until(&mut [&mut b, &mut c, &mut back], "audio of the new peer", |_, clients| {
+        microphone.send(clients[2]);
+        clients[..2].iter().all(|client| client.of_ssrc(AUDIO_OUT).len() > 5)
+    });
+}
+
+#[test]
+fn a_publish_of_a_peer_that_is_gone_does_no_harm() {
+    let mut world = World::new(2);
+    let (mut a, mut b) = (world.client(0), world.client(1));
+    let ghost = world.shards.allocate_peer_on(1);
+    world.shards.send(Command::Subscribe { peer: b.peer, track: AUDIO, media: subscription(AUDIO, OPUS, AUDIO_OUT) });
+    world.shards.send(Command::Publish { peer: ghost, track: AUDIO, publication: audio_publication() });
+    world.connect(&mut [&mut a, &mut b]);
+    world.shards.send(Command::Publish { peer: a.peer, track: AUDIO, publication: audio_publication() });
+    let mut microphone = Microphone::new(0x11);
+    world.until(&mut [&mut a, &mut b], "audio", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1].of_ssrc(AUDIO_OUT).len() > 3
+    });
+}

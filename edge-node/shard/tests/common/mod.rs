@@ -1,5 +1,5 @@
 //! A world of real sockets on loopback: shards, and clients made of the transport's client half.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
@@ -402,7 +402,7 @@ impl Camera {
     /// Leaves out the packet of this index of the low layer (it is numbered, but lost).
     pub fn send_frame_without(&mut self, client: &mut TestClient, keyframe: bool, lost: Option<usize>) {
         let timestamp = u32::from(self.frame) * 3_000;
-        for layer in 0..3 {
+        for (layer, rid) in RIDS.into_iter().enumerate() {
             for i in 0..4 {
                 let payload = self.payload(layer, i, keyframe);
                 let packet = RtpOut {
@@ -412,7 +412,7 @@ impl Camera {
                     timestamp,
                     marker: i == 3,
                     mid: "1",
-                    rid: Some(RIDS[layer]),
+                    rid: Some(rid),
                     audio_level: None,
                     payload: &payload,
                 };
