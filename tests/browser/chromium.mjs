@@ -8,7 +8,8 @@ const FLAGS = [
   '--disable-background-networking',
   '--disable-component-update',
   '--disable-sync',
-  '--use-fake-device-for-media-stream=fps=30',
+  // A spinning figure and a beep each second for the camera and microphone, a fake tab for a shared screen.
+  '--use-fake-device-for-media-stream=fps=30,display-media-type=browser',
   '--autoplay-policy=no-user-gesture-required',
   // Two pages on one machine meet over loopback, which Chromium hides from WebRTC otherwise.
   '--allow-loopback-in-peer-connection',

@@ -59,8 +59,8 @@ const SCREENS = [
   }],
   ['meeting-why', `${STORY}/story.html?people=2`, async (page) => {
     await story(page);
-    await page.click(byTestId('pop-badge'));
     await page.click(byTestId('control-mic'));
+    await page.click(byTestId('pop-badge'));
   }],
   ['meeting-rejoining', `${STORY}/story.html?people=4&phase=rejoining&blocked=1`, story],
 ];

@@ -5,8 +5,10 @@
 
 pub mod config;
 pub mod crypto;
+pub mod join;
 pub mod pki;
 pub mod token;
+pub mod turn;
 
 /// Version 1 of the gRPC protocol between edges and the control plane, generated from `proto/edge_control.proto`.
 pub mod v1 {

@@ -575,3 +575,12 @@ fn write_file(path: &Path, content: &str, mode: u32) -> Result<(), PkiError> {
         source,
     })
 }
+
+/// A fresh P-256 key for a node that will enrol: (private key as PKCS#8 PEM, public key as DER SubjectPublicKeyInfo).
+///
+/// # Errors
+/// [`PkiError::Certificate`] if the system gives no randomness.
+pub fn generate_node_key() -> Result<(String, Vec<u8>), PkiError> {
+    let key = KeyPair::generate()?;
+    Ok((key.serialize_pem(), key.subject_public_key_info()))
+}

@@ -3,7 +3,8 @@
 //! room's incarnation, so that two edges which open a room of one name at once end up in one room.
 //!
 //! All of it is soft state: announced again every [`REFRESH`] and whenever the view changes, forgotten after [`TTL`].
-//! Homes that disagree (a partition, views that differ for a moment) converge on the higher (incarnation, sid).
+//! Homes that disagree (a partition, views that differ for a moment) converge on the higher (incarnation, sid), and
+//! incarnations are such that the room that was opened earlier has the higher one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use rand::Rng;
 
 use crate::mesh::Context;
 use crate::rendezvous;
+use crate::view::{Edge, Homes, View};
 use crate::wire::{AnnouncedRoom, Body, EDGES_MAX, RoomEdge, RoomPeers, RoomQuery, TTL_MS_MAX};
 
 /// How often an edge repeats its announcements.
@@ -20,18 +22,11 @@ pub const REFRESH: Duration = Duration::from_secs(10);
 /// How long an announcement holds.
 pub const TTL: Duration = Duration::from_secs(35);
 /// How long the first home waits for the second to say whether the room lives already.
-const ASK_PATIENCE: Duration = Duration::from_millis(500);
+const ASK_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How long any other edge waits for the first home before it fixes an incarnation itself.
-const STAND_IN_PATIENCE: Duration = Duration::from_millis(1_500);
+const STAND_IN_PATIENCE: Duration = Duration::from_millis(2_000);
 /// Rooms one edge is home to.
 const RECORDS_MAX: usize = 200_000;
-
-/// A live edge, as the registry shows it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Edge {
-    pub node: NodeId,
-    pub region: String,
-}
 
 /// Which life of a room's name: what the home edges fix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,95 +36,130 @@ pub struct Life {
     pub sid: RoomSid,
 }
 
-pub(crate) struct Homes {
-    pub(crate) first: NodeId,
-    pub(crate) second: Option<NodeId>,
+impl Life {
+    /// Creation times are counted down from here, in the upper bits: the elder outranks the younger. Clocks decide nothing
+    /// but which of two rooms keeps its sid when they turn out to be one.
+    const EPOCH_END_MS: u64 = 1 << 44;
+
+    pub(crate) fn fix(proposal: &Proposal, rng: &mut impl Rng) -> Life {
+        let created = u64::try_from(proposal.created_at_ms)
+            .unwrap_or(0)
+            .clamp(1, Self::EPOCH_END_MS - 1);
+        let incarnation = (Self::EPOCH_END_MS - created) << 16 | u64::from(rng.random::<u16>());
+        Life {
+            incarnation,
+            sid: proposal.sid.clone(),
+        }
+    }
+
+    /// When the room was opened, in milliseconds since 1970: the same on every edge.
+    pub fn created_at_ms(&self) -> i64 {
+        (Self::EPOCH_END_MS.saturating_sub(self.incarnation >> 16)) as i64
+    }
 }
 
-impl Homes {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &NodeId> {
-        std::iter::once(&self.first).chain(&self.second)
-    }
+/// What an edge that opens a room would call it.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposal {
+    pub(crate) sid: RoomSid,
+    pub(crate) created_at_ms: i64,
 }
 
 #[derive(Default)]
 pub(crate) struct Directory {
-    view: Vec<Edge>,
-    viewed_at: Option<Instant>,
+    view: View,
     records: BTreeMap<RoomName, Record>,
 }
 
 /// What this edge knows of a room as one of its homes.
 struct Record {
     region: String,
+    homes: Homes,
     life: Option<Life>,
-    /// Until when each edge's announcement holds.
-    edges: BTreeMap<NodeId, Instant>,
+    edges: BTreeMap<NodeId, Announced>,
     fixing: Option<Fixing>,
 }
 
+struct Announced {
+    until: Instant,
+    /// The home that passed it on; `None`: the edge itself. Only first-hand news goes to other homes, or an edge that left
+    /// would live on between them.
+    via: Option<NodeId>,
+}
+
 struct Fixing {
-    /// Sid proposed by the first edge that announced the room.
-    sid: RoomSid,
+    /// Of the first edge that announced the room.
+    proposal: Proposal,
     until: Instant,
     /// Homes that asked meanwhile.
     askers: BTreeSet<NodeId>,
 }
 
 impl Directory {
-    /// The two home edges of a room: of its region if any edge lives there, else of all. An edge that sees nobody is its own.
     pub(crate) fn homes(&self, own: &NodeId, room: &RoomName, region: &str) -> Homes {
-        let regional = !region.is_empty() && self.view.iter().any(|edge| edge.region == region);
-        let mut best: Vec<(u64, &NodeId)> = Vec::with_capacity(3);
-        for edge in self.view.iter().filter(|edge| !regional || edge.region == region) {
-            best.push((rendezvous::weight(room.as_str(), edge.node.as_str()), &edge.node));
-            best.sort_unstable_by(|a, b| b.cmp(a));
-            best.truncate(2);
-        }
-        let mut best = best.into_iter().map(|(_, node)| node.clone());
-        Homes { first: best.next().unwrap_or_else(|| own.clone()), second: best.next() }
+        self.view.homes(own, room, region)
     }
 
-    /// A new view of the live edges: rooms whose homes moved are handed over to the new ones.
-    pub(crate) fn set_view(&mut self, ctx: &mut Context, now: Instant, mut edges: Vec<Edge>) {
-        edges.sort_unstable();
-        edges.dedup_by(|a, b| a.node == b.node);
-        edges.truncate(EDGES_MAX);
-        if edges == self.view {
-            return;
+    /// A new view of the live edges: rooms whose homes moved are handed over to the new ones. False if it is the old view.
+    pub(crate) fn set_view(&mut self, ctx: &mut Context, now: Instant, edges: Vec<Edge>) -> bool {
+        if !self.view.replace(now, edges) {
+            return false;
         }
-        self.view = edges;
-        self.viewed_at = Some(now);
-        for (room, record) in self.records.iter().filter(|(_, record)| record.life.is_some()) {
-            for home in self.homes(&ctx.node, room, &record.region).iter() {
-                if *home != ctx.node {
-                    ctx.need(home);
-                    ctx.send(home, Body::Peers(record.peers(now, room)));
+        let mut unfixed = Vec::new();
+        for (room, record) in &mut self.records {
+            let homes = self.view.homes(&ctx.node, room, &record.region);
+            let former = std::mem::replace(&mut record.homes, homes);
+            if record.fixing.is_some() {
+                unfixed.push(room.clone());
+            } else {
+                let fresh = record
+                    .homes
+                    .iter()
+                    .filter(|home| !former.contains(home) && **home != ctx.node);
+                for home in fresh.cloned().collect::<Vec<_>>() {
+                    ctx.need(&home);
+                    ctx.send(&home, Body::Peers(record.first_hand(now, room)));
                 }
             }
         }
+        for room in unfixed {
+            self.pursue(ctx, now, &room);
+        }
+        true
     }
 
     /// Neighbours this edge keeps links to as a home: those who announced rooms here, and the other homes of those rooms.
-    pub(crate) fn needed(&self, own: &NodeId, needed: &mut BTreeSet<NodeId>) {
-        for (room, record) in &self.records {
-            needed.extend(record.edges.keys().cloned());
-            needed.extend(self.homes(own, room, &record.region).iter().cloned());
+    pub(crate) fn needed(&self, needed: &mut BTreeSet<NodeId>) {
+        for record in self.records.values() {
+            needed.extend(record.edges.keys().chain(record.homes.iter()).cloned());
         }
     }
 
     pub(crate) fn announced(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, said: &AnnouncedRoom, ttl: u32) {
         let room = RoomName::from(said.room.as_str());
-        let Some(record) = self.record(&room, &said.home_region) else { return };
+        let Some(record) = self.record(ctx, &room, &said.home_region) else {
+            return;
+        };
         if record.edges.len() >= EDGES_MAX && !record.edges.contains_key(from) {
             return;
         }
         let ttl = Duration::from_millis(u64::from(ttl.min(TTL_MS_MAX)));
-        let is_new = record.edges.insert(from.clone(), now + ttl).is_none();
+        let held = record.edges.insert(
+            from.clone(),
+            Announced {
+                until: now + ttl,
+                via: None,
+            },
+        );
+        let is_new = held.is_none_or(|held| held.via.is_some());
         let adopted = record.adopt(life(said.incarnation, &said.sid));
         if record.life.is_none() {
             if record.fixing.is_none() {
-                self.start_fixing(ctx, now, &room, &said.sid, None);
+                let proposal = Proposal {
+                    sid: RoomSid::new(&*said.sid),
+                    created_at_ms: said.created_at_ms,
+                };
+                self.start_fixing(ctx, now, &room, proposal, None);
             }
             if let Some(record) = self.records.get(&room).filter(|record| record.life.is_none()) {
                 record.tell_edges(ctx, now, &room);
@@ -145,12 +175,13 @@ impl Directory {
     }
 
     pub(crate) fn left(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, room: &RoomName) {
-        let Some(record) = self.records.get_mut(room) else { return };
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
         if record.edges.remove(from).is_some() {
-            if record.edges.is_empty() {
+            self.tell_homes(ctx, now, room);
+            if self.records.get(room).is_some_and(|record| record.edges.is_empty()) {
                 self.records.remove(room);
-            } else {
-                record.tell_edges(ctx, now, room);
             }
         }
     }
@@ -160,22 +191,34 @@ impl Directory {
         let homes = self.homes(&ctx.node, &room, &query.home_region);
         let known = self.records.get(&room);
         if let Some(record) = known.filter(|record| record.life.is_some()) {
-            return ctx.send(from, Body::Peers(record.peers(now, &room)));
+            return ctx.send(from, Body::Peers(record.first_hand(now, &room)));
         }
-        if homes.first != ctx.node {
-            let nothing = RoomPeers { room: query.room.clone(), ..RoomPeers::default() };
+        if !homes.is_first(&ctx.node) {
+            let nothing = RoomPeers {
+                room: query.room.clone(),
+                to_home: true,
+                ..RoomPeers::default()
+            };
             return ctx.send(from, Body::Peers(nothing));
         }
-        let Some(record) = self.record(&room, &query.home_region) else { return };
+        let Some(record) = self.record(ctx, &room, &query.home_region) else {
+            return;
+        };
         match &mut record.fixing {
             Some(fixing) => {
                 fixing.askers.insert(from.clone());
                 // The other home asks too: it knows nothing either.
-                if homes.second.as_ref() == Some(from) {
+                if homes.is_second(from) {
                     self.fix(ctx, now, &room);
                 }
             }
-            None => self.start_fixing(ctx, now, &room, &query.sid, Some(from)),
+            None => {
+                let proposal = Proposal {
+                    sid: RoomSid::new(&*query.sid),
+                    created_at_ms: query.created_at_ms,
+                };
+                self.start_fixing(ctx, now, &room, proposal, Some(from));
+            }
         }
     }
 
@@ -183,52 +226,40 @@ impl Directory {
     pub(crate) fn told(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, peers: &RoomPeers) {
         let room = RoomName::from(peers.room.as_str());
         let homes = self.homes(&ctx.node, &room, &peers.home_region);
-        let is_home = homes.iter().any(|home| *home == ctx.node);
-        if !self.records.contains_key(&room) && (!is_home || peers.edges.is_empty()) {
+        let is_home = homes.contains(&ctx.node);
+        let worth_a_record = is_home && peers.to_home && !peers.edges.is_empty();
+        if !self.records.contains_key(&room) && !worth_a_record {
             return;
         }
-        let Some(record) = self.record(&room, &peers.home_region) else { return };
-        let mut news = record.adopt(life(peers.incarnation, &peers.sid));
-        for edge in &peers.edges {
-            let node = NodeId::from(edge.node.as_str());
-            let until = now + Duration::from_millis(u64::from(edge.ttl_ms.min(TTL_MS_MAX)));
-            let full = record.edges.len() >= EDGES_MAX;
-            match record.edges.get_mut(&node) {
-                Some(held) => *held = until.max(*held),
-                None if !full => {
-                    record.edges.insert(node, until);
-                    news = true;
-                }
-                None => {}
-            }
-        }
-        let asked_in_vain = peers.incarnation == 0 && homes.second.as_ref() == Some(from) && homes.first == ctx.node;
+        let Some(record) = self.record(ctx, &room, &peers.home_region) else {
+            return;
+        };
+        let adopted = record.adopt(life(peers.incarnation, &peers.sid));
+        let news = peers.to_home && record.merge(now, from, peers);
+        let asked_in_vain = peers.to_home && homes.is_second(from) && homes.is_first(&ctx.node);
         if record.life.is_none() && record.fixing.is_some() && asked_in_vain {
             return self.fix(ctx, now, &room);
         }
         if record.life.is_some() {
             let askers = record.fixing.take().map(|fixing| fixing.askers).unwrap_or_default();
             for asker in askers {
-                ctx.send(&asker, Body::Peers(record.peers(now, &room)));
+                ctx.send(&asker, Body::Peers(record.first_hand(now, &room)));
             }
         }
-        // Homes do not pass on what homes said, or they would never stop.
-        if news {
+        if news || adopted {
             record.tell_edges(ctx, now, &room);
+        }
+        if record.edges.is_empty() && record.fixing.is_none() {
+            self.records.remove(&room);
         }
     }
 
     pub(crate) fn tick(&mut self, ctx: &mut Context, now: Instant) {
         let mut due = Vec::new();
         self.records.retain(|room, record| {
-            let before = record.edges.len();
-            record.edges.retain(|_, until| *until > now);
-            match &record.fixing {
-                Some(fixing) if fixing.until <= now => due.push(room.clone()),
-                _ => {}
-            }
-            if record.edges.len() < before && !record.edges.is_empty() {
-                record.tell_edges(ctx, now, room);
+            record.edges.retain(|_, announced| announced.until > now);
+            if record.fixing.as_ref().is_some_and(|fixing| fixing.until <= now) {
+                due.push(room.clone());
             }
             !record.edges.is_empty() || record.fixing.is_some()
         });
@@ -237,12 +268,13 @@ impl Directory {
         }
     }
 
-    fn record(&mut self, room: &RoomName, region: &str) -> Option<&mut Record> {
+    fn record(&mut self, ctx: &Context, room: &RoomName, region: &str) -> Option<&mut Record> {
         if self.records.len() >= RECORDS_MAX && !self.records.contains_key(room) {
             return None;
         }
         Some(self.records.entry(room.clone()).or_insert_with(|| Record {
             region: region.to_owned(),
+            homes: self.view.homes(&ctx.node, room, region),
             life: None,
             edges: BTreeMap::new(),
             fixing: None,
@@ -250,55 +282,121 @@ impl Directory {
     }
 
     /// An incarnation is due: ask the other home first, unless the view is so old that every living room has announced itself.
-    fn start_fixing(&mut self, ctx: &mut Context, now: Instant, room: &RoomName, sid: &str, asker: Option<&NodeId>) {
-        let Some(record) = self.records.get_mut(room) else { return };
-        let region = record.region.clone();
-        let sid = RoomSid::new(sid);
-        record.fixing = Some(Fixing { sid: sid.clone(), until: now, askers: asker.into_iter().cloned().collect() });
-        let homes = self.homes(&ctx.node, room, &region);
-        let (other, patience) = match homes.second {
-            Some(second) if homes.first == ctx.node => (second, ASK_PATIENCE),
-            None if homes.first == ctx.node => return self.fix(ctx, now, room),
-            _ => (homes.first, STAND_IN_PATIENCE),
+    fn start_fixing(
+        &mut self,
+        ctx: &mut Context,
+        now: Instant,
+        room: &RoomName,
+        proposal: Proposal,
+        asker: Option<&NodeId>,
+    ) {
+        let Some(record) = self.records.get_mut(room) else {
+            return;
         };
-        let is_first = patience == ASK_PATIENCE;
-        let settled = self.viewed_at.is_none_or(|at| now.duration_since(at) >= TTL);
-        if is_first && (settled || asker == Some(&other)) {
+        record.fixing = Some(Fixing {
+            proposal,
+            until: now,
+            askers: asker.into_iter().cloned().collect(),
+        });
+        self.pursue(ctx, now, room);
+    }
+
+    /// Fixes at once, or asks the other home and gives it time.
+    fn pursue(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
+        let Some(Record {
+            homes,
+            fixing: Some(fixing),
+            ..
+        }) = self.records.get(room)
+        else {
+            return;
+        };
+        let (homes, askers) = (homes.clone(), fixing.askers.clone());
+        let is_first = homes.is_first(&ctx.node);
+        let other = if is_first { homes.second } else { homes.first };
+        let settled = self.view.since().is_some_and(|at| now.duration_since(at) >= TTL);
+        let knows_nothing = other.as_ref().is_none_or(|other| askers.contains(other));
+        if is_first && (settled || knows_nothing) {
             return self.fix(ctx, now, room);
         }
-        if let Some(Record { fixing: Some(fixing), .. }) = self.records.get_mut(room) {
-            fixing.until = now + patience;
+        if let Some(Record {
+            fixing: Some(fixing), ..
+        }) = self.records.get_mut(room)
+        {
+            let until = now + if is_first { ASK_PATIENCE } else { STAND_IN_PATIENCE };
+            // Views that keep changing must not put it off for ever.
+            fixing.until = if fixing.until > now {
+                until.min(fixing.until)
+            } else {
+                until
+            };
         }
-        ctx.need(&other);
-        let query = RoomQuery { room: room.as_str().to_owned(), home_region: region, sid: sid.as_str().to_owned() };
-        ctx.send(&other, Body::Query(query));
+        if let Some(other) = other {
+            ctx.need(&other);
+            self.ask(ctx, room, &other);
+        }
+    }
+
+    fn ask(&self, ctx: &mut Context, room: &RoomName, other: &NodeId) {
+        let Some(Record {
+            region,
+            fixing: Some(Fixing { proposal, .. }),
+            ..
+        }) = self.records.get(room)
+        else {
+            return;
+        };
+        let query = RoomQuery {
+            room: room.as_str().to_owned(),
+            home_region: region.clone(),
+            sid: proposal.sid.as_str().to_owned(),
+            created_at_ms: proposal.created_at_ms,
+        };
+        ctx.send(other, Body::Query(query));
+    }
+
+    /// What could not be said while the link was down.
+    pub(crate) fn link_up(&self, ctx: &mut Context, now: Instant, node: &NodeId) {
+        for (room, record) in &self.records {
+            if record.homes.contains(node) {
+                self.ask(ctx, room, node);
+                if record.life.is_some() {
+                    ctx.send(node, Body::Peers(record.first_hand(now, room)));
+                }
+            }
+        }
     }
 
     fn fix(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
-        let Some(record) = self.records.get_mut(room) else { return };
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
         let Some(fixing) = record.fixing.take() else { return };
-        // Random low bits: two homes that cannot hear each other fix different numbers, and the higher one will win.
-        let incarnation = (1 << 32) | u64::from(ctx.rng.random::<u32>());
-        record.adopt(Some(Life { incarnation, sid: fixing.sid }));
+        record.adopt(Some(Life::fix(&fixing.proposal, &mut ctx.rng)));
         for asker in &fixing.askers {
-            ctx.send(asker, Body::Peers(record.peers(now, room)));
+            ctx.send(asker, Body::Peers(record.first_hand(now, room)));
         }
         self.tell_all(ctx, now, room);
     }
 
     /// Every edge with people in the room, and the other home.
     fn tell_all(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
+        if let Some(record) = self.records.get(room) {
+            record.tell_edges(ctx, now, room);
+            self.tell_homes(ctx, now, room);
+        }
+    }
+
+    fn tell_homes(&self, ctx: &mut Context, now: Instant, room: &RoomName) {
         let Some(record) = self.records.get(room) else { return };
-        record.tell_edges(ctx, now, room);
-        for home in self.homes(&ctx.node, room, &record.region).iter() {
-            if *home != ctx.node && !record.edges.contains_key(home) {
+        for home in record.homes.iter() {
+            if *home != ctx.node {
                 ctx.need(home);
-                ctx.send(home, Body::Peers(record.peers(now, room)));
+                ctx.send(home, Body::Peers(record.first_hand(now, room)));
             }
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.records.len()
     }
@@ -314,18 +412,74 @@ impl Record {
         outranks
     }
 
+    /// What `from` heard first-hand replaces what it said before; what we heard ourselves stands. True if edges are new.
+    fn merge(&mut self, now: Instant, from: &NodeId, peers: &RoomPeers) -> bool {
+        let said: BTreeMap<NodeId, Instant> = peers
+            .edges
+            .iter()
+            .map(|edge| {
+                let ttl = Duration::from_millis(u64::from(edge.ttl_ms.min(TTL_MS_MAX)));
+                (NodeId::from(edge.node.as_str()), now + ttl)
+            })
+            .collect();
+        self.edges
+            .retain(|node, held| held.via.as_ref() != Some(from) || said.contains_key(node));
+        let mut news = false;
+        for (node, until) in said {
+            let full = self.edges.len() >= EDGES_MAX;
+            match self.edges.get_mut(&node) {
+                Some(held) if held.via.as_ref() == Some(from) => held.until = until,
+                Some(_) => {}
+                None if !full => {
+                    self.edges.insert(
+                        node,
+                        Announced {
+                            until,
+                            via: Some(from.clone()),
+                        },
+                    );
+                    news = true;
+                }
+                None => {}
+            }
+        }
+        news
+    }
+
+    /// For edges of the room: all we know.
     fn peers(&self, now: Instant, room: &RoomName) -> RoomPeers {
-        let ttl_ms = |until: Instant| u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(TTL_MS_MAX);
+        self.message(now, room, |_| true)
+    }
+
+    /// For another home.
+    fn first_hand(&self, now: Instant, room: &RoomName) -> RoomPeers {
+        RoomPeers {
+            to_home: true,
+            ..self.message(now, room, |announced| announced.via.is_none())
+        }
+    }
+
+    fn message(&self, now: Instant, room: &RoomName, which: impl Fn(&Announced) -> bool) -> RoomPeers {
+        let ttl_ms =
+            |until: Instant| u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(TTL_MS_MAX);
         RoomPeers {
             room: room.as_str().to_owned(),
             home_region: self.region.clone(),
-            sid: self.life.as_ref().map_or(String::new(), |life| life.sid.as_str().to_owned()),
+            sid: self
+                .life
+                .as_ref()
+                .map_or(String::new(), |life| life.sid.as_str().to_owned()),
             incarnation: self.life.as_ref().map_or(0, |life| life.incarnation),
             edges: self
                 .edges
                 .iter()
-                .map(|(node, until)| RoomEdge { node: node.as_str().to_owned(), ttl_ms: ttl_ms(*until) })
+                .filter(|(_, announced)| which(announced))
+                .map(|(node, announced)| RoomEdge {
+                    node: node.as_str().to_owned(),
+                    ttl_ms: ttl_ms(announced.until),
+                })
                 .collect(),
+            to_home: false,
         }
     }
 
@@ -343,9 +497,14 @@ impl Record {
 
 /// Does not depend on order, so both sides may hold their sets as they like.
 pub(crate) fn edges_hash<'a>(edges: impl Iterator<Item = &'a NodeId>) -> u64 {
-    edges.fold(0, |hash, node| hash ^ rendezvous::weight("", node.as_str()))
+    edges.fold(0, |hash, node| {
+        hash ^ rendezvous::weight(0, rendezvous::hash(node.as_str()))
+    })
 }
 
 pub(crate) fn life(incarnation: u64, sid: &str) -> Option<Life> {
-    (incarnation != 0 && !sid.is_empty()).then(|| Life { incarnation, sid: RoomSid::new(sid) })
+    (incarnation != 0 && !sid.is_empty()).then(|| Life {
+        incarnation,
+        sid: RoomSid::new(sid),
+    })
 }

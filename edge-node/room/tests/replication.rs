@@ -424,9 +424,9 @@ fn people_of_a_silent_edge_leave_after_ten_seconds_unless_somebody_hears_it() {
         ));
     }
     // It was only a partition: the edge is back with the same people.
-    for i in 1..3 {
-        edges[i].room.node_heard(t2, &node(0));
-        assert!(edges[i].room.participant(&ann).is_some());
+    for edge in &mut edges[1..] {
+        edge.room.node_heard(t2, &node(0));
+        assert!(edge.room.participant(&ann).is_some());
     }
 }
 

@@ -22,11 +22,13 @@ export interface EdgeAddress {
 
 export interface JoinRequest {
   name: string;
-  passcode?: string;
+  passcode?: string | undefined;
   /** Demo only: stands in for the caller's place on the globe. */
-  from?: string;
-  /** The token of the session being continued: lets the server give back the same identity. Servers that do not know it ignore it. */
-  previousToken?: string;
+  from?: string | undefined;
+  /** The token of the session being continued: the server gives back the identity it names. */
+  previousToken?: string | undefined;
+  /** Ids of edges that this client has just failed to reach. */
+  avoid?: string[];
 }
 
 export interface JoinAnswer {
@@ -58,7 +60,7 @@ export function httpJoinApi(base = '/api/v1'): JoinApi {
       return readMeeting(await request('GET', meetingPath(code), undefined, signal));
     },
     async join(code, join, signal) {
-      const body = { name: join.name, passcode: join.passcode, from: join.from, previous_token: join.previousToken };
+      const body = { name: join.name, passcode: join.passcode, from: join.from, previous_token: join.previousToken, avoid: join.avoid };
       return readJoinAnswer(await request('POST', `${meetingPath(code)}/join`, body, signal));
     },
   };
@@ -80,7 +82,7 @@ async function request(method: string, url: string, body?: object, signal?: Abor
     throw new ApiError('unreachable', 0, '');
   }
   const answer = fields(await response.json().catch(() => null));
-  if (!response.ok) throw ApiError.fromResponse(response.status, answer, response.headers.get('retry-after'));
+  if (!response.ok) throw ApiError.fromResponse(response.status, answer);
   return answer;
 }
 
@@ -113,6 +115,11 @@ function readEdge(value: unknown): EdgeAddress | null {
   return url ? { id: text(edge.id), region: text(edge.region), url } : null;
 }
 
+/** A reason is a sentence, alone or with the numbers behind it. */
+function readReason(value: unknown): string {
+  return text(value) || text(fields(value).text);
+}
+
 function readIceServer(value: unknown): RTCIceServer | null {
   const server = fields(value);
   const urls = list(server.urls).map(text).filter(Boolean);
@@ -131,6 +138,6 @@ export function readJoinAnswer(answer: Fields): JoinAnswer {
     token,
     identity: text(answer.identity),
     room: text(answer.room),
-    reasons: list(answer.reasons).map(text).filter(Boolean),
+    reasons: list(answer.reasons).map(readReason).filter(Boolean),
   };
 }

@@ -23,10 +23,10 @@ export class ApiError extends Error {
     this.name = 'ApiError';
   }
 
-  static fromResponse(status: number, body: Record<string, unknown>, retryAfter: string | null = null): ApiError {
+  static fromResponse(status: number, body: Record<string, unknown>): ApiError {
     const detail = typeof body.message === 'string' ? body.message : '';
-    const seconds = Number(retryAfter);
-    const wait = retryAfter !== null && Number.isFinite(seconds) && seconds > 0 ? Math.ceil(seconds) : undefined;
+    const seconds = Number(body.retry_after_s);
+    const wait = Number.isFinite(seconds) && seconds > 0 ? Math.ceil(seconds) : undefined;
     return new ApiError(problemOf(status, body.code), status, detail, wait);
   }
 

@@ -20,7 +20,7 @@ export function App() {
           <MessagePage
             testId="page-unknown"
             title="This link leads nowhere"
-            text="The address is not a Meridian meeting. Meeting links end in a code like abc-defg-hij: check it with the person who invited you."
+            text="This address is not a meeting. Check the link with the person who invited you, or enter the meeting’s code on the start page."
             actions={[{ label: 'Go to the start page', primary: true, run: () => navigate('/') }]}
           />
         )}

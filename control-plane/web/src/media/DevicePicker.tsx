@@ -31,7 +31,7 @@ function Choice({ kind, label, list, current, onChoose }: ChoiceProps) {
     <label className="field">
       <span>{label}</span>
       <select value={list.some((device) => device.deviceId === chosen) ? chosen : ''} disabled={list.length === 0} onChange={(event) => onChoose(kind, event.target.value)} data-testid={`choose-${kind}`}>
-        {!list.some((device) => device.deviceId === chosen) && <option value="">{list.length === 0 ? `No ${kind} found` : 'Choose…'}</option>}
+        {!list.some((device) => device.deviceId === chosen) && <option value="">{list.length === 0 ? 'Unavailable' : 'Choose…'}</option>}
         {list.map((device, index) => (
           <option key={device.deviceId} value={device.deviceId}>
             {device.label || `${label} ${index + 1}`}

@@ -23,7 +23,7 @@ export function Grid({ people }: { people: Person[] }) {
   const rowWidth = plan.columns * plan.tile.width + (plan.columns - 1) * LIMITS.gap;
 
   return (
-    <div className="grid-area" ref={area}>
+    <div className="grid-area" ref={area} style={{ paddingBottom: paged ? PAGER_HEIGHT : 0 }}>
       {size.width > 0 && (
         <ul className="grid" style={{ width: rowWidth, gap: LIMITS.gap }} data-testid="grid" data-columns={plan.columns}>
           {shown.map((person) => (

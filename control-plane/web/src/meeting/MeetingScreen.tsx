@@ -43,8 +43,10 @@ export function MeetingScreen({ source }: { source: MeetingSource }) {
         {panel === 'settings' && <SettingsPanel actions={actions} onClose={close} />}
       </div>
       <Controls view={view} panel={panel} unread={unread} onPanel={toggle} actions={actions} />
-      <Banner phase={view.phase} />
-      {view.soundBlocked && <SoundPrompt onAllow={() => void actions.allowSound()} />}
+      <div className="overlays">
+        <Banner phase={view.phase} />
+        {view.soundBlocked && <SoundPrompt onAllow={() => void actions.allowSound()} />}
+      </div>
       <Notices notices={view.notices} onDismiss={actions.dismiss} />
       <AudioSink sources={view.audio} />
     </div>

@@ -17,7 +17,7 @@ export function Banner({ phase }: { phase: Phase }) {
   }, [phase]);
   const shown = phase === 'rejoining' || (phase === 'resuming' && slow);
   return (
-    <div role="status" className="banner-place">
+    <div role="status">
       {shown && (
         <div className="banner" data-testid="banner-rejoining">
           <span className="spinner" aria-hidden="true" />

@@ -1,21 +1,21 @@
 import { VideoView } from '../media/VideoView';
-import { pageSize, seat } from './layout';
+import { LIMITS, stripOrder, type Size } from './layout';
 import type { Person } from './model';
 import { Tile } from './Tile';
 import { useSize } from './useSize';
 
-/** The strip beside a shared screen: tiles of a fixed size, the people who speak first. */
-const STRIP_TILE = { width: 168, height: 100 };
-const STRIP_TILE_SMALL = { width: 128, height: 84 };
+/** The strip beside a shared screen holds tiles of one size: a column on wide windows, a row on narrow ones. */
+const COLUMN_TILE: Size = { width: 168, height: 100 };
+const ROW_TILE: Size = { width: 106, height: 84 };
 
 export function Stage({ presenter, people }: { presenter: Person; people: Person[] }) {
   const [strip, size] = useSize<HTMLUListElement>();
-  const vertical = size.height > size.width;
-  const tile = vertical ? STRIP_TILE : STRIP_TILE_SMALL;
-  const fits = Math.max(1, Math.floor((vertical ? size.height / (tile.height + 8) : size.width / (tile.width + 8)) || 1));
-  const seated = seat(people, Math.min(fits, pageSize(people.length, { width: 1e4, height: 1e4 })));
-  const hidden = seated.length - fits;
-  const shown = hidden > 0 ? seated.slice(0, Math.max(1, fits - 1)) : seated;
+  const column = size.height > size.width;
+  const tile = column ? COLUMN_TILE : ROW_TILE;
+  const fits = Math.max(1, Math.floor(column ? (size.height + LIMITS.gap) / (tile.height + LIMITS.gap) : (size.width + LIMITS.gap) / (tile.width + LIMITS.gap)));
+  // The place of the last tile goes to the note that there are more.
+  const shown = people.length > fits ? stripOrder(people, presenter.identity).slice(0, Math.max(1, fits - 1)) : stripOrder(people, presenter.identity);
+  const more = people.length - shown.length;
 
   return (
     <div className="stage" data-testid="stage">
@@ -24,14 +24,15 @@ export function Stage({ presenter, people }: { presenter: Person; people: Person
         <figcaption>{presenter.isLocal ? 'You are sharing your screen' : `${presenter.name} is sharing`}</figcaption>
       </figure>
       <ul className="strip" ref={strip}>
-        {shown.map((person) => (
-          <li key={person.identity} style={tile}>
-            <Tile person={person} />
-          </li>
-        ))}
-        {people.length > shown.length && (
-          <li className="strip-more" style={{ ...tile, ...(vertical && { height: 36 }) }}>
-            and {people.length - shown.length} more
+        {size.width > 0 &&
+          shown.map((person) => (
+            <li key={person.identity} style={tile}>
+              <Tile person={person} />
+            </li>
+          ))}
+        {more > 0 && (
+          <li className="strip-more" style={column ? { height: 36 } : tile}>
+            and {more} more
           </li>
         )}
       </ul>

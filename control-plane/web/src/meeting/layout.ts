@@ -91,3 +91,9 @@ export function seat<T extends Seat>(people: readonly T[], perPage: number): T[]
   }
   return [...first, ...later];
 }
+
+/** Beside a shared screen: whoever shares, then whoever spoke last, oneself at the end. */
+export function stripOrder<T extends Seat>(people: readonly T[], presenter: string): T[] {
+  const rank = (p: T) => (p.identity === presenter ? 0 : p.isLocal ? 2 : 1);
+  return [...people].sort((a, b) => rank(a) - rank(b) || b.lastSpokeAtMs - a.lastSpokeAtMs || a.joinedAtMs - b.joinedAtMs);
+}

@@ -1,4 +1,4 @@
-/** Feeds `Liveness` from a real room: samples the transport's statistics, asks the edge's /healthz when it falls silent, reports RTT and death. */
+/** Feeds `Liveness` from a real room: samples the transport's statistics, asks the edge's /probe when it falls silent, reports RTT and death. */
 import type { Room } from 'livekit-client';
 import { Liveness } from './liveness';
 
@@ -47,15 +47,15 @@ export function watchPulse(room: Room, edgeUrl: string, events: PulseEvents): ()
 
 async function ask(edgeUrl: string, signal: AbortSignal): Promise<boolean> {
   try {
-    await fetch(healthUrl(edgeUrl), { mode: 'no-cors', cache: 'no-store', credentials: 'omit', signal });
+    await fetch(probeUrl(edgeUrl), { mode: 'no-cors', cache: 'no-store', credentials: 'omit', signal });
     return true;
   } catch {
     return false;
   }
 }
 
-export function healthUrl(edgeUrl: string): string {
-  return `${edgeUrl.replace(/^ws/, 'http').replace(/\/+$/, '')}/healthz`;
+export function probeUrl(edgeUrl: string): string {
+  return `${edgeUrl.replace(/^ws/, 'http').replace(/\/+$/, '')}/probe`;
 }
 
 /** The statistics of one track carry the whole transport's: cheap even in a room of fifty. */

@@ -22,6 +22,8 @@ export function makeRoom(captureHeight: number): Room {
     adaptiveStream: true,
     dynacast: true,
     reconnectPolicy,
+    // A room that loses its edge must not switch the camera off: the next room goes on with it. The session stops captures itself.
+    stopLocalTrackOnUnpublish: false,
     videoCaptureDefaults: { resolution: captureResolution(captureHeight) },
     publishDefaults: { simulcast: true, videoCodec: 'vp8', red: true, dtx: true },
   });
@@ -35,19 +37,27 @@ export function captureResolution(height: number) {
 }
 
 /** Fresh wrappers around the captures that still run, so that the camera does not blink while the edge changes. A muted camera is off: it stays behind. */
-export async function salvage(room: Room): Promise<LocalTrack[]> {
+export async function salvage(published: readonly LocalTrack[]): Promise<LocalTrack[]> {
   const kept: LocalTrack[] = [];
-  for (const publication of room.localParticipant.trackPublications.values()) {
-    const capture = publication.track?.mediaStreamTrack;
-    if (!capture || capture.readyState !== 'live') continue;
-    if (publication.source === Track.Source.Camera && publication.isMuted) continue;
-    const constraints = publication.track?.constraints;
-    const track = capture.kind === 'audio' ? new LocalAudioTrack(capture, constraints, false) : new LocalVideoTrack(capture, constraints, false);
-    track.source = publication.source;
-    if (publication.isMuted) await track.mute();
+  for (const old of published) {
+    const capture = old.mediaStreamTrack;
+    if (capture.readyState !== 'live' || (old.source === Track.Source.Camera && old.isMuted)) continue;
+    const track = capture.kind === 'audio' ? new LocalAudioTrack(capture, old.constraints, false) : new LocalVideoTrack(capture, old.constraints, false);
+    track.source = old.source;
+    if (old.isMuted) await track.mute();
     kept.push(track);
   }
   return kept;
+}
+
+export function publishedTracks(room: Room): LocalTrack[] {
+  return [...room.localParticipant.trackPublications.values()].map((publication) => publication.track).filter((track) => track !== undefined);
+}
+
+export async function setSharing(room: Room, on: boolean): Promise<void> {
+  const ended = on ? [] : publishedTracks(room).filter((track) => track.source === Track.Source.ScreenShare || track.source === Track.Source.ScreenShareAudio);
+  await room.localParticipant.setScreenShareEnabled(on, { audio: true, selfBrowserSurface: 'include' });
+  for (const track of ended) track.stop();
 }
 
 /** Lets go of a room without a goodbye: the person is coming back elsewhere, and a Leave would be shown to everybody as a departure. */

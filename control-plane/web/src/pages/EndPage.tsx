@@ -9,7 +9,7 @@ const WORDS: Record<EndReason, { title: string; text: string; again?: string }> 
   duplicate: { title: 'You joined from another place', text: 'This meeting is open in another window or on another device, so this window let go.', again: 'Use this window instead' },
   dropped: { title: 'The connection dropped', text: 'We kept trying for a minute and reached no server. Check your internet connection, then come back in.', again: 'Try again' },
   full: { title: 'This meeting is full', text: 'It has reached the number of people it was set up for. Ask the host to make room, then try again.', again: 'Try again' },
-  not_found: { title: 'There is no such meeting', text: 'The link or code does not lead to a meeting. Codes look like abc-defg-hij: check yours with the person who invited you.' },
+  not_found: { title: 'There is no such meeting', text: 'The link or code does not lead to a meeting. Check it with the person who invited you.' },
   refused: { title: 'You can’t join this meeting', text: 'The server refused the connection. Ask the host for a new link.', again: 'Try again' },
 };
 

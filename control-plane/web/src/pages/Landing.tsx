@@ -13,8 +13,8 @@ export function Landing({ api }: { api: JoinApi }) {
         <Brand />
       </header>
       <main className="landing">
-        <h1>Meetings that reach everyone from nearby</h1>
-        <p className="lead">Each person connects to the point of presence nearest to them. Meridian carries the rest of the way, between continents and back.</p>
+        <h1>Video meetings that start close to everyone</h1>
+        <p className="lead">Each person connects to a server in their own region, and Meridian carries the meeting between continents.</p>
         <StartMeeting api={api} />
         <JoinByCode />
         <p className="fine">Nothing to install. Works in any current browser.</p>

@@ -318,11 +318,7 @@ impl LossWindow {
     fn ratio(&mut self, now: Instant) -> u16 {
         self.bucket(now);
         let (expected, lost) = self.buckets.iter().fold((0, 0), |(e, l), b| (e + b.0, l + b.1));
-        if expected == 0 {
-            0
-        } else {
-            (lost.min(expected) * 10_000 / expected) as u16
-        }
+        (lost.min(expected) * 10_000).checked_div(expected).unwrap_or(0) as u16
     }
 }
 

@@ -1,7 +1,7 @@
 //! One link from `Up` to `Down`.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use meridian_room::ids::NodeId;
@@ -33,7 +33,9 @@ pub(super) struct Channel {
 /// A link that is up, as the node's calls reach it.
 pub(super) struct Session {
     control: Connection,
-    replaced: AtomicBool,
+    /// Why this side closed the link, if it did: its two connections end one after the other, and the first to end must not
+    /// be taken for the reason.
+    closing: Mutex<Option<(u32, String)>>,
     queue: mpsc::Sender<Bytes>,
     queued_bytes: AtomicUsize,
     media_connection: Connection,
@@ -56,7 +58,11 @@ impl Session {
         })
     }
 
+    /// Closes both connections; the first reason given stays.
     pub(super) fn close(&self, code: u32, reason: &str) {
+        let (code, reason) = lock(&self.closing)
+            .get_or_insert_with(|| (code, reason.to_owned()))
+            .clone();
         self.control.close(VarInt::from_u32(code), reason.as_bytes());
         self.media_connection.close(VarInt::from_u32(code), reason.as_bytes());
     }
@@ -74,7 +80,6 @@ impl Session {
 /// Takes the place of an older link to the same node, announces `Up`, runs, announces `Down`.
 pub(super) async fn run(shared: Arc<Shared>, node: NodeId, established: Established) {
     if let Some(older) = shared.link(&node) {
-        older.replaced.store(true, Ordering::Relaxed);
         older.close(close::REPLACED, "a newer link of the same pair took its place");
     }
     let turn = lock(&shared.turns).entry(node.clone()).or_default().clone();
@@ -83,7 +88,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, established: Establis
     let (queue, queued) = mpsc::channel(CONTROL_QUEUE_MAX);
     let session = Arc::new(Session {
         control: control.connection.clone(),
-        replaced: AtomicBool::new(false),
+        closing: Mutex::new(None),
         queue,
         queued_bytes: AtomicUsize::new(0),
         media_connection: media.connection.clone(),
@@ -111,10 +116,10 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, established: Establis
             error = control.connection.closed() => down_reason(error),
         }
     };
-    let reason = if session.replaced.load(Ordering::Relaxed) {
-        DownReason::Replaced
-    } else {
-        reason
+    let reason = match *lock(&session.closing) {
+        Some((close::REPLACED, _)) => DownReason::Replaced,
+        Some(_) => DownReason::Disconnected,
+        None => reason,
     };
     // The media stream stays open as long as the link: its end would say nothing the connection does not.
     drop((media.send, media.receive));

@@ -74,12 +74,16 @@ pub(crate) enum FromMesh {
     Delta { from: NodeId, delta: meridian_room::RoomDelta },
     /// `from` tells what it has; the answer is what it lacks.
     Digest { from: NodeId, digest: meridian_room::RoomDigest },
+    /// Our digest, to these edges.
+    DigestWanted { to: Vec<NodeId> },
     NodeSilent(NodeId),
     NodeHeard(NodeId),
     /// The layers of one of our tracks that somebody beyond the link to any other edge wants now.
     Wanted { track: TrackSid, layers: LayerSet },
     Keyframe { track: TrackSid, layer: Layer },
-    Data { from: NodeId, data: MeshData },
+    /// A track that this edge passes on from one edge to another, whether or not anybody here wants it.
+    PassThrough { track: TrackSid },
+    Data(MeshData),
 }
 
 /// A client's data packet on its way between edges: stamped with its sender, opaque otherwise.

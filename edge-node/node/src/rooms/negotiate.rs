@@ -154,6 +154,7 @@ impl RoomTask {
             wanted_by_mesh: Default::default(),
             told: None,
         };
+        self.edge.mesh.carry(&self.name, &track.sid, id, track.kind);
         self.tracks.insert(track);
         self.edge.shards.send(Command::Publish { peer, track: id, publication: publication.clone() });
         if facts.muted {

@@ -14,9 +14,9 @@ use super::tracks::{CarriedTrack, Origin, codec_of_mime};
 impl RoomTask {
     pub(super) fn subscribe(&mut self, key: SessionKey, sid: &TrackSid) {
         let Some((owner, facts)) = self.room.track(sid) else { return };
-        let (stream_id, node, facts) = (owner.sid.to_string(), owner.node.clone(), facts.clone());
-        let Some(kind) = media_kind(&facts) else { return };
-        if self.tracks.get(sid).is_none() && !self.carry_remote(node, &facts, kind) {
+        let stream_id = owner.sid.to_string();
+        let Some(kind) = media_kind(facts) else { return };
+        if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
             self.refuse_subscription(key, sid, SubscriptionFailure::CodecUnsupported);
             return;
         }
@@ -35,8 +35,18 @@ impl RoomTask {
         self.dirty.insert(key);
     }
 
-    /// Begins to carry a track of another edge. Nothing crosses a link for it until somebody here receives it.
-    fn carry_remote(&mut self, node: meridian_room::NodeId, facts: &Track, kind: MediaKind) -> bool {
+    /// A track goes from one edge to another through this one.
+    pub(super) fn pass_through(&mut self, sid: &TrackSid) {
+        if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
+            tracing::debug!(room = %self.name, %sid, "asked to pass on a track that is not known here");
+        }
+    }
+
+    /// Begins to carry a track of another edge. Nothing crosses a link for it until somebody receives it.
+    fn carry_remote(&mut self, sid: &TrackSid) -> bool {
+        let Some((owner, facts)) = self.room.track(sid) else { return false };
+        let Some(kind) = media_kind(facts) else { return false };
+        let (node, epoch) = (owner.node.clone(), owner.epoch);
         if node == self.edge.node {
             return false;
         }
@@ -44,13 +54,14 @@ impl RoomTask {
         let id = self.edge.router.allocate_track(&self.name, &self.handle);
         let layers = layer_count(facts);
         self.edge.shards.send(Command::AddRemoteTrack { track: id, kind, codec, layers });
+        self.edge.mesh.carry(&self.name, sid, id, kind);
         self.tracks.insert(CarriedTrack {
             id,
-            sid: facts.sid.clone(),
+            sid: sid.clone(),
             kind,
             codecs: vec![codec],
             layers,
-            origin: Origin::Remote { node },
+            origin: Origin::Remote { node, epoch },
             demands: Default::default(),
             wanted_by_mesh: LayerSet::EMPTY,
             told: None,
@@ -131,7 +142,7 @@ impl RoomTask {
                     }
                 }
                 Origin::Local { .. } => continue,
-                Origin::Remote { node } => self.edge.mesh.want(&self.name, node, &track.sid, track.id, wanted),
+                Origin::Remote { node, epoch } => self.edge.mesh.want(&self.name, &track.sid, node, *epoch, wanted),
             }
             track.told = Some(wanted);
         }
@@ -143,7 +154,6 @@ impl RoomTask {
         let first = track.wanted_by_mesh.is_empty() && !layers.is_empty();
         track.wanted_by_mesh = layers;
         let id = track.id;
-        self.edge.shards.send(Command::Tap { track: id, layers });
         if first {
             self.subscription_started(id);
         }
@@ -162,8 +172,8 @@ impl RoomTask {
 
     pub(super) fn keyframe_wanted(&mut self, track: TrackId, layer: Layer) {
         let Some(track) = self.tracks.by_id(track) else { return };
-        if let Origin::Remote { node } = &track.origin {
-            self.edge.mesh.keyframe(&self.name, node, &track.sid, layer);
+        if !track.is_local() {
+            self.edge.mesh.keyframe(&self.name, &track.sid, layer);
         }
     }
 
@@ -210,10 +220,11 @@ impl RoomTask {
             client.demands.remove(sid);
         }
         self.edge.router.forget_track(track.id);
+        self.edge.mesh.drop_track(&self.name, sid);
         match track.origin {
             Origin::Local { .. } => self.edge.shards.send(Command::Unpublish { track: track.id }),
-            Origin::Remote { node } => {
-                self.edge.mesh.want(&self.name, &node, sid, track.id, LayerSet::EMPTY);
+            Origin::Remote { node, epoch } => {
+                self.edge.mesh.want(&self.name, sid, &node, epoch, LayerSet::EMPTY);
                 self.edge.shards.send(Command::RemoveTrack { track: track.id });
             }
         }

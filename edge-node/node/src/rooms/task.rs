@@ -10,6 +10,7 @@ use meridian_room::{
 };
 use meridian_shard::{Command, Event, PeerCloseReason, PeerId};
 use meridian_signalling::{Action, LeaveAction, Session, SessionConfig};
+use meridian_transport::CloseReason;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,6 +23,12 @@ use crate::edge::{EdgeState, unix_now_ms};
 const TICK: Duration = Duration::from_millis(250);
 /// Messages handled before clients are told; more are told together.
 const BATCH: usize = 64;
+/// Tells our app which PoP a participant is on: the SDKs do not show `ParticipantInfo.region`.
+const POP_ATTRIBUTE: &str = "meridian.pop";
+/// How long a first join waits for what other edges know of the room.
+const LEARN_PATIENCE: Duration = Duration::from_millis(500);
+/// Joins that wait meanwhile.
+const EARLY_MAX: usize = 512;
 /// How long a room without people on this edge stays, so that somebody who reloads the page finds it as it was.
 const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
 /// Room size and the like are told this often at most.
@@ -56,7 +63,11 @@ pub(super) async fn run(
     home_region: Option<String>,
 ) {
     let birth = edge.mesh.enter(&name, home_region, &handle).await;
+    let others = birth.others;
     let mut task = RoomTask::new(edge, name, handle, birth);
+    if others > 0 {
+        task.learn(others, &mut queue).await;
+    }
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !task.is_over() {
@@ -107,6 +118,35 @@ impl RoomTask {
         }
     }
 
+    /// Takes in what the room's other edges know before anybody joins here: an identity that is there already must be outranked,
+    /// and the first JoinResponse should show everybody. Does not wait long: a room can live with less.
+    async fn learn(&mut self, others: usize, queue: &mut mpsc::Receiver<ToRoom>) {
+        let mut early = Vec::new();
+        let mut heard = BTreeSet::new();
+        let learning = async {
+            while let Some(message) = queue.recv().await {
+                if let ToRoom::Mesh(FromMesh::Delta { from, .. }) = &message {
+                    heard.insert(from.clone());
+                }
+                match message {
+                    ToRoom::Mesh(_) => self.handle(message),
+                    _ if early.len() < EARLY_MAX => early.push(message),
+                    _ => {}
+                }
+                if heard.len() >= others {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LEARN_PATIENCE, learning).await.is_err() {
+            tracing::warn!(room = %self.name, "the room's other edges have not told what they know: going on without");
+        }
+        for message in early {
+            self.handle(message);
+        }
+        self.settle(Instant::now());
+    }
+
     /// Nobody is here any more, and has not been for a while.
     fn is_over(&self) -> bool {
         self.empty_since.is_some_and(|since| since.elapsed() > EMPTY_PATIENCE)
@@ -148,9 +188,13 @@ impl RoomTask {
         if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
+        let through_join_api = claims.meridian.is_some();
         let mut signalling = Session::new(self.session_config(), request, claims);
-        let sid = ParticipantSid::generate(&mut rand::rng());
-        let joined = match self.room.join(now, unix_now_ms() as i64, signalling.new_participant(sid)) {
+        let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
+        if through_join_api {
+            newcomer.attributes.insert(POP_ATTRIBUTE.to_owned(), self.edge.config.node.region.clone());
+        }
+        let joined = match self.room.join(now, unix_now_ms() as i64, newcomer) {
             Ok(joined) => joined,
             Err(error) => {
                 tracing::info!(room = %self.name, identity = %signalling.identity(), %error, "join refused");
@@ -287,6 +331,10 @@ impl RoomTask {
     fn peer_closed(&mut self, peer: PeerId, reason: PeerCloseReason) {
         let Some(&key) = self.peers.get(&peer) else { return };
         let Some(client) = self.clients.get_mut(&key) else { return };
+        if reason == PeerCloseReason::Transport(CloseReason::ClosedByPeer) {
+            // The page was closed; its socket's end is on the way.
+            return self.remove(key, DisconnectReason::ClientInitiated, "");
+        }
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "media transport closed");
         if client.is_attached() {
             client.signalling.leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
@@ -312,20 +360,19 @@ impl RoomTask {
             },
             FromMesh::Digest { from, digest } => {
                 let lacking = self.room.delta_since(&digest);
-                self.edge.mesh.answer(&self.name, &from, lacking);
+                self.edge.mesh.answer(&from, lacking);
             }
             FromMesh::NodeSilent(node) => self.room.node_silent(now, &node),
-            FromMesh::NodeHeard(node) => {
-                self.room.node_heard(now, &node);
-                self.edge.mesh.digest(&self.name, self.room.digest());
-            }
+            FromMesh::DigestWanted { to } => self.edge.mesh.digest(&self.name, to, self.room.digest()),
+            FromMesh::NodeHeard(node) => self.room.node_heard(now, &node),
             FromMesh::Wanted { track, layers } => self.wanted_by_mesh(&track, layers),
             FromMesh::Keyframe { track, layer } => {
                 if let Some(track) = self.tracks.get(&track).filter(|track| track.is_local()) {
                     self.edge.shards.send(Command::RequestKeyframe { track: track.id, layer });
                 }
             }
-            FromMesh::Data { data, .. } => self.deliver(&data, None),
+            FromMesh::PassThrough { track } => self.pass_through(&track),
+            FromMesh::Data(data) => self.deliver(&data, None),
         }
     }
 

@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 
-use meridian_room::NodeId;
-use meridian_room::ids::TrackSid;
+use meridian_room::{Epoch, NodeId, TrackSid};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::Demand;
 use meridian_transport::sdp::Publication;
@@ -24,7 +23,7 @@ pub(super) enum Origin {
         unannounced: Option<Box<meridian_room::Track>>,
     },
     /// Published on another edge and fetched over the mesh while somebody here wants it.
-    Remote { node: NodeId },
+    Remote { node: NodeId, epoch: Epoch },
 }
 
 pub(super) struct CarriedTrack {
@@ -145,7 +144,7 @@ mod tests {
             kind: MediaKind::Video,
             codecs: vec![Codec::Vp8],
             layers,
-            origin: Origin::Remote { node: NodeId::new("sin-1") },
+            origin: Origin::Remote { node: NodeId::new("sin-1"), epoch: Epoch(1) },
             demands: demands.iter().map(demand).collect(),
             wanted_by_mesh: LayerSet::EMPTY,
             told: None,

@@ -11,7 +11,7 @@ pub enum Action {
         id: u32,
         sdp: String,
     },
-    /// A track was accepted; its TrackPublishedResponse is queued. Its media will come with an offer:
+    /// A track was announced and accepted (a new one, or one that came with a session taken over); the client is answered. Its media will come with an offer:
     /// [`super::Session::match_publication`] hands the facts out then.
     AddTrack {
         track: TrackSid,
@@ -42,7 +42,8 @@ pub enum Action {
         track: TrackSid,
         change: TrackChange,
     },
-    /// What the client believes after a resume. Subscriptions and disabled tracks are already dealt with.
+    /// What the client believes after a resume. Its tracks, subscriptions and disabled tracks are already dealt with, by the
+    /// actions before this one.
     SyncState {
         /// Tracks it publishes, with their cid and mid.
         published: Vec<proto::TrackPublishedResponse>,

@@ -110,23 +110,7 @@ impl Session {
                 }]
             }
             Ask::SubscriptionPermission(permission) => self.subscription_permission(room, permission)?,
-            Ask::SyncState(state) => {
-                let mut actions = Vec::new();
-                if let Some(subscription) = state.subscription.clone() {
-                    actions.extend(self.update_subscription(room, subscription));
-                }
-                for sid in &state.track_sids_disabled {
-                    let disabled = proto::UpdateTrackSettings {
-                        track_sids: vec![sid.clone()],
-                        disabled: true,
-                        quality: proto::VideoQuality::Off as i32,
-                        ..Default::default()
-                    };
-                    actions.extend(self.track_settings(&disabled));
-                }
-                actions.push(self.sync_state(state));
-                actions
-            }
+            Ask::SyncState(state) => self.sync_state(room, state),
             Ask::Simulate(simulate) => simulate.scenario.map(Action::Simulate).into_iter().collect(),
             Ask::Ping(_) => {
                 self.push(Message::Pong(now_ms));
@@ -274,16 +258,31 @@ impl Session {
         })
     }
 
-    pub(super) fn sync_state(&mut self, state: proto::SyncState) -> Action {
+    /// What the client believes after a resume: wishes are taken over, and on an edge that takes the session over its tracks
+    /// are announced again under their sids.
+    pub(super) fn sync_state(&mut self, room: &Room, state: proto::SyncState) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for published in state.publish_tracks.iter().take(limits::TRACKS) {
+            actions.extend(self.restore_track(room, published));
+        }
+        if let Some(subscription) = state.subscription {
+            actions.extend(self.update_subscription(room, subscription));
+        }
+        actions.extend(self.track_settings(&proto::UpdateTrackSettings {
+            track_sids: state.track_sids_disabled,
+            disabled: true,
+            ..Default::default()
+        }));
         let received = state.datachannel_receive_states.into_iter();
-        Action::SyncState {
+        actions.push(Action::SyncState {
             published: state.publish_tracks,
             offer: state.offer,
             answer: state.answer,
             received: received
                 .map(|r| (ParticipantSid::from(r.publisher_sid), r.last_seq))
                 .collect(),
-        }
+        });
+        actions
     }
 
     /// Empty name and metadata mean "as it is", as clients send them; an attribute's empty value deletes it.

@@ -213,15 +213,7 @@ impl Session {
             fast_publish: true,
         }));
         let mut actions = self.subscribe_to_everything(room);
-        for request in std::mem::take(&mut self.request.add_tracks) {
-            actions.extend(self.add_track(room, request));
-        }
-        if let Some(offer) = self.request.offer.take() {
-            actions.push(Action::Offer {
-                id: offer.id,
-                sdp: offer.sdp,
-            });
-        }
+        actions.extend(self.first_requests(room));
         actions
     }
 
@@ -252,6 +244,16 @@ impl Session {
         self.push(Message::RoomUpdate(proto::RoomUpdate { room: Some(room_info) }));
         self.repeat_speakers();
         let mut actions = self.subscribe_to_everything(room);
+        if let Some(state) = self.request.sync_state.take() {
+            actions.extend(self.sync_state(room, state));
+        }
+        actions.extend(self.first_requests(room));
+        actions
+    }
+
+    /// Tracks and the offer that came with the connect request.
+    fn first_requests(&mut self, room: &Room) -> Vec<Action> {
+        let mut actions = Vec::new();
         for request in std::mem::take(&mut self.request.add_tracks) {
             actions.extend(self.add_track(room, request));
         }
@@ -260,9 +262,6 @@ impl Session {
                 id: offer.id,
                 sdp: offer.sdp,
             });
-        }
-        if let Some(state) = self.request.sync_state.take() {
-            actions.push(self.sync_state(state));
         }
         actions
     }

@@ -115,6 +115,62 @@ impl Session {
         Ok((track, true))
     }
 
+    /// A track the client published through another edge: announced here under the sid everybody knows. Nothing happens for
+    /// tracks this session has.
+    #[allow(deprecated)] // `layers`, `stereo` and `disable_dtx` are what clients repeat
+    pub(super) fn restore_track(&mut self, room: &Room, published: &proto::TrackPublishedResponse) -> Option<Action> {
+        let info = published.track.as_ref()?;
+        let sid = TrackSid::from(info.sid.as_str());
+        let publications = &mut self.publications;
+        let known = publications.owns(&sid) || publications.pending_mut(&sid).is_some() || room.track(&sid).is_some();
+        if known || !info.sid.starts_with("TR_") || publications.len() >= limits::TRACKS {
+            return None;
+        }
+        let codecs = info.codecs.iter().map(|c| proto::SimulcastCodec {
+            codec: c.mime_type.clone(),
+            cid: c.cid.clone(),
+            layers: c.layers.clone(),
+            video_layer_mode: c.video_layer_mode,
+        });
+        let request = proto::AddTrackRequest {
+            cid: published.cid.clone(),
+            name: info.name.clone(),
+            r#type: info.r#type,
+            source: info.source,
+            width: info.width,
+            height: info.height,
+            muted: info.muted,
+            disable_dtx: info.disable_dtx,
+            layers: info.layers.clone(),
+            simulcast_codecs: codecs.collect(),
+            sid: info.sid.clone(),
+            stereo: info.stereo,
+            disable_red: info.disable_red,
+            encryption: info.encryption,
+            stream: info.stream.clone(),
+            backup_codec_policy: info.backup_codec_policy,
+            audio_features: info.audio_features.clone(),
+            packet_trailer_features: info.packet_trailer_features.clone(),
+        };
+        let kind = match request.r#type() {
+            proto::TrackType::Audio => TrackKind::Audio,
+            proto::TrackType::Video => TrackKind::Video,
+            proto::TrackType::Data => return None,
+        };
+        let source = TrackSource::try_from(info.source).unwrap_or(TrackSource::Unknown);
+        check_sizes(&request).ok()?;
+        let permitted = room
+            .participant(&self.identity)
+            .is_some_and(|me| me.permission.may_publish(source));
+        if !permitted {
+            return None;
+        }
+        self.publications
+            .pending
+            .push(track_fact(sid.clone(), kind, source, &request));
+        Some(Action::AddTrack { track: sid, kind })
+    }
+
     /// A second codec for a track that exists.
     fn accept_backup(
         &mut self,

@@ -33,7 +33,9 @@ pub(crate) struct DtlsKeys {
 
 impl std::fmt::Debug for DtlsKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DtlsKeys").field("profile", &self.profile).finish_non_exhaustive()
+        f.debug_struct("DtlsKeys")
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,7 +146,11 @@ impl DimplDtls {
         let mut large = Vec::new();
         loop {
             let engine = self.engine.as_mut()?;
-            let buffer = if large.is_empty() { &mut small[..] } else { &mut large[..] };
+            let buffer = if large.is_empty() {
+                &mut small[..]
+            } else {
+                &mut large[..]
+            };
             match engine.poll_output(buffer) {
                 Output::BufferTooSmall { needed } => large = vec![0; needed],
                 Output::Packet(packet) => return Some(DtlsEvent::Transmit(packet.to_vec())),
@@ -244,5 +250,93 @@ fn split_keys(material: &[u8], profile: dimpl::SrtpProfile) -> Option<DtlsKeys> 
         _ => return None,
     };
     let (client, server) = MasterKeys::split(profile, material)?;
-    Some(DtlsKeys { profile, client, server })
+    Some(DtlsKeys {
+        profile,
+        client,
+        server,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CM80: u16 = 1;
+    const GCM128: u16 = 7;
+    const GCM256: u16 = 8;
+    /// AES128_CM_HMAC_SHA1_32, which we do not speak.
+    const CM32: u16 = 2;
+
+    /// A real client's ClientHello, one handshake message without its record header.
+    fn client_hello() -> Vec<u8> {
+        let identity = DtlsIdentity::generate().unwrap();
+        let mut client = DimplDtls::client(&identity, Instant::now());
+        let Some(DtlsEvent::Transmit(datagram)) = client.poll() else {
+            panic!("no ClientHello")
+        };
+        assert!(client.poll().is_none(), "the client's hello is one datagram");
+        datagram[13..].to_vec()
+    }
+
+    /// Replaces the three profiles of use_srtp (RFC 5764 §4.1.1).
+    fn offer(hello: &mut [u8], profiles: [u16; 3]) {
+        let at = hello.windows(6).position(|w| w == [0, 14, 0, 9, 0, 6]).unwrap() + 6;
+        for (slot, profile) in hello[at..at + 6].chunks_exact_mut(2).zip(profiles) {
+            slot.copy_from_slice(&profile.to_be_bytes());
+        }
+    }
+
+    /// The hello as browsers send it: two datagrams, because it spans more than one.
+    fn in_two_datagrams(hello: &[u8]) -> [Vec<u8>; 2] {
+        let (header, body) = hello.split_at(12);
+        let half = body.len() / 2;
+        [(0, &body[..half]), (half, &body[half..])].map(|(offset, part)| {
+            let mut datagram = vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, offset.min(1) as u8];
+            datagram.extend_from_slice(&((part.len() + 12) as u16).to_be_bytes());
+            datagram.extend_from_slice(&header[..6]);
+            datagram.extend_from_slice(&(offset as u32).to_be_bytes()[1..]);
+            datagram.extend_from_slice(&(part.len() as u32).to_be_bytes()[1..]);
+            datagram.extend_from_slice(part);
+            datagram
+        })
+    }
+
+    /// The profile the server answers with, out of its plaintext ServerHello.
+    fn answer(hello: &[u8]) -> Option<u16> {
+        let identity = DtlsIdentity::generate().unwrap();
+        let now = Instant::now();
+        let mut server = DimplDtls::server(&identity, now);
+        for datagram in in_two_datagrams(hello) {
+            server.handle_datagram(now, &datagram);
+        }
+        let mut flight = Vec::new();
+        while let Some(event) = server.poll() {
+            match event {
+                DtlsEvent::Transmit(datagram) => flight.extend(datagram),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(flight.get(13), Some(&2), "a ServerHello");
+        let at = flight.windows(6).position(|w| w == [0, 14, 0, 5, 0, 2])? + 6;
+        Some(u16::from_be_bytes([flight[at], flight[at + 1]]))
+    }
+
+    #[test]
+    fn an_aead_profile_is_chosen_whenever_one_is_offered() {
+        let cases = [
+            ([CM80, GCM256, GCM128], Some(GCM256)), // Chromium
+            ([GCM128, GCM256, CM80], Some(GCM256)), // Firefox, without its fourth
+            ([CM80, GCM128, CM32], Some(GCM128)),
+            ([GCM128, CM80, CM80], Some(GCM128)),
+            ([CM80, CM32, CM32], Some(CM80)),
+            ([CM32, CM32, CM80], Some(CM80)),
+            ([CM32, CM32, CM32], None),
+        ];
+        let original = client_hello();
+        for (profiles, expected) in cases {
+            let mut hello = original.clone();
+            offer(&mut hello, profiles);
+            assert_eq!(answer(&hello), expected, "offered {profiles:?}");
+        }
+    }
 }

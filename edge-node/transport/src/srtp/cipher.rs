@@ -24,15 +24,28 @@ pub(super) struct Cipher {
 }
 
 enum Transform {
-    Gcm { key: LessSafeKey, salt: [u8; 12] },
-    CmSha1 { key: EncryptingKey, salt: [u8; 14], authentication: hmac::Key },
+    Gcm {
+        key: LessSafeKey,
+        salt: [u8; 12],
+    },
+    /// Boxed: it is rare, and three times as large.
+    CmSha1(Box<CmSha1>),
+}
+
+struct CmSha1 {
+    key: EncryptingKey,
+    salt: [u8; 14],
+    authentication: hmac::Key,
 }
 
 impl Cipher {
     pub(super) fn new(master: &MasterKeys) -> Result<Cipher, Unspecified> {
         Ok(Cipher {
             rtp: Transform::new(master, [Label::RtpEncryption, Label::RtpAuthentication, Label::RtpSalt])?,
-            rtcp: Transform::new(master, [Label::RtcpEncryption, Label::RtcpAuthentication, Label::RtcpSalt])?,
+            rtcp: Transform::new(
+                master,
+                [Label::RtcpEncryption, Label::RtcpAuthentication, Label::RtcpSalt],
+            )?,
             profile: master.profile,
         })
     }
@@ -48,7 +61,11 @@ impl Cipher {
             key: LessSafeKey::new(UnboundKey::new(algorithm, key).unwrap()),
             salt: salt.try_into().unwrap(),
         };
-        Cipher { rtp: transform(), rtcp: transform(), profile }
+        Cipher {
+            rtp: transform(),
+            rtcp: transform(),
+            profile,
+        }
     }
 
     pub(super) fn profile(&self) -> SrtpProfile {
@@ -69,7 +86,12 @@ impl Cipher {
                 let sealed = key.seal_in_place_separate_tag(nonce, Aad::from(header), payload)?;
                 tag_bytes(sealed.as_ref())
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 cm_keystream(key, salt, ssrc, index, payload)?;
                 tag_bytes(&rtp_mac(authentication, header, payload, index))
             }
@@ -83,7 +105,12 @@ impl Cipher {
                 let nonce = Nonce::assume_unique_for_key(gcm_rtp_iv(salt, ssrc, index));
                 key.open_in_place(nonce, Aad::from(header), body)?;
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 let payload_len = body.len().checked_sub(10).ok_or(Unspecified)?;
                 let (payload, tag) = body.split_at_mut(payload_len);
                 verify_slices_are_equal(&rtp_mac(authentication, header, payload, index)[..10], tag)?;
@@ -105,7 +132,12 @@ impl Cipher {
                 packet.extend_from_slice(tag.as_ref());
                 packet.extend_from_slice(&word);
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 cm_keystream(key, salt, ssrc, u64::from(index), payload)?;
                 packet.extend_from_slice(&word);
                 let tag = hmac::sign(authentication, packet);
@@ -143,11 +175,22 @@ impl Cipher {
                 let aad = rtcp_aad(header, (ENCRYPTED | index).to_be_bytes());
                 key.open_in_place(nonce, Aad::from(aad), body)?;
             }
-            Transform::CmSha1 { key, salt, authentication } => {
+            Transform::CmSha1(cm) => {
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 let (signed, tag) = packet.split_at_mut(plain_len + INDEX_LEN);
                 let expected = hmac::sign(authentication, signed);
                 verify_slices_are_equal(&expected.as_ref()[..10], tag)?;
-                cm_keystream(key, salt, ssrc, u64::from(index), &mut signed[RTCP_HEADER_LEN..plain_len])?;
+                cm_keystream(
+                    key,
+                    salt,
+                    ssrc,
+                    u64::from(index),
+                    &mut signed[RTCP_HEADER_LEN..plain_len],
+                )?;
             }
         }
         Ok(plain_len)
@@ -163,17 +206,20 @@ impl Transform {
             let mut salt = [0; 12];
             master.derive(salting, &mut salt)?;
             let algorithm = if key.len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
-            return Ok(Transform::Gcm { key: LessSafeKey::new(UnboundKey::new(algorithm, key)?), salt });
+            return Ok(Transform::Gcm {
+                key: LessSafeKey::new(UnboundKey::new(algorithm, key)?),
+                salt,
+            });
         }
         let mut salt = [0; 14];
         master.derive(salting, &mut salt)?;
         let mut mac_key = [0; 20];
         master.derive(authentication, &mut mac_key)?;
-        Ok(Transform::CmSha1 {
+        Ok(Transform::CmSha1(Box::new(CmSha1 {
             key: EncryptingKey::ctr(UnboundCipherKey::new(&AES_128, key)?)?,
             salt,
             authentication: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &mac_key),
-        })
+        })))
     }
 }
 
