@@ -235,6 +235,29 @@ impl TestClient {
         self.transmit(&out, self.server);
     }
 
+    /// Any bytes from the client's own address, without protection.
+    pub fn send_raw(&mut self, datagram: &[u8]) {
+        self.transmit(datagram, self.server);
+    }
+
+    /// An RTP packet whose header and extensions are whatever `packet` says, properly encrypted.
+    pub fn send_odd_rtp(&mut self, stream: &mut SrtpStream, packet: &[u8], header_len: usize) {
+        let mut buffer = packet.to_vec();
+        buffer.resize(packet.len() + 32, 0);
+        let srtp = self.client.srtp().expect("connected");
+        if let Ok(len) = srtp.protect_rtp(stream, &mut buffer, header_len, packet.len()) {
+            self.transmit(&buffer[..len], self.server);
+        }
+    }
+
+    /// Any RTCP, properly encrypted.
+    pub fn send_odd_rtcp(&mut self, packet: &[u8]) {
+        let mut out = packet.to_vec();
+        if self.client.srtp().expect("connected").protect_rtcp(&mut out).is_ok() {
+            self.transmit(&out, self.server);
+        }
+    }
+
     pub fn of_ssrc(&self, ssrc: u32) -> Vec<&Arrived> {
         self.rtp.iter().filter(|p| p.header.ssrc == ssrc && !p.payload.is_empty()).collect()
     }
