@@ -193,6 +193,10 @@ impl Shards {
         self.pass(home, command);
         drop(routes);
         if before != Some(home) {
+            // A track that moved (its publisher came back as another peer): the old home becomes one of the mirrors.
+            if let Some(old) = before.filter(|old| !attached.contains(old)) {
+                self.note(old, Note::Home { track, home: Some(home) });
+            }
             for shard in attached {
                 self.note(home, Note::Attach { track, shard });
                 self.note(shard, Note::Home { track, home: Some(home) });

@@ -1,5 +1,5 @@
 //! A world of real sockets on loopback: shards, and clients made of the transport's client half.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
@@ -235,6 +235,29 @@ impl TestClient {
         self.transmit(&out, self.server);
     }
 
+    /// Any bytes from the client's own address, without protection.
+    pub fn send_raw(&mut self, datagram: &[u8]) {
+        self.transmit(datagram, self.server);
+    }
+
+    /// An RTP packet whose header and extensions are whatever `packet` says, properly encrypted.
+    pub fn send_odd_rtp(&mut self, stream: &mut SrtpStream, packet: &[u8], header_len: usize) {
+        let mut buffer = packet.to_vec();
+        buffer.resize(packet.len() + 32, 0);
+        let srtp = self.client.srtp().expect("connected");
+        if let Ok(len) = srtp.protect_rtp(stream, &mut buffer, header_len, packet.len()) {
+            self.transmit(&buffer[..len], self.server);
+        }
+    }
+
+    /// Any RTCP, properly encrypted.
+    pub fn send_odd_rtcp(&mut self, packet: &[u8]) {
+        let mut out = packet.to_vec();
+        if self.client.srtp().expect("connected").protect_rtcp(&mut out).is_ok() {
+            self.transmit(&out, self.server);
+        }
+    }
+
     pub fn of_ssrc(&self, ssrc: u32) -> Vec<&Arrived> {
         self.rtp.iter().filter(|p| p.header.ssrc == ssrc && !p.payload.is_empty()).collect()
     }
@@ -402,7 +425,7 @@ impl Camera {
     /// Leaves out the packet of this index of the low layer (it is numbered, but lost).
     pub fn send_frame_without(&mut self, client: &mut TestClient, keyframe: bool, lost: Option<usize>) {
         let timestamp = u32::from(self.frame) * 3_000;
-        for layer in 0..3 {
+        for (layer, rid) in RIDS.into_iter().enumerate() {
             for i in 0..4 {
                 let payload = self.payload(layer, i, keyframe);
                 let packet = RtpOut {
@@ -412,7 +435,7 @@ impl Camera {
                     timestamp,
                     marker: i == 3,
                     mid: "1",
-                    rid: Some(RIDS[layer]),
+                    rid: Some(rid),
                     audio_level: None,
                     payload: &payload,
                 };
