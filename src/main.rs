@@ -1,1 +1,83 @@
-fn main() {}
+//! `meridian`: one binary, every role. Subcommands only; the roles live in their crates, the demo in `dev.rs`.
+#![forbid(unsafe_code)]
+
+mod dev;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Video conferencing whose rooms span the globe.
+///
+/// Every setting can stand in a TOML file, in the environment (MERIDIAN_HTTP_BIND for http.bind) or in a flag. Flags win over the
+/// environment, the environment over the file, the file over the defaults.
+#[derive(Parser)]
+#[command(name = "meridian", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How much to log: error, warn, info, debug, trace, or a filter like meridian_node=debug.
+    #[arg(long, global = true, env = "MERIDIAN_LOG", default_value = "info")]
+    log: String,
+    /// Log lines for people or for machines.
+    #[arg(long, global = true, env = "MERIDIAN_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Meetings, joins, assignment; serves the browser app.
+    ControlPlane(RoleArgs),
+    /// One PoP: signalling, media, links to other edges.
+    Edge(RoleArgs),
+    /// A control plane and three PoPs (fra, iad, sin) on this machine, to try things out. What `./run demo` runs.
+    Dev(dev::DevArgs),
+}
+
+#[derive(Args)]
+struct RoleArgs {
+    /// The configuration file (TOML).
+    #[arg(long, short, env = "MERIDIAN_CONFIG")]
+    config: Option<std::path::PathBuf>,
+    /// Sets one key, `--set http.bind=127.0.0.1:7880`; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Checks the configuration and exits.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    // Before anything that might build a TLS configuration or verify a token.
+    meridian_api::install_crypto();
+    let cli = Cli::parse();
+    run::logging(&cli.log, matches!(cli.log_format, LogFormat::Json));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("meridian: cannot start the async runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::ControlPlane(args) => run::control_plane(args).await,
+            Command::Edge(args) => run::edge(args).await,
+            Command::Dev(args) => dev::run(args).await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("meridian: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,24 @@
+//! The control plane: the HTTP API and the web app for people, gRPC for edges, meetings in a database, and the choice of an edge for
+//! everybody who joins.
+//!
+//! One [`ControlPlane`] is one replica. It holds no media and no room state: with every replica down, meetings go on. The join itself
+//! is [`join::JoinService`], a plain async struct: the HTTP API here and the edges (by gRPC) call the same.
+//!
+//! An edge reaches it with `EdgeControlClient` of `meridian_api::v1` over `NodeIdentity::tonic_client`: `attach` (Hello first, then a
+//! LoadReport every `Policy.load_interval_ms`; the first command is the `Policy`) and `join` for the HTTP joins that it serves itself.
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod fleet;
+mod grpc;
+pub mod http;
+pub mod join;
+mod limits;
+mod metrics;
+mod passcode;
+mod server;
+mod store;
+
+pub use config::ControlPlaneConfig;
+pub use server::{ControlPlane, StartError};
+pub use store::StoreError;

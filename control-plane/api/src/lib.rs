@@ -1,1 +1,18 @@
+//! What the control plane and the edges agree on, and nothing else: access tokens, the certificate authority of the mesh,
+//! the configuration loader, and the gRPC messages between them. A leaf: it depends on no other crate of the workspace,
+//! holds no state and opens no socket. Called by every process.
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod crypto;
+pub mod join;
+pub mod pki;
+pub mod token;
+pub mod turn;
+
+/// Version 1 of the gRPC protocol between edges and the control plane, generated from `proto/edge_control.proto`.
+pub mod v1 {
+    tonic::include_proto!("meridian.v1");
+}
+
+pub use crypto::install_crypto;

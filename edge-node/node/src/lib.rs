@@ -1,1 +1,22 @@
+//! The edge: wiring. Sockets, tasks and connections live here; what they carry is understood in the crates beside this one.
+//!
+//! - [`config`]: what an operator may set.
+//! - `edge`: starts and stops the parts, holds what they share.
+//! - `http`: signalling sockets, the join API, health, metrics.
+//! - `rooms`: one task per room, which drives `meridian-room`, `meridian-signalling` and SDP for its people.
+//! - `media`: events of the media threads to their rooms.
+//! - `mesh`, [`link`]: rooms to other edges, over QUIC.
+//! - `control`: the stream to the control plane.
 #![forbid(unsafe_code)]
+
+pub mod config;
+mod control;
+mod edge;
+mod http;
+pub mod link;
+mod media;
+mod mesh;
+mod rooms;
+
+pub use config::EdgeConfig;
+pub use edge::{Edge, EdgeError};

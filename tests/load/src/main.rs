@@ -1,1 +1,34 @@
-fn main() {}
+//! Load generators and benchmarks of the packet path. `./run bench fanout` runs `meridian-load fanout` in release.
+//! Each benchmark prints what load it made, a table, and as its last line one JSON object.
+#![forbid(unsafe_code)]
+
+mod fanout;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "meridian-load", about = "Benchmarks of Meridian's packet path")]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// One publisher, N viewers, through a real media thread: CPU per forwarded packet beside the floor.
+    Fanout(fanout::Options),
+    /// One row of `fanout` in a process of its own (started by it).
+    #[command(hide = true)]
+    FanoutRow(fanout::RowOptions),
+    /// The publisher and the viewers of one row (started by it).
+    #[command(hide = true)]
+    FanoutClients(fanout::ClientOptions),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().bench {
+        Bench::Fanout(options) => fanout::run(&options),
+        Bench::FanoutRow(options) => fanout::run_row(&options),
+        Bench::FanoutClients(options) => fanout::run_clients(&options),
+    }
+}

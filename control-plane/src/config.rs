@@ -1,0 +1,288 @@
+//! The control plane's configuration: every key, its default, and what is checked about it.
+
+use meridian_api::config::{Problems, Settings};
+use meridian_geo::Policy;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// See `meridian control-plane --help` and the documented example file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlPlaneConfig {
+    /// This replica's name in certificates and logs: a-z, 0-9, -.
+    pub id: String,
+    /// Holds `ca.pem`, `ca.key`, `token.key` and the SQLite database.
+    pub data_directory: PathBuf,
+    pub http: HttpConfig,
+    pub grpc: GrpcConfig,
+    pub registry: RegistryConfig,
+    pub geo: GeoConfig,
+    pub assignment: Policy,
+    pub limits: LimitsConfig,
+    pub turn: TurnConfig,
+    /// LiveKit API keys and their secrets, handed to every edge.
+    pub api_keys: BTreeMap<String, String>,
+    /// Tokens (secrets) with which a new edge may enrol. Empty: no enrolment.
+    pub enrolment_tokens: Vec<String>,
+    /// Accepts `from` in join requests, a region that stands in for the client's place. For the demo only.
+    pub demo: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpConfig {
+    /// Anything but loopback needs `certificate` and `key`.
+    pub bind: SocketAddr,
+    /// PEM chain and key for HTTPS.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Addresses or networks (`10.0.0.0/8`) of reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
+    /// The built web app; without it only the API is served.
+    pub web_directory: Option<PathBuf>,
+    /// Origins other than its own that may call the API from a browser (`https://meet.example.org`); `*`: any.
+    pub allowed_origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GrpcConfig {
+    /// Where edges connect, always with mutual TLS.
+    pub bind: SocketAddr,
+    /// Further names or addresses for this replica's certificate.
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistryKind {
+    /// In this process: one machine, `meridian dev`.
+    Memory,
+    Etcd,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistryConfig {
+    pub kind: RegistryKind,
+    /// etcd's client URLs, `http://host:2379`.
+    pub endpoints: Vec<String>,
+    /// Prefix of all keys, ending in `/`.
+    pub prefix: String,
+    /// Seconds that a crashed edge stays visible.
+    pub lease_s: u64,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GeoConfig {
+    /// An MMDB file (GeoLite2-City or alike). Without it, or if it is missing, distance plays no part in placement.
+    pub database: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsConfig {
+    /// Join attempts a minute from one client address (an IPv6 /64 counts as one).
+    pub joins_per_minute_address: u32,
+    /// Failed attempts a minute at one meeting's passcode, from wherever they come.
+    pub wrong_passcodes_per_minute_meeting: u32,
+    /// Attempts a minute with codes that do not exist, from one client address.
+    pub wrong_codes_per_minute_address: u32,
+    /// Meetings a minute created from one client address.
+    pub meetings_per_minute_address: u32,
+    /// Most participants that a meeting may be created for.
+    pub participants_max: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TurnConfig {
+    /// `turn:host:3478?transport=udp`, `turns:host:443?transport=tcp`, `stun:…`.
+    pub urls: Vec<String>,
+    /// Shared with the TURN servers; clients get time-limited credentials made from it.
+    pub secret: String,
+    pub ttl_s: u32,
+}
+
+impl Default for ControlPlaneConfig {
+    fn default() -> Self {
+        ControlPlaneConfig {
+            id: "control-1".to_owned(),
+            data_directory: PathBuf::from("data"),
+            http: HttpConfig::default(),
+            grpc: GrpcConfig::default(),
+            registry: RegistryConfig::default(),
+            geo: GeoConfig::default(),
+            assignment: Policy::default(),
+            limits: LimitsConfig::default(),
+            turn: TurnConfig::default(),
+            api_keys: BTreeMap::new(),
+            enrolment_tokens: Vec::new(),
+            demo: false,
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        HttpConfig {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            certificate: None,
+            key: None,
+            trusted_proxies: Vec::new(),
+            web_directory: None,
+            allowed_origins: Vec::new(),
+        }
+    }
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        GrpcConfig {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            names: Vec::new(),
+        }
+    }
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        RegistryConfig {
+            kind: RegistryKind::Memory,
+            endpoints: Vec::new(),
+            prefix: "meridian/v1/".to_owned(),
+            lease_s: 10,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            joins_per_minute_address: 60,
+            wrong_passcodes_per_minute_meeting: 20,
+            wrong_codes_per_minute_address: 10,
+            meetings_per_minute_address: 20,
+            participants_max: 1_000,
+        }
+    }
+}
+
+impl Default for TurnConfig {
+    fn default() -> Self {
+        TurnConfig {
+            urls: Vec::new(),
+            secret: String::new(),
+            ttl_s: 6 * 3600,
+        }
+    }
+}
+
+impl Settings for ControlPlaneConfig {
+    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms"];
+
+    fn check(&self, problems: &mut Problems) {
+        problems.require(
+            meridian_api::pki::is_valid_node_id(&self.id),
+            "id",
+            "1 to 40 characters a-z, 0-9 and -",
+        );
+        self.http.check(problems);
+        problems.require(
+            self.registry.kind == RegistryKind::Memory || !self.registry.endpoints.is_empty(),
+            "registry.endpoints",
+            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"]",
+        );
+        problems.require(
+            self.registry.prefix.ends_with('/'),
+            "registry.prefix",
+            "must end with /",
+        );
+        problems.require(
+            (1..=600).contains(&self.registry.lease_s),
+            "registry.lease_s",
+            "1 to 600 seconds",
+        );
+        problems.require(
+            self.turn.urls.is_empty()
+                || !self.turn.secret.is_empty()
+                || self.turn.urls.iter().all(|url| url.starts_with("stun")),
+            "turn.secret",
+            "TURN servers need the secret they share with this control plane",
+        );
+        problems.require(
+            (60..=86_400).contains(&self.turn.ttl_s),
+            "turn.ttl_s",
+            "60 to 86400 seconds",
+        );
+        problems.require(
+            (1..=100_000).contains(&self.limits.participants_max),
+            "limits.participants_max",
+            "1 to 100000",
+        );
+        for (key, secret) in &self.api_keys {
+            problems.require(
+                secret.len() >= 16 || self.demo,
+                "api_keys",
+                format!("the secret of `{key}` has fewer than 16 characters"),
+            );
+        }
+        for token in &self.enrolment_tokens {
+            problems.require(
+                token.len() >= 24,
+                "enrolment_tokens",
+                "a token has fewer than 24 characters: it could be guessed",
+            );
+        }
+        for (key, message) in self.assignment.problems() {
+            problems.require(false, &format!("assignment.{key}"), message);
+        }
+    }
+}
+
+impl HttpConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.require_file(self.certificate.as_deref(), "http.certificate");
+        problems.require_file(self.key.as_deref(), "http.key");
+        problems.require(
+            self.certificate.is_some() == self.key.is_some(),
+            "http.certificate",
+            "certificate and key belong together: set both or neither",
+        );
+        problems.require(self.may_bind(), "http.bind", self.why_not_bind());
+        for network in &self.trusted_proxies {
+            problems.require(
+                crate::http::Network::parse(network).is_some(),
+                "http.trusted_proxies",
+                format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
+            );
+        }
+        if let Some(directory) = &self.web_directory {
+            problems.require(
+                directory.is_dir(),
+                "http.web_directory",
+                format!("there is no directory {}", directory.display()),
+            );
+        }
+    }
+
+    /// Browsers give cameras and microphones only to HTTPS pages and to loopback; and nobody's passcode should cross a network in the clear.
+    pub(crate) fn may_bind(&self) -> bool {
+        self.certificate.is_some() || is_loopback(self.bind.ip())
+    }
+
+    pub(crate) fn why_not_bind(&self) -> String {
+        format!(
+            "{} is reachable from other machines, so it needs HTTPS: browsers refuse cameras on plain HTTP. Set http.certificate and \
+             http.key to a PEM certificate and its key (for example from an ACME client), or bind to 127.0.0.1 behind a reverse proxy",
+            self.bind
+        )
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}

@@ -1,0 +1,191 @@
+//! gRPC for edges. Who they are is what our CA signed into their certificate, never what they say.
+
+use crate::fleet::{Attachment, Fleet};
+use crate::join::JoinService;
+use crate::limits::Limiter;
+use meridian_api::pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_name_of};
+use meridian_api::v1::edge_control_server::EdgeControl;
+use meridian_api::v1::{self, edge_command, edge_report, join_answer};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Commands waiting for one edge. An edge that does not read them loses new ones, and gets the policy again when it returns.
+const COMMANDS: usize = 256;
+/// An edge says Hello within this time.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+pub(crate) struct EdgeControlService {
+    pub(crate) joins: Arc<JoinService>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) authority: Arc<CertificateAuthority>,
+    pub(crate) policy: watch::Receiver<v1::Policy>,
+    pub(crate) enrolment_tokens: Vec<String>,
+    pub(crate) enrolments: Limiter<IpAddr>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+type CommandStream = Pin<Box<dyn Stream<Item = Result<v1::EdgeCommand, Status>> + Send>>;
+
+/// The edge at the other end, by its certificate.
+fn edge_of<T>(request: &Request<T>) -> Result<String, Status> {
+    let certificates = request.peer_certs();
+    let name = certificates
+        .as_ref()
+        .and_then(|all| all.first())
+        .and_then(|first| peer_name_of(first));
+    match name {
+        Some(PeerName { role: Role::Edge, id }) => Ok(id),
+        Some(_) => Err(Status::permission_denied(
+            "this is for edges: the certificate is another kind of process's",
+        )),
+        None => Err(Status::unauthenticated(
+            "a certificate signed by this mesh's CA is needed: enrol first",
+        )),
+    }
+}
+
+#[tonic::async_trait]
+impl EdgeControl for EdgeControlService {
+    type AttachStream = CommandStream;
+
+    async fn attach(&self, request: Request<Streaming<v1::EdgeReport>>) -> Result<Response<CommandStream>, Status> {
+        let node = edge_of(&request)?;
+        let mut reports = request.into_inner();
+        let first = tokio::time::timeout(HELLO_WITHIN, reports.next()).await;
+        let hello = match first {
+            Ok(Some(Ok(v1::EdgeReport {
+                report: Some(edge_report::Report::Hello(hello)),
+            }))) => hello,
+            Ok(Some(Err(status))) => return Err(status),
+            _ => return Err(Status::invalid_argument("the first report must be Hello")),
+        };
+        if hello.node != node {
+            return Err(Status::permission_denied(format!(
+                "the certificate is {node}'s, but Hello says {}",
+                hello.node
+            )));
+        }
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let policy = edge_command::Command::Policy(self.policy.borrow().clone());
+        // The queue is new and empty: the policy is always the first command.
+        let _ = commands.try_send(v1::EdgeCommand { command: Some(policy) });
+        let attachment = self.fleet.attach(&hello, commands.clone(), Instant::now());
+        tracing::info!(%node, region = %hello.region, software = %hello.software, "edge attached");
+        let session = Session {
+            node,
+            fleet: self.fleet.clone(),
+            attachment,
+            commands,
+            policy: self.policy.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        tokio::spawn(session.run(reports));
+        Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(Ok))))
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinAnswer>, Status> {
+        edge_of(&request)?;
+        let answer = match self.joins.join(request.into_inner()).await {
+            Ok(granted) => join_answer::Answer::Granted(granted),
+            Err(refusal) => join_answer::Answer::Refused(refusal.into()),
+        };
+        Ok(Response::new(v1::JoinAnswer { answer: Some(answer) }))
+    }
+
+    async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {
+        let peer = request
+            .remote_addr()
+            .map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
+        self.enrolments
+            .take(peer, Instant::now())
+            .map_err(|_| Status::resource_exhausted("too many tries; wait a minute"))?;
+        let request = request.into_inner();
+        if !self
+            .enrolment_tokens
+            .iter()
+            .any(|token| constant_time_eq(token, &request.token))
+        {
+            return Err(Status::permission_denied("the enrolment token is not valid"));
+        }
+        if !is_valid_node_id(&request.node) {
+            return Err(Status::invalid_argument(
+                "a node id is 1 to 40 characters a-z, 0-9 and -",
+            ));
+        }
+        if self.fleet.view().nodes.contains_key(&request.node) {
+            return Err(Status::already_exists(
+                "a node of this name is alive; stop it first, or choose another name",
+            ));
+        }
+        let signed = self
+            .authority
+            .sign_node_key(&request.node, &request.public_key, &request.names);
+        let certificate_pem = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        tracing::info!(node = %request.node, region = %request.region, "edge enrolled");
+        let ca_pem = self.authority.certificate_pem().to_owned();
+        Ok(Response::new(v1::EnrollAnswer {
+            certificate_pem,
+            ca_pem,
+        }))
+    }
+}
+
+fn constant_time_eq(a: &str, b: &str) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
+}
+
+/// One edge's stream, from Hello to its end.
+struct Session {
+    node: String,
+    fleet: Arc<Fleet>,
+    attachment: Attachment,
+    commands: mpsc::Sender<v1::EdgeCommand>,
+    policy: watch::Receiver<v1::Policy>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Session {
+    async fn run(mut self, mut reports: Streaming<v1::EdgeReport>) {
+        self.policy.mark_unchanged();
+        let why = loop {
+            tokio::select! {
+                report = reports.next() => match report {
+                    Some(Ok(report)) => self.report(report),
+                    Some(Err(status)) => break status.message().to_owned(),
+                    None => break "the edge closed it".to_owned(),
+                },
+                Ok(()) = self.policy.changed() => {
+                    let policy = self.policy.borrow_and_update().clone();
+                    let command = v1::EdgeCommand { command: Some(edge_command::Command::Policy(policy)) };
+                    if self.commands.try_send(command).is_err() {
+                        break "it does not take commands".to_owned();
+                    }
+                }
+                _ = self.shutdown.changed() => break "this control plane stops".to_owned(),
+            }
+        };
+        tracing::info!(node = %self.node, %why, "edge detached");
+        self.fleet.detach(&self.attachment);
+    }
+
+    fn report(&self, report: v1::EdgeReport) {
+        match report.report {
+            Some(edge_report::Report::Load(load)) => self.fleet.report(&self.attachment, load, Instant::now()),
+            Some(edge_report::Report::Session(session)) => {
+                tracing::debug!(node = %self.node, rtt_ms = session.rtt_ms, room = %session.room, "session report");
+            }
+            Some(edge_report::Report::Drain(drain)) => {
+                tracing::info!(node = %self.node, remaining = drain.remaining, moved = drain.moved, "draining");
+            }
+            // A closed room is gone from the next load report; an unknown report is a newer edge's.
+            Some(edge_report::Report::RoomClosed(_) | edge_report::Report::Hello(_)) | None => {}
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The handlers of `/api/v1`.
+
+use super::{App, Peer, refuse};
+use crate::join::{MeetingInfo, NewMeeting};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use meridian_api::join::{JoinBody, JoinReply, Refusal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Serialize)]
+struct Created {
+    #[serde(flatten)]
+    meeting: MeetingInfo,
+    /// The web app's page of this meeting, under this control plane's own address.
+    path: String,
+    /// Ends the meeting (`DELETE`, as a Bearer token). Shown once.
+    host_key: String,
+}
+
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let new: NewMeeting = match json(&headers, body) {
+        Ok(new) => new,
+        Err(refusal) => return refuse(&refusal),
+    };
+    match app.joins.create(new, app.client(peer.0, &headers)).await {
+        Ok((meeting, host_key)) => {
+            let path = format!("/m/{}", meeting.code);
+            (
+                StatusCode::CREATED,
+                axum::Json(Created {
+                    meeting,
+                    path,
+                    host_key,
+                }),
+            )
+                .into_response()
+        }
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+pub(super) async fn info(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Path(code): Path<String>,
+) -> Response {
+    match app.joins.info(&code, app.client(peer.0, &headers)).await {
+        Ok(meeting) => axum::Json(meeting).into_response(),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+pub(super) async fn end(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Path(code): Path<String>,
+) -> Response {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some(key) = bearer.and_then(|value| value.strip_prefix("Bearer ")) else {
+        return refuse(&Refusal::NotHost);
+    };
+    match app.joins.end(&code, key.trim(), app.client(peer.0, &headers)).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+pub(super) async fn join(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Path(code): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body: JoinBody = match json(&headers, body) {
+        Ok(body) => body,
+        Err(refusal) => return refuse(&refusal),
+    };
+    let request = body.into_request(&code, &app.client(peer.0, &headers).to_string());
+    match app.joins.join(request).await {
+        Ok(granted) => axum::Json(JoinReply::from(granted)).into_response(),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+#[derive(Serialize)]
+struct Regions {
+    /// Whether a join's `from` is honoured.
+    demo: bool,
+    regions: Vec<RegionReply>,
+}
+
+#[derive(Serialize)]
+struct RegionReply {
+    name: String,
+    city: Option<&'static str>,
+    lat: Option<f64>,
+    lon: Option<f64>,
+    edges: Vec<crate::fleet::EdgeSummary>,
+}
+
+/// Regions with their edges: what the web app may probe, and what the demo offers as places.
+pub(super) async fn regions(State(app): State<Arc<App>>) -> Response {
+    let mut by_region: BTreeMap<String, Vec<crate::fleet::EdgeSummary>> = BTreeMap::new();
+    for edge in app.joins.fleet.summaries(Instant::now()) {
+        by_region.entry(edge.region.clone()).or_default().push(edge);
+    }
+    let reply = |(name, edges): (String, Vec<crate::fleet::EdgeSummary>)| {
+        let location = edges.iter().find_map(|edge| edge.location);
+        let city = meridian_geo::regions::find(&name).map(|region| region.city);
+        RegionReply {
+            name,
+            city,
+            lat: location.map(|at| at.lat),
+            lon: location.map(|at| at.lon),
+            edges,
+        }
+    };
+    let regions = by_region.into_iter().map(reply).collect();
+    axum::Json(Regions {
+        demo: app.joins.is_demo(),
+        regions,
+    })
+    .into_response()
+}
+
+pub(super) async fn unknown() -> Response {
+    let body = serde_json::json!({
+        "code": "no_such_endpoint",
+        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions.",
+    });
+    (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
+}
+
+pub(super) async fn wrong_method() -> Response {
+    let body = serde_json::json!({"code": "wrong_method", "message": "This endpoint does not take that method."});
+    (StatusCode::METHOD_NOT_ALLOWED, axum::Json(body)).into_response()
+}
+
+/// Reads a JSON body. The content type is required: a page of another site cannot send it without asking (CORS preflight).
+fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    if !kind.to_ascii_lowercase().starts_with("application/json") {
+        return Err(Refusal::BadRequest(
+            "Send JSON, with the header `Content-Type: application/json`.".to_owned(),
+        ));
+    }
+    let body = body.map_err(|_| Refusal::BadRequest("The request body is too large: at most 16 KiB.".to_owned()))?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Refusal::BadRequest(format!("The body is not what this endpoint takes: {error}.")))
+}

@@ -1,0 +1,196 @@
+//! HTTP: what browsers and scripts talk to. The API under `/api/v1`, the web app everywhere else, and what probes and Prometheus read.
+
+mod api;
+mod listener;
+mod network;
+mod web;
+
+pub(crate) use listener::{Peer, TlsListener, tls_acceptor};
+pub use network::Network;
+pub(crate) use network::{client_address, limit_key};
+
+use crate::join::JoinService;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use meridian_api::join::{ErrorReply, Refusal};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Largest request body.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What every handler shares.
+pub(crate) struct App {
+    pub(crate) joins: Arc<JoinService>,
+    pub(crate) trusted_proxies: Vec<Network>,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) web_directory: Option<PathBuf>,
+}
+
+impl App {
+    fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
+        let forwarded = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        client_address(
+            peer.ip(),
+            forwarded.collect::<Vec<_>>().into_iter(),
+            &self.trusted_proxies,
+        )
+    }
+}
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let api = Router::new()
+        .route("/meetings", post(api::create))
+        .route("/meetings/{code}", get(api::info).delete(api::end))
+        .route("/meetings/{code}/join", post(api::join))
+        .route("/regions", get(api::regions))
+        .fallback(api::unknown)
+        .method_not_allowed_fallback(api::wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(app.clone(), cross_origin))
+        .layer(middleware::from_fn(not_cached));
+    let web = web::router(app.web_directory.as_deref());
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(app)
+        .merge(web)
+        .layer(middleware::from_fn(harden))
+}
+
+/// Ready to take joins: the database answers and the registry has been heard.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let database = app.joins.store.is_ready().await;
+    let view = app.joins.fleet.view();
+    let ready = database && view.known;
+    let body = serde_json::json!({
+        "ready": ready,
+        "database": database,
+        "registry": view.known,
+        "nodes": view.nodes.len(),
+        "edges_attached": app.joins.fleet.attached(),
+    });
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, axum::Json(body)).into_response()
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let fleet = &app.joins.fleet;
+    let mut gauges = vec![
+        ("meridian_edges_attached", String::new(), fleet.attached() as f64),
+        ("meridian_nodes", String::new(), fleet.view().nodes.len() as f64),
+    ];
+    let edges = fleet.summaries(Instant::now());
+    let label = |id: &str| format!("node=\"{id}\"");
+    gauges.extend(edges.iter().map(|edge| {
+        (
+            "meridian_edge_participants",
+            label(&edge.id),
+            f64::from(edge.participants),
+        )
+    }));
+    gauges.extend(
+        edges
+            .iter()
+            .map(|edge| ("meridian_edge_load", label(&edge.id), edge.load)),
+    );
+    gauges.extend(edges.iter().map(|edge| {
+        (
+            "meridian_edge_healthy",
+            label(&edge.id),
+            f64::from(u8::from(edge.healthy)),
+        )
+    }));
+    let text = app.joins.metrics.render(&gauges);
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}
+
+/// A refusal as HTTP.
+pub(crate) fn refuse(refusal: &Refusal) -> Response {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = ErrorReply::from(refusal);
+    let retry_after_s = body.retry_after_s;
+    let mut response = (status, axum::Json(body)).into_response();
+    if let Some(seconds) = retry_after_s {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// CORS for the origins that the operator named. No cookies are involved, so credentials are never allowed.
+async fn cross_origin(State(app): State<Arc<App>>, request: axum::extract::Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let named = |value: &HeaderValue| {
+        app.allowed_origins
+            .iter()
+            .any(|one| one == "*" || one.as_bytes() == value.as_bytes())
+    };
+    let allowed = origin.filter(named);
+    let preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if preflight {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if preflight {
+            headers.insert(
+                header::ACCESS_CONTROL_ALLOW_METHODS,
+                HeaderValue::from_static("GET, POST, DELETE"),
+            );
+            headers.insert(
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static("content-type, authorization"),
+            );
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+        }
+    }
+    response
+}
+
+async fn not_cached(request: axum::extract::Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Headers that every answer carries.
+async fn harden(request: axum::extract::Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A meeting's link is a secret of sorts: it does not travel to other sites as a referrer.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("frame-ancestors 'self'"),
+    );
+    response
+}

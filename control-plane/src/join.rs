@@ -1,0 +1,453 @@
+//! Joining and keeping meetings: what the HTTP API here and the edges, by gRPC, both call.
+
+use crate::config::{LimitsConfig, TurnConfig};
+use crate::fleet::Fleet;
+use crate::http::limit_key;
+use crate::limits::Limiter;
+use crate::metrics::Metrics;
+use crate::passcode::{PASSCODE_BYTES_MAX, Passcodes};
+use crate::store::{Meeting, MeetingCode, MeetingStore, normalise, now_ms};
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use meridian_api::join::{AVOID_MAX, NAME_CHARS_MAX, PROBES_MAX, Refusal};
+use meridian_api::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenError, unix_now_s, verify_at};
+use meridian_api::{turn, v1};
+use meridian_geo::{Client, GeoDatabase, Location, Policy, Probe, assign, regions};
+use meridian_registry::nodes::NodeRecord;
+use rand::Rng as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Other edges named in an answer.
+const ALTERNATES: usize = 2;
+/// A token this long expired still proves who somebody was.
+const PREVIOUS_TOKEN_S: u64 = 24 * 3600;
+/// Lines of the reckoning in an answer: enough for the edges that matter, however many there are.
+const REASONS_MAX: usize = 40;
+/// Longest title of a meeting, in characters.
+const TITLE_CHARS_MAX: usize = 120;
+
+/// Everything a join needs. Cheap to share: one per process, in an `Arc`.
+pub struct JoinService {
+    pub(crate) store: MeetingStore,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) metrics: Arc<Metrics>,
+    geo: GeoDatabase,
+    policy: Policy,
+    turn: TurnConfig,
+    signing_key: SigningKey,
+    keys: KeyRing,
+    passcodes: Passcodes,
+    limits: Limits,
+    people_max: u32,
+    demo: bool,
+}
+
+struct Limits {
+    joins: Limiter<IpAddr>,
+    wrong_codes: Limiter<IpAddr>,
+    wrong_passcodes: Limiter<String>,
+    meetings: Limiter<IpAddr>,
+}
+
+/// What [`JoinService::new`] puts together.
+pub(crate) struct JoinParts {
+    pub(crate) store: MeetingStore,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) geo: GeoDatabase,
+    pub(crate) policy: Policy,
+    pub(crate) turn: TurnConfig,
+    pub(crate) signing_key: SigningKey,
+    pub(crate) keys: KeyRing,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) demo: bool,
+}
+
+/// A request to make a meeting.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct NewMeeting {
+    pub title: String,
+    pub passcode: Option<String>,
+    pub max_participants: Option<u32>,
+}
+
+/// A meeting as strangers with its code may see it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct MeetingInfo {
+    pub code: String,
+    pub title: String,
+    pub passcode_required: bool,
+    /// `open`; a meeting that has ended is refused instead.
+    pub state: &'static str,
+    pub max_participants: u32,
+    /// People there now, as far as the edges have reported.
+    pub participants: u32,
+    /// Milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+impl JoinService {
+    pub(crate) fn new(parts: JoinParts) -> Self {
+        let limits = Limits {
+            joins: Limiter::new(parts.limits.joins_per_minute_address),
+            wrong_codes: Limiter::new(parts.limits.wrong_codes_per_minute_address),
+            wrong_passcodes: Limiter::new(parts.limits.wrong_passcodes_per_minute_meeting),
+            meetings: Limiter::new(parts.limits.meetings_per_minute_address),
+        };
+        JoinService {
+            store: parts.store,
+            fleet: parts.fleet,
+            metrics: parts.metrics,
+            geo: parts.geo,
+            policy: parts.policy,
+            turn: parts.turn,
+            signing_key: parts.signing_key,
+            keys: parts.keys,
+            passcodes: Passcodes::default(),
+            limits,
+            people_max: parts.limits.participants_max,
+            demo: parts.demo,
+        }
+    }
+
+    /// Whether `from` is honoured.
+    pub fn is_demo(&self) -> bool {
+        self.demo
+    }
+
+    /// Makes a meeting; returns it and its host key, which is not stored and cannot be had again.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn create(&self, new: NewMeeting, client: IpAddr) -> Result<(MeetingInfo, String), Refusal> {
+        self.limits
+            .meetings
+            .take(limit_key(client), Instant::now())
+            .map_err(too_many)?;
+        let title = clean(&new.title, TITLE_CHARS_MAX).unwrap_or_else(|| "Meeting".to_owned());
+        let max_participants = new.max_participants.unwrap_or(self.people_max);
+        if !(1..=self.people_max).contains(&max_participants) {
+            return Err(Refusal::BadRequest(format!(
+                "max_participants must be between 1 and {}.",
+                self.people_max
+            )));
+        }
+        let passcode_hash = match new.passcode.as_deref().filter(|passcode| !passcode.is_empty()) {
+            Some(passcode) if passcode.len() > PASSCODE_BYTES_MAX => {
+                return Err(Refusal::BadRequest(format!(
+                    "The passcode must be at most {PASSCODE_BYTES_MAX} bytes long."
+                )));
+            }
+            Some(passcode) => Some(self.passcodes.hash(passcode).await.map_err(unavailable)?),
+            None => None,
+        };
+        let host_key = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>());
+        loop {
+            let meeting = Meeting {
+                code: MeetingCode::generate(&mut rand::rng()).to_string(),
+                title: title.clone(),
+                passcode_hash: passcode_hash.clone(),
+                host_key_hash: sha256(&host_key),
+                max_participants,
+                created_at_ms: now_ms(),
+                ended_at_ms: None,
+            };
+            // A code that is taken (one in 2^45) is tried again with another.
+            if self.store.insert(&meeting).await.map_err(unavailable)? {
+                self.metrics.count("meridian_meetings_created_total", "");
+                return Ok((self.info_of(&meeting), host_key));
+            }
+        }
+    }
+
+    /// What a stranger with the code may know.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::Ended`], [`Refusal::TooManyTries`], [`Refusal::Unavailable`].
+    pub async fn info(&self, code: &str, client: IpAddr) -> Result<MeetingInfo, Refusal> {
+        let meeting = self.find(code, client, Instant::now()).await?;
+        Ok(self.info_of(&meeting))
+    }
+
+    /// Ends a meeting for everybody. Only with its host key.
+    ///
+    /// # Errors
+    /// As [`Self::info`], and [`Refusal::NotHost`].
+    pub async fn end(&self, code: &str, host_key: &str, client: IpAddr) -> Result<(), Refusal> {
+        let meeting = self.find(code, client, Instant::now()).await?;
+        // Hashes of 256 random bits: how long the comparison takes tells nothing about the key.
+        if sha256(host_key) != meeting.host_key_hash {
+            return Err(Refusal::NotHost);
+        }
+        self.store.end(&meeting.code).await.map_err(unavailable)?;
+        let close = v1::CloseRoom {
+            room: meeting.code,
+            reason: "the host has ended the meeting".to_owned(),
+        };
+        self.fleet.broadcast(&v1::edge_command::Command::CloseRoom(close));
+        Ok(())
+    }
+
+    /// Admits somebody to a meeting: an edge, alternates, ICE servers, a token, and why.
+    ///
+    /// # Errors
+    /// [`Refusal`], each with its own status, code and words.
+    pub async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinGranted, Refusal> {
+        let started = Instant::now();
+        let result = self.admit(request, started).await;
+        let outcome = result.as_ref().err().map_or("granted", Refusal::code);
+        self.metrics
+            .count("meridian_joins_total", &format!("outcome=\"{outcome}\""));
+        self.metrics.took("meridian_join_seconds", started.elapsed());
+        result
+    }
+
+    async fn admit(&self, request: v1::JoinRequest, now: Instant) -> Result<v1::JoinGranted, Refusal> {
+        let address: IpAddr = request
+            .client_address
+            .parse()
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        self.limits.joins.take(limit_key(address), now).map_err(too_many)?;
+        let meeting = self.find(&request.code, address, now).await?;
+        let returning = self.identity_of(&request.previous_token, &meeting.code);
+        if returning.is_none() {
+            self.check_passcode(&meeting, &request.passcode, now).await?;
+        }
+        let name = clean(&request.name, NAME_CHARS_MAX)
+            .ok_or_else(|| Refusal::BadRequest("Enter the name that others should see.".to_owned()))?;
+        let client = self.client(&request, address)?;
+        let (records, candidates) = self.fleet.candidates(&meeting.code, now);
+        let assignment = assign(&client, &candidates, &self.policy);
+        let mut chosen = assignment.ranked.iter().filter_map(|ranked| records.get(ranked.index));
+        let edge = chosen.next().ok_or(Refusal::NoEdge)?;
+        // Somebody who returns is in the count already, or has just been dropped from it.
+        if returning.is_none()
+            && !self
+                .fleet
+                .reserve(&edge.id, &meeting.code, meeting.max_participants, now)
+        {
+            return Err(Refusal::Full {
+                people_max: meeting.max_participants,
+            });
+        }
+        let identity = returning.unwrap_or_else(new_identity);
+        let claims = self.claims(&identity, &name, &meeting);
+        let token = self.signing_key.mint(&claims).map_err(unavailable)?;
+        let reason = |one: meridian_geo::Reason| v1::Reason {
+            edge: one.edge,
+            kind: one.kind.as_str().to_owned(),
+            value: one.value,
+            text: one.text,
+        };
+        Ok(v1::JoinGranted {
+            edge: Some(edge_address(edge)),
+            alternates: chosen.take(ALTERNATES).map(edge_address).collect(),
+            ice_servers: self.ice_servers(&identity),
+            token,
+            identity,
+            room: meeting.code,
+            reasons: assignment
+                .reasons(&candidates)
+                .into_iter()
+                .take(REASONS_MAX)
+                .map(reason)
+                .collect(),
+            expires: claims.exp.unwrap_or_default(),
+            title: meeting.title,
+        })
+    }
+
+    /// The open meeting of a code. Codes that do not exist are counted against whoever tries them.
+    async fn find(&self, code: &str, client: IpAddr, now: Instant) -> Result<Meeting, Refusal> {
+        let guesses = &self.limits.wrong_codes;
+        let key = limit_key(client);
+        // Taken first and given back, so that many guesses at once are not all free.
+        guesses.take(key, now).map_err(too_many)?;
+        let found = match normalise(code) {
+            Some(code) => self.store.get(code.as_str()).await.map_err(unavailable)?,
+            None => None,
+        };
+        let meeting = found.ok_or(Refusal::NotFound)?;
+        guesses.give_back(&key);
+        if meeting.ended_at_ms.is_some() {
+            Err(Refusal::Ended)
+        } else {
+            Ok(meeting)
+        }
+    }
+
+    async fn check_passcode(&self, meeting: &Meeting, passcode: &str, now: Instant) -> Result<(), Refusal> {
+        let Some(hash) = &meeting.passcode_hash else {
+            return Ok(());
+        };
+        if passcode.is_empty() {
+            return Err(Refusal::PasscodeRequired);
+        }
+        if passcode.len() > PASSCODE_BYTES_MAX {
+            return Err(Refusal::WrongPasscode);
+        }
+        self.limits
+            .wrong_passcodes
+            .take(meeting.code.clone(), now)
+            .map_err(too_many)?;
+        if !self.passcodes.verify(passcode, hash).await.map_err(unavailable)? {
+            return Err(Refusal::WrongPasscode);
+        }
+        self.limits.wrong_passcodes.give_back(&meeting.code);
+        Ok(())
+    }
+
+    /// Whom a token of ours for this room, valid now or lately, names.
+    fn identity_of(&self, token: &str, room: &str) -> Option<String> {
+        let now_s = unix_now_s();
+        let claims = match verify_at(token, &self.keys, now_s) {
+            Err(TokenError::Expired { seconds_ago }) if seconds_ago < PREVIOUS_TOKEN_S => {
+                verify_at(token, &self.keys, now_s.saturating_sub(seconds_ago)).ok()?
+            }
+            result => result.ok()?,
+        };
+        let grants = claims.join_grants().ok()?;
+        // Only the join API writes this claim: a token minted with an API key does not pass for a passcode.
+        (grants.room == room && claims.meridian.is_some() && claims.iss == "meridian").then(|| claims.sub.clone())
+    }
+
+    fn client(&self, request: &v1::JoinRequest, address: IpAddr) -> Result<Client, Refusal> {
+        let location = if self.demo && !request.from.is_empty() {
+            Some(self.location_of(&request.from)?)
+        } else {
+            self.geo.lookup(address).and_then(|place| place.location)
+        };
+        let probe = |one: &v1::Probe| Probe {
+            region: one.region.clone(),
+            rtt_ms: f64::from(one.rtt_ms),
+        };
+        Ok(Client {
+            location,
+            probes: request.probes.iter().take(PROBES_MAX).map(probe).collect(),
+            avoid: request.avoid.iter().take(AVOID_MAX).cloned().collect(),
+            residency: Vec::new(),
+        })
+    }
+
+    fn location_of(&self, region: &str) -> Result<Location, Refusal> {
+        let known = regions::find(region).map(|region| region.location);
+        let of_an_edge = || {
+            self.fleet
+                .summaries(Instant::now())
+                .into_iter()
+                .find(|edge| edge.region == region)?
+                .location
+        };
+        known.or_else(of_an_edge).ok_or_else(|| {
+            let shown: String = region.chars().take(20).collect();
+            Refusal::BadRequest(format!("`from={shown}` is no region. Try fra, iad or sin."))
+        })
+    }
+
+    fn claims(&self, identity: &str, name: &str, meeting: &Meeting) -> Claims {
+        let mut claims = Claims::join(identity, name, &meeting.code);
+        claims.meridian = Some(MeridianClaims {
+            home_region: None,
+            max_participants: Some(meeting.max_participants),
+        });
+        claims
+    }
+
+    fn ice_servers(&self, identity: &str) -> Vec<v1::IceServer> {
+        let (stun, turns): (Vec<String>, Vec<String>) =
+            self.turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
+        let mut servers = Vec::new();
+        if !stun.is_empty() {
+            servers.push(v1::IceServer {
+                urls: stun,
+                ..v1::IceServer::default()
+            });
+        }
+        if !turns.is_empty() {
+            let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
+            let (username, credential) = turn::credentials(&self.turn.secret, identity, expires_s);
+            servers.push(v1::IceServer {
+                urls: turns,
+                username,
+                credential,
+            });
+        }
+        servers
+    }
+
+    fn info_of(&self, meeting: &Meeting) -> MeetingInfo {
+        MeetingInfo {
+            code: meeting.code.clone(),
+            title: meeting.title.clone(),
+            passcode_required: meeting.passcode_hash.is_some(),
+            state: "open",
+            max_participants: meeting.max_participants,
+            participants: self.fleet.people_in(&meeting.code, Instant::now()),
+            created_at_ms: meeting.created_at_ms,
+        }
+    }
+}
+
+fn too_many(retry_after_s: u32) -> Refusal {
+    Refusal::TooManyTries { retry_after_s }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "a request could not be answered");
+    Refusal::Unavailable
+}
+
+fn sha256(text: &str) -> Vec<u8> {
+    digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec()
+}
+
+fn edge_address(record: &NodeRecord) -> v1::EdgeAddress {
+    v1::EdgeAddress {
+        id: record.id.clone(),
+        region: record.region.clone(),
+        url: record.client_url.clone(),
+    }
+}
+
+/// Identities are random: a name is no identity, and a guessed one could evict somebody.
+fn new_identity() -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut rng = rand::rng();
+    let random: String = (0..16)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect();
+    format!("u-{random}")
+}
+
+/// A text that others will see: no control or direction-changing characters, no outer spaces, bounded. `None` if nothing is left.
+fn clean(text: &str, chars_max: usize) -> Option<String> {
+    let harmless = |c: &char| {
+        !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let kept: String = text.chars().take(chars_max * 4).filter(harmless).collect();
+    let kept: String = kept.trim().chars().take(chars_max).collect();
+    let kept = kept.trim_end().to_owned();
+    (!kept.is_empty()).then_some(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cleaned_and_bounded() {
+        assert_eq!(clean("  Ana \u{202e}María\n", 64).as_deref(), Some("Ana María"));
+        assert_eq!(clean(" \t\u{200f} ", 64), None);
+        assert_eq!(clean(&"é".repeat(100), 64).unwrap().chars().count(), 64);
+    }
+
+    #[test]
+    fn identities_do_not_repeat() {
+        let many: std::collections::BTreeSet<String> = (0..1000).map(|_| new_identity()).collect();
+        assert_eq!(many.len(), 1000);
+    }
+}

@@ -1,0 +1,67 @@
+//! Passcodes: argon2id, never more than a few at a time, never on an async thread.
+
+use argon2::Argon2;
+use argon2::password_hash::rand_core::OsRng;
+use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// One hash takes 19 MiB and a core for some 20 ms: strangers must not be able to start many.
+const AT_ONCE: usize = 2;
+/// Longest passcode, bytes.
+pub(crate) const PASSCODE_BYTES_MAX: usize = 128;
+
+#[derive(Debug, thiserror::Error)]
+#[error("passcode hashing: {0}")]
+pub(crate) struct PasscodeError(String);
+
+/// Hashes and verifies passcodes.
+#[derive(Clone)]
+pub(crate) struct Passcodes {
+    slots: Arc<Semaphore>,
+}
+
+impl Default for Passcodes {
+    fn default() -> Self {
+        Passcodes {
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
+
+impl Passcodes {
+    /// A PHC string to store.
+    ///
+    /// # Errors
+    /// If the system gives no randomness or memory.
+    pub(crate) async fn hash(&self, passcode: &str) -> Result<String, PasscodeError> {
+        let passcode = passcode.to_owned();
+        self.run(move || {
+            let salt = SaltString::generate(&mut OsRng);
+            Argon2::default()
+                .hash_password(passcode.as_bytes(), &salt)
+                .map(|hash| hash.to_string())
+                .map_err(|error| PasscodeError(error.to_string()))
+        })
+        .await?
+    }
+
+    /// Whether the passcode is the one that was hashed.
+    ///
+    /// # Errors
+    /// If the stored hash cannot be read.
+    pub(crate) async fn verify(&self, passcode: &str, hash: &str) -> Result<bool, PasscodeError> {
+        let (passcode, hash) = (passcode.to_owned(), hash.to_owned());
+        self.run(move || {
+            let parsed = PasswordHash::new(&hash).map_err(|error| PasscodeError(error.to_string()))?;
+            Ok(Argon2::default().verify_password(passcode.as_bytes(), &parsed).is_ok())
+        })
+        .await?
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasscodeError> {
+        let failed = |error: &dyn std::fmt::Display| PasscodeError(error.to_string());
+        let _slot = self.slots.acquire().await.map_err(|error| failed(&error))?;
+        tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))
+    }
+}

@@ -1,0 +1,320 @@
+//! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
+
+use crate::config::{ControlPlaneConfig, HttpConfig};
+use crate::fleet::Fleet;
+use crate::grpc::EdgeControlService;
+use crate::http::{self, App, Network, Peer, TlsListener};
+use crate::join::{JoinParts, JoinService};
+use crate::limits::Limiter;
+use crate::metrics::Metrics;
+use crate::store::{MeetingStore, StoreError};
+use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
+use meridian_api::token::{KeyRing, SigningKey, TokenError};
+use meridian_api::v1;
+use meridian_api::v1::edge_control_server::EdgeControlServer;
+use meridian_geo::GeoDatabase;
+use meridian_registry::SharedRegistry;
+use meridian_registry::nodes::{KeeperConfig, NodeWatch};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// How often edges report their load.
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Open requests may take this long to finish when the process stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Why a control plane did not start. Each says which file, address or setting is meant.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("http.bind: {0}")]
+    NeedsCertificate(String),
+    #[error("{what} cannot listen on {address}: {source}")]
+    Listen {
+        what: &'static str,
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("{path}: {source}", path = path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("token.key: {0}")]
+    SigningKey(#[from] TokenError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("gRPC: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// A running control plane. [`Self::shutdown`] stops it; dropping it stops it without waiting.
+pub struct ControlPlane {
+    http_address: SocketAddr,
+    https: bool,
+    grpc_address: SocketAddr,
+    authority: Arc<CertificateAuthority>,
+    keys: KeyRing,
+    joins: Arc<JoinService>,
+    store: MeetingStore,
+    shutdown: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl ControlPlane {
+    /// Starts, and returns once both ports listen. Edges need not be there yet.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: ControlPlaneConfig, registry: SharedRegistry) -> Result<Self, StartError> {
+        meridian_api::install_crypto();
+        if !config.http.may_bind() {
+            return Err(StartError::NeedsCertificate(config.http.why_not_bind()));
+        }
+        std::fs::create_dir_all(&config.data_directory).map_err(|source| StartError::File {
+            path: config.data_directory.clone(),
+            source,
+        })?;
+        let authority = Arc::new(CertificateAuthority::load_or_create(
+            &config.data_directory.join("pki"),
+        )?);
+        let signing_key = signing_key(&config.data_directory.join("pki/token.key"))?;
+        let keys = key_ring(&config, &signing_key);
+        let store = MeetingStore::open(&config.data_directory.join("meridian.db")).await?;
+        // Vanishing "together" must span a lease: leases end at different moments.
+        let window = Duration::from_secs(config.registry.lease_s + 2);
+        let nodes = NodeWatch::start(
+            registry,
+            KeeperConfig {
+                window,
+                ..KeeperConfig::default()
+            },
+        );
+        let fleet = Arc::new(Fleet::new(nodes));
+        let policy = policy(&config, &keys);
+        let joins = Arc::new(JoinService::new(JoinParts {
+            store: store.clone(),
+            fleet: fleet.clone(),
+            metrics: Arc::new(Metrics::default()),
+            geo: config
+                .geo
+                .database
+                .as_deref()
+                .map_or_else(GeoDatabase::none, GeoDatabase::open),
+            policy: config.assignment.clone(),
+            turn: config.turn.clone(),
+            signing_key,
+            keys: keys.clone(),
+            limits: config.limits.clone(),
+            demo: config.demo,
+        }));
+        let (shutdown, stopped) = watch::channel(false);
+        let (http_address, http) = serve_http(&config.http, joins.clone(), stopped.clone()).await?;
+        let service = EdgeControlService {
+            joins: joins.clone(),
+            fleet,
+            authority: authority.clone(),
+            policy,
+            enrolment_tokens: config.enrolment_tokens.clone(),
+            enrolments: Limiter::new(10),
+            shutdown: stopped.clone(),
+        };
+        let (grpc_address, grpc) = serve_grpc(&config, &authority, service, stopped).await?;
+        tracing::info!(%http_address, %grpc_address, "control plane started");
+        let https = config.http.certificate.is_some();
+        Ok(ControlPlane {
+            http_address,
+            https,
+            grpc_address,
+            authority,
+            keys,
+            joins,
+            store,
+            shutdown,
+            tasks: vec![http, grpc],
+        })
+    }
+
+    /// Where HTTP listens (the real port, if 0 was configured).
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// `http://` or `https://` and [`Self::http_address`]; `localhost` on loopback, because browsers give cameras to that name.
+    pub fn http_url(&self) -> String {
+        let scheme = if self.https { "https" } else { "http" };
+        match self.http_address.ip().is_loopback() {
+            true => format!("{scheme}://localhost:{}", self.http_address.port()),
+            false => format!("{scheme}://{}", self.http_address),
+        }
+    }
+
+    /// Where edges connect.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
+    }
+
+    /// Signs nodes' certificates.
+    pub fn certificate_authority(&self) -> &CertificateAuthority {
+        &self.authority
+    }
+
+    /// What edges verify tokens with; they also get it as the first command of their stream.
+    pub fn key_ring(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// The join service, for callers in this process.
+    pub fn joins(&self) -> &Arc<JoinService> {
+        &self.joins
+    }
+
+    /// What is known about the edges.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.joins.fleet
+    }
+
+    /// Stops listening, lets open requests finish for two seconds, closes the database.
+    pub async fn shutdown(mut self) {
+        self.shutdown.send_replace(true);
+        for mut task in std::mem::take(&mut self.tasks) {
+            if tokio::time::timeout(GRACE, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+        self.store.close().await;
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.shutdown.send_replace(true);
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// The key that signs join tokens, made on the first start.
+fn signing_key(path: &Path) -> Result<SigningKey, StartError> {
+    match std::fs::read_to_string(path) {
+        Ok(pem) => Ok(SigningKey::from_pem(&pem)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = SigningKey::generate()?;
+            write_secret(path, &key.to_pem())?;
+            Ok(key)
+        }
+        Err(source) => Err(StartError::File {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn key_ring(config: &ControlPlaneConfig, signing_key: &SigningKey) -> KeyRing {
+    let mut keys = KeyRing::new().with_public_key(signing_key.public_key().clone());
+    for (key, secret) in &config.api_keys {
+        keys.add_api_key(key, secret);
+    }
+    keys
+}
+
+fn policy(config: &ControlPlaneConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
+    let policy = v1::Policy {
+        version: 1,
+        turn: Some(v1::TurnPolicy {
+            urls: config.turn.urls.clone(),
+            secret: config.turn.secret.clone(),
+            ttl_s: config.turn.ttl_s,
+        }),
+        load_interval_ms: u32::try_from(LOAD_INTERVAL.as_millis()).unwrap_or(1000),
+        ..v1::Policy::from(keys)
+    };
+    // The sender is dropped: nothing changes the policy while the process runs, yet. The receiver keeps the value.
+    watch::channel(policy).1
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { what, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+async fn serve_http(
+    config: &HttpConfig,
+    joins: Arc<JoinService>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
+    let (listener, address) = listen("HTTP", config.bind).await?;
+    let app = App {
+        joins,
+        trusted_proxies: config
+            .trusted_proxies
+            .iter()
+            .filter_map(|text| Network::parse(text))
+            .collect(),
+        allowed_origins: config.allowed_origins.clone(),
+        web_directory: config.web_directory.clone(),
+    };
+    let service = http::router(Arc::new(app)).into_make_service_with_connect_info::<Peer>();
+    let until = async move {
+        let _ = stopped.wait_for(|down| *down).await;
+    };
+    let task = match config.certificate.as_deref().zip(config.key.as_deref()) {
+        Some((certificate, key)) => {
+            let acceptor = http::tls_acceptor(certificate, key)?;
+            let listener = TlsListener::new(listener, acceptor).map_err(|source| StartError::Listen {
+                what: "HTTPS",
+                address,
+                source,
+            })?;
+            tokio::spawn(async move {
+                report(
+                    "HTTPS",
+                    axum::serve(listener, service).with_graceful_shutdown(until).await,
+                )
+            })
+        }
+        None => tokio::spawn(async move {
+            report(
+                "HTTP",
+                axum::serve(listener, service).with_graceful_shutdown(until).await,
+            )
+        }),
+    };
+    Ok((address, task))
+}
+
+async fn serve_grpc(
+    config: &ControlPlaneConfig,
+    authority: &CertificateAuthority,
+    service: EdgeControlService,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
+    let identity = authority.issue_control_plane(&config.id, &config.grpc.names)?;
+    let (listener, address) = listen("gRPC", config.grpc.bind).await?;
+    let enrolment = !config.enrolment_tokens.is_empty();
+    let router = tonic::transport::Server::builder()
+        .tls_config(identity.tonic_server(enrolment))?
+        // Finds out within seconds about an edge that vanished without a word.
+        .http2_keepalive_interval(Some(Duration::from_secs(2)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(3)))
+        .add_service(EdgeControlServer::new(service));
+    let until = async move {
+        let _ = stopped.wait_for(|down| *down).await;
+    };
+    let incoming = TcpListenerStream::new(listener);
+    let task = tokio::spawn(async move { report("gRPC", router.serve_with_incoming_shutdown(incoming, until).await) });
+    Ok((address, task))
+}
+
+fn report<E: std::fmt::Display>(what: &str, result: Result<(), E>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "{what} server ended");
+    }
+}

@@ -1,0 +1,141 @@
+//! Meetings in the database. SQLite here; nothing outside of this folder knows SQL.
+
+mod codes;
+
+pub(crate) use codes::{MeetingCode, normalise};
+
+use sqlx::Row as _;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("database schema: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+}
+
+/// A meeting as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Meeting {
+    pub(crate) code: String,
+    pub(crate) title: String,
+    /// PHC string of argon2id.
+    pub(crate) passcode_hash: Option<String>,
+    /// SHA-256 of the host key.
+    pub(crate) host_key_hash: Vec<u8>,
+    pub(crate) max_participants: u32,
+    pub(crate) created_at_ms: u64,
+    pub(crate) ended_at_ms: Option<u64>,
+}
+
+/// The database of one control plane.
+#[derive(Debug, Clone)]
+pub(crate) struct MeetingStore {
+    pool: SqlitePool,
+}
+
+impl MeetingStore {
+    /// Opens, or creates, the database file and brings its schema up to date.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or is of a newer schema.
+    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // With WAL, a crash of the machine may lose the last commits but never corrupts.
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(options);
+        let pool = pool.await?;
+        sqlx::migrate!("./migrations").run(&pool).await?;
+        Ok(MeetingStore { pool })
+    }
+
+    /// Stores a new meeting; `false` if the code is taken.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) async fn insert(&self, meeting: &Meeting) -> Result<bool, StoreError> {
+        let result = sqlx::query(
+            "INSERT INTO meetings (code, title, passcode_hash, host_key_hash, max_participants, created_at_ms, ended_at_ms) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code) DO NOTHING",
+        )
+        .bind(&meeting.code)
+        .bind(&meeting.title)
+        .bind(&meeting.passcode_hash)
+        .bind(&meeting.host_key_hash)
+        .bind(i64::from(meeting.max_participants))
+        .bind(to_i64(meeting.created_at_ms))
+        .bind(meeting.ended_at_ms.map(to_i64))
+        .execute(&self.pool)
+        .await?;
+        Ok(result.rows_affected() == 1)
+    }
+
+    /// The meeting of a (normalised) code.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) async fn get(&self, code: &str) -> Result<Option<Meeting>, StoreError> {
+        let row = sqlx::query("SELECT * FROM meetings WHERE code = ?")
+            .bind(code)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.map(|row| meeting(&row)).transpose()?)
+    }
+
+    /// Ends a meeting; `false` if it had ended already or does not exist.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) async fn end(&self, code: &str) -> Result<bool, StoreError> {
+        let result = sqlx::query("UPDATE meetings SET ended_at_ms = ? WHERE code = ? AND ended_at_ms IS NULL")
+            .bind(to_i64(now_ms()))
+            .bind(code)
+            .execute(&self.pool)
+            .await?;
+        Ok(result.rows_affected() == 1)
+    }
+
+    /// Whether the database answers.
+    pub(crate) async fn is_ready(&self) -> bool {
+        sqlx::query("SELECT 1").execute(&self.pool).await.is_ok()
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn meeting(row: &SqliteRow) -> Result<Meeting, sqlx::Error> {
+    let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    Ok(Meeting {
+        code: row.try_get("code")?,
+        title: row.try_get("title")?,
+        passcode_hash: row.try_get("passcode_hash")?,
+        host_key_hash: row.try_get("host_key_hash")?,
+        max_participants: u32::try_from(row.try_get::<i64, _>("max_participants")?).unwrap_or(u32::MAX),
+        created_at_ms: number(row.try_get("created_at_ms")?),
+        ended_at_ms: row.try_get::<Option<i64>, _>("ended_at_ms")?.map(number),
+    })
+}
+
+fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,220 @@
+//! gRPC as edges meet it: identity by certificate, policy first, load that moves people, forwarded joins, enrolment.
+
+mod support;
+
+use meridian_api::pki::NodeIdentity;
+use meridian_api::token::{Claims, KeyRing, mint, verify};
+use meridian_api::v1::{self, edge_command::Command, join_answer::Answer};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use support::{World, config};
+use tonic::Code;
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_edge_gets_its_policy_first_and_can_verify_tokens_with_it() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let mut edge = world.attach("fra-1").await;
+    let Command::Policy(policy) = edge.command().await else {
+        panic!("the policy comes first")
+    };
+    let keys = KeyRing::from(&policy);
+    assert!(policy.load_interval_ms > 0);
+    let (code, _) = world.meeting(json!({})).await;
+    let join = world.join(&code, json!({"name": "Ana"})).await.json();
+    assert!(verify(join["token"].as_str().unwrap(), &keys).is_ok());
+    let token = mint(&Claims::join("sdk", "SDK", "any"), "devkey", "secret-of-the-devkey").unwrap();
+    assert!(verify(&token, &keys).is_ok(), "API keys reach the edges too");
+}
+
+#[tokio::test]
+async fn load_reports_move_people_and_count_them() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let fra = world.attach("fra-1").await;
+    let (code, _) = world.meeting(json!({"max_participants": 100})).await;
+    fra.report(99, &[(&code, 99)]).await;
+    let path = format!("/api/v1/meetings/{code}");
+    eventually("the meeting counts 99", async || {
+        world.get(&path).await.json()["participants"] == 99
+    })
+    .await;
+    let answer = world.join(&code, json!({"name": "Ana", "from": "fra"})).await.json();
+    assert_eq!(answer["edge"]["id"], "iad-1", "fra-1 is nearly full");
+    assert_eq!(
+        world.join(&code, json!({"name": "Bob", "from": "fra"})).await.refusal(),
+        (409, "full".into())
+    );
+}
+
+#[tokio::test]
+async fn an_edge_that_vanishes_gets_nobody_new_and_a_cordoned_one_neither() {
+    let (world, mut edges) = World::with_edges(config()).await;
+    let (code, _) = world.meeting(json!({})).await;
+    let body = json!({"name": "Ana", "from": "fra"});
+    let edge_of = async |world: &World| {
+        world.join(&code, body.clone()).await.json()["edge"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let fra = world.attach("fra-1").await;
+    assert_eq!(edge_of(&world).await, "fra-1");
+    // Its stream breaks, long before its lease ends.
+    drop(fra);
+    eventually("fra-1 is doubtful", async || edge_of(&world).await == "iad-1").await;
+    let _fra = world.attach("fra-1").await;
+    assert_eq!(edge_of(&world).await, "fra-1");
+    edges[0].set_state(meridian_registry::nodes::NodeState::Cordoned);
+    eventually("fra-1 is cordoned", async || edge_of(&world).await == "iad-1").await;
+    // It leaves for good.
+    let fra = edges.remove(0);
+    fra.leave().await;
+    eventually("fra-1 is gone", async || {
+        world.get("/readyz").await.json()["nodes"] == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_join_forwarded_by_an_edge_is_the_same_join() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let mut edge = world.attach("sin-1").await;
+    let (code, host_key) = world.meeting(json!({"title": "T", "passcode": "sesame"})).await;
+    let request = |passcode: &str| v1::JoinRequest {
+        code: code.clone(),
+        name: "Ana".into(),
+        passcode: passcode.into(),
+        client_address: "203.0.113.9".into(),
+        from: "fra".into(),
+        ..v1::JoinRequest::default()
+    };
+    let Some(Answer::Refused(refused)) = edge.client.join(request("no")).await.unwrap().into_inner().answer else {
+        panic!()
+    };
+    assert_eq!((refused.status, refused.code.as_str()), (403, "wrong_passcode"));
+    let Some(Answer::Granted(granted)) = edge.client.join(request("sesame")).await.unwrap().into_inner().answer else {
+        panic!()
+    };
+    assert_eq!(
+        (granted.edge.unwrap().id.as_str(), granted.title.as_str()),
+        ("fra-1", "T")
+    );
+    // The end of a meeting reaches the edges.
+    assert!(matches!(edge.command().await, Command::Policy(_)));
+    let bearer = format!("Bearer {host_key}");
+    world
+        .http(
+            "DELETE",
+            &format!("/api/v1/meetings/{code}"),
+            &[("Authorization", &bearer)],
+            None,
+        )
+        .await;
+    let Command::CloseRoom(close) = edge.command().await else {
+        panic!()
+    };
+    assert_eq!(close.room, code);
+}
+
+#[tokio::test]
+async fn nobody_attaches_as_somebody_else() {
+    let world = World::start().await;
+    let authority = world.plane.certificate_authority();
+    let iad = authority.issue_node("iad-1", &[]).unwrap();
+    assert_eq!(
+        world.attach_as(&iad, "fra-1").await.err().unwrap().code(),
+        Code::PermissionDenied
+    );
+    let control = authority.issue_control_plane("other", &[]).unwrap();
+    assert_eq!(
+        world.attach_as(&control, "other").await.err().unwrap().code(),
+        Code::PermissionDenied
+    );
+    let foreign = meridian_api::pki::CertificateAuthority::create()
+        .unwrap()
+        .issue_node("fra-1", &[])
+        .unwrap();
+    let foreign = NodeIdentity {
+        ca_pem: authority.certificate_pem().to_owned(),
+        ..foreign
+    };
+    assert!(world.attach_as(&foreign, "fra-1").await.is_err());
+    let request = v1::EnrollRequest {
+        token: String::new(),
+        node: "fra-1".into(),
+        ..v1::EnrollRequest::default()
+    };
+    let refused = world.client(&iad).enroll(request).await.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        Code::PermissionDenied,
+        "without tokens there is no enrolment, not even with an empty one"
+    );
+}
+
+#[tokio::test]
+async fn a_new_edge_enrols_with_a_token_and_its_own_key() {
+    use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+    let token = "a-token-of-sufficient-length";
+    let mut config = config();
+    config.enrolment_tokens = vec![token.into()];
+    let world = World::with(config).await;
+    let ca_pem = world.plane.certificate_authority().certificate_pem().to_owned();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&ca_pem))
+        .domain_name(meridian_api::pki::CONTROL_PLANE_NAME);
+    let endpoint = Endpoint::from_shared(format!("https://{}", world.plane.grpc_address())).unwrap();
+    let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
+    let mut client = v1::edge_control_client::EdgeControlClient::new(channel);
+    let (key_pem, public_key) = meridian_api::pki::generate_node_key().unwrap();
+    let request = |token: &str| v1::EnrollRequest {
+        token: token.into(),
+        node: "new-1".into(),
+        region: "fra".into(),
+        public_key: public_key.clone(),
+        names: vec![],
+    };
+    assert_eq!(
+        client.enroll(request("guess")).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    // Without a certificate, enrolment is all there is.
+    assert_eq!(
+        client.join(v1::JoinRequest::default()).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    let answer = client.enroll(request(token)).await.unwrap().into_inner();
+    let identity = NodeIdentity {
+        certificate_pem: answer.certificate_pem,
+        key_pem,
+        ca_pem: answer.ca_pem,
+    };
+    let mut edge = world.attach_as(&identity, "new-1").await.unwrap();
+    assert!(matches!(edge.command().await, Command::Policy(_)));
+}
+
+#[tokio::test]
+async fn a_control_plane_stops_promptly_with_edges_attached() {
+    let world = World::start().await;
+    let mut edge = world.attach("fra-1").await;
+    assert!(matches!(edge.command().await, Command::Policy(_)));
+    let World {
+        plane,
+        directory: _kept,
+        ..
+    } = world;
+    let started = Instant::now();
+    plane.shutdown().await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(
+        edge.commands.message().await.is_ok_and(|end| end.is_none()),
+        "the edge is told"
+    );
+}

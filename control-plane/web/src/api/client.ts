@@ -1,0 +1,143 @@
+/** The join API of the control plane (edges serve the same). Everything the server says is checked here, so the rest of the app meets typed values only. */
+import { ApiError } from './errors';
+
+export interface Meeting {
+  code: string;
+  title: string;
+  passcodeRequired: boolean;
+  state: string;
+}
+
+export interface NewMeeting {
+  title?: string;
+  passcode?: string;
+  maxParticipants?: number;
+}
+
+export interface EdgeAddress {
+  id: string;
+  region: string;
+  url: string;
+}
+
+export interface JoinRequest {
+  name: string;
+  passcode?: string | undefined;
+  /** Demo only: stands in for the caller's place on the globe. */
+  from?: string | undefined;
+  /** The token of the session being continued: the server gives back the identity it names. */
+  previousToken?: string | undefined;
+  /** Ids of edges that this client has just failed to reach. */
+  avoid?: string[];
+}
+
+export interface JoinAnswer {
+  edge: EdgeAddress;
+  alternates: EdgeAddress[];
+  iceServers: RTCIceServer[];
+  token: string;
+  identity: string;
+  room: string;
+  reasons: string[];
+}
+
+export interface JoinApi {
+  create(meeting: NewMeeting): Promise<Meeting>;
+  meeting(code: string, signal?: AbortSignal): Promise<Meeting>;
+  join(code: string, request: JoinRequest, signal?: AbortSignal): Promise<JoinAnswer>;
+}
+
+const REQUEST_TIMEOUT_MS = 10_000;
+
+export function httpJoinApi(base = '/api/v1'): JoinApi {
+  const meetingPath = (code: string) => `${base}/meetings/${encodeURIComponent(code)}`;
+  return {
+    async create(meeting) {
+      const body = { title: meeting.title, passcode: meeting.passcode, max_participants: meeting.maxParticipants };
+      return readMeeting(await request('POST', `${base}/meetings`, body));
+    },
+    async meeting(code, signal) {
+      return readMeeting(await request('GET', meetingPath(code), undefined, signal));
+    },
+    async join(code, join, signal) {
+      const body = { name: join.name, passcode: join.passcode, from: join.from, previous_token: join.previousToken, avoid: join.avoid };
+      return readJoinAnswer(await request('POST', `${meetingPath(code)}/join`, body, signal));
+    },
+  };
+}
+
+async function request(method: string, url: string, body?: object, signal?: AbortSignal): Promise<Fields> {
+  const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+  let response: Response;
+  try {
+    response = await fetch(url, {
+      method,
+      headers: body ? { 'content-type': 'application/json' } : {},
+      body: body ? JSON.stringify(body) : null,
+      signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+      cache: 'no-store',
+    });
+  } catch (cause) {
+    if (signal?.aborted) throw cause;
+    throw new ApiError('unreachable', 0, '');
+  }
+  const answer = fields(await response.json().catch(() => null));
+  if (!response.ok) throw ApiError.fromResponse(response.status, answer);
+  return answer;
+}
+
+type Fields = Record<string, unknown>;
+
+function fields(value: unknown): Fields {
+  return typeof value === 'object' && value !== null ? (value as Fields) : {};
+}
+
+function text(value: unknown): string {
+  return typeof value === 'string' ? value : '';
+}
+
+function list(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function readMeeting(answer: Fields): Meeting {
+  return {
+    code: text(answer.code),
+    title: text(answer.title),
+    passcodeRequired: answer.passcode_required === true,
+    state: text(answer.state),
+  };
+}
+
+function readEdge(value: unknown): EdgeAddress | null {
+  const edge = fields(value);
+  const url = text(edge.url);
+  return url ? { id: text(edge.id), region: text(edge.region), url } : null;
+}
+
+/** A reason is a sentence, alone or with the numbers behind it. */
+function readReason(value: unknown): string {
+  return text(value) || text(fields(value).text);
+}
+
+function readIceServer(value: unknown): RTCIceServer | null {
+  const server = fields(value);
+  const urls = list(server.urls).map(text).filter(Boolean);
+  if (urls.length === 0) return null;
+  return { urls, username: text(server.username), credential: text(server.credential) };
+}
+
+export function readJoinAnswer(answer: Fields): JoinAnswer {
+  const edge = readEdge(answer.edge);
+  const token = text(answer.token);
+  if (!edge || !token) throw new ApiError('bad_answer', 200, '');
+  return {
+    edge,
+    alternates: list(answer.alternates).map(readEdge).filter((e) => e !== null),
+    iceServers: list(answer.ice_servers).map(readIceServer).filter((s) => s !== null),
+    token,
+    identity: text(answer.identity),
+    room: text(answer.room),
+    reasons: list(answer.reasons).map(readReason).filter(Boolean),
+  };
+}

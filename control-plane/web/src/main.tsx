@@ -1,0 +1,10 @@
+import { createRoot } from 'react-dom/client';
+import { App } from './app/App';
+import './styles/base.css';
+import './styles/pages.css';
+import './styles/lobby.css';
+import './styles/meeting.css';
+import './styles/panels.css';
+
+const root = document.getElementById('root');
+if (root) createRoot(root).render(<App />);

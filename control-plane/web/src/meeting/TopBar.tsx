@@ -1,0 +1,20 @@
+import { meetingLink } from '../app/router';
+import { CheckIcon, CopyIcon } from '../ui/icons';
+import { useCopy } from '../ui/useCopy';
+import type { MeetingSnapshot } from './model';
+import { PopBadge } from './PopBadge';
+
+export function TopBar({ view }: { view: MeetingSnapshot }) {
+  const [copied, copy] = useCopy(meetingLink(view.code));
+  return (
+    <header className="topbar">
+      <h1 className="topbar-title">{view.title || 'Meeting'}</h1>
+      <button type="button" className="chip code" onClick={copy} aria-label={copied ? 'Link copied' : `Copy the link of meeting ${view.code}`} data-testid="meeting-code" data-code={view.code}>
+        {view.code}
+        {copied ? <CheckIcon size={15} /> : <CopyIcon size={15} />}
+      </button>
+      <span className="topbar-space" />
+      <PopBadge placement={view.placement} rttMs={view.rttMs} />
+    </header>
+  );
+}

@@ -1,0 +1,58 @@
+/** Reads a LiveKit room into the shapes the screen draws. Pure reading: nothing here changes the room. */
+import { ConnectionQuality, Track, type Participant, type Room, type TrackPublication } from 'livekit-client';
+import type { AudioSource, Person, Quality, VideoHandle } from './model';
+
+const QUALITY: Record<ConnectionQuality, Quality> = {
+  [ConnectionQuality.Excellent]: 'good',
+  [ConnectionQuality.Good]: 'fair',
+  [ConnectionQuality.Poor]: 'poor',
+  [ConnectionQuality.Lost]: 'lost',
+  [ConnectionQuality.Unknown]: 'unknown',
+};
+
+export function peopleOf(room: Room, ownPop: string): Person[] {
+  return [personOf(room.localParticipant, ownPop), ...[...room.remoteParticipants.values()].map((p) => personOf(p, ''))];
+}
+
+function personOf(participant: Participant, fallbackPop: string): Person {
+  return {
+    identity: participant.identity,
+    name: participant.name || participant.identity || 'Guest',
+    isLocal: participant.isLocal,
+    micOn: participant.isMicrophoneEnabled,
+    speaking: participant.isSpeaking,
+    quality: QUALITY[participant.connectionQuality],
+    pop: popOf(participant) || fallbackPop,
+    camera: shown(participant.getTrackPublication(Track.Source.Camera)),
+    screen: shown(participant.getTrackPublication(Track.Source.ScreenShare)),
+    mirrored: participant.isLocal && facesTheUser(participant.getTrackPublication(Track.Source.Camera)),
+    joinedAtMs: participant.joinedAt?.getTime() ?? 0,
+    lastSpokeAtMs: participant.lastSpokeAt?.getTime() ?? 0,
+  };
+}
+
+/** The server stamps `meridian.pop` on everyone; any other LiveKit server gives at least a region. */
+function popOf(participant: Participant): string {
+  const stamped = participant.attributes['meridian.pop'];
+  if (stamped) return stamped;
+  const info = (participant as unknown as { participantInfo?: { region?: string } }).participantInfo;
+  return info?.region ?? '';
+}
+
+function shown(publication: TrackPublication | undefined): VideoHandle | null {
+  return publication?.track && !publication.isMuted ? publication.track : null;
+}
+
+function facesTheUser(publication: TrackPublication | undefined): boolean {
+  return publication?.track?.mediaStreamTrack.getSettings().facingMode !== 'environment';
+}
+
+export function audioOf(room: Room): AudioSource[] {
+  const sources: AudioSource[] = [];
+  for (const participant of room.remoteParticipants.values()) {
+    for (const publication of participant.audioTrackPublications.values()) {
+      if (publication.track) sources.push({ key: publication.trackSid, handle: publication.track });
+    }
+  }
+  return sources;
+}

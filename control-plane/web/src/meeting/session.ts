@@ -1,0 +1,310 @@
+/**
+ * One person's stay in one meeting: asks the join API for an edge, connects, and keeps the stay alive when sockets, edges or networks die.
+ * The screen sees a snapshot that survives all of that; rooms (livekit-client) come and go underneath.
+ */
+import { ConnectionState, RoomEvent, Track, type DisconnectReason, type LocalTrack, type Room } from 'livekit-client';
+import { ApiError } from '../api/errors';
+import type { EdgeAddress, JoinAnswer, JoinApi } from '../api/client';
+import { candidates, type Candidate } from './candidates';
+import { Changes } from './changes';
+import { ChatLog } from './chat';
+import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
+import { watchPulse } from './pulse';
+import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
+import { audioOf, peopleOf } from './roomView';
+
+/** How long rejoining is tried before the person is told that the connection dropped. */
+const REJOIN_BUDGET_MS = 60_000;
+/** While failing over, the join API gets this long before the alternates we already have are tried. */
+const ASK_FIRST_MS = 400;
+const ASK_LATER_MS = 4_000;
+
+/** How long one edge may take before the next is tried. */
+interface Patience {
+  socketMs: number;
+  mediaMs: number;
+}
+
+/** In the first round of a rejoin speed wins: another edge is only a second away. */
+const HURRIED: Patience = { socketMs: 1_000, mediaMs: 2_500 };
+const PATIENT: Patience = { socketMs: 5_000, mediaMs: 8_000 };
+
+const NOTICE_MS = 5_000;
+const NOTICES_MAX = 4;
+
+const VIEW_EVENTS = [
+  RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed,
+  RoomEvent.TrackPublished, RoomEvent.TrackUnpublished, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted, RoomEvent.LocalTrackPublished,
+  RoomEvent.LocalTrackUnpublished, RoomEvent.ActiveSpeakersChanged, RoomEvent.ConnectionQualityChanged, RoomEvent.ParticipantNameChanged,
+  RoomEvent.ParticipantAttributesChanged, RoomEvent.AudioPlaybackStatusChanged, RoomEvent.ParticipantActive, RoomEvent.ActiveDeviceChanged, RoomEvent.Moved,
+] as const;
+
+export interface SessionOptions {
+  api: JoinApi;
+  makeRoom: () => Room;
+  code: string;
+  title: string;
+  name: string;
+  passcode: string | undefined;
+  from: string | undefined;
+}
+
+export class MeetingSession extends Changes implements MeetingSource {
+  room: Room | null = null;
+  private readonly chat = new ChatLog();
+  private phase: Phase = 'joining';
+  private end: EndReason | null = null;
+  /** What is captured and sent; survives the room, which forgets its publications before it says that it is disconnected. */
+  private captures: LocalTrack[] = [];
+  private publishing = false;
+  private answer: JoinAnswer | null = null;
+  private edge: EdgeAddress | null = null;
+  private rttMs: number | null = null;
+  private notices: Notice[] = [];
+  private nextNotice = 1;
+  private stopPulse: () => void = () => undefined;
+  private wakeUp: () => void = () => undefined;
+  private refreshQueued = false;
+  private current: MeetingSnapshot;
+
+  constructor(private readonly options: SessionOptions) {
+    super();
+    this.current = this.read(null);
+    this.chat.subscribe(() => this.refresh());
+  }
+
+  readonly snapshot = (): MeetingSnapshot => this.current;
+
+  /** The first join. Rejects with an ApiError (or the edge's refusal) and leaves nothing behind, so that it can simply be called again. */
+  async join(tracks: LocalTrack[]): Promise<void> {
+    const { api, code, name, passcode, from } = this.options;
+    const answer = await api.join(code, { name, passcode, from });
+    if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), PATIENT))) throw new ApiError('unavailable', 0, '');
+    await this.publish(tracks);
+  }
+
+  readonly actions: MeetingActions = {
+    setMic: (on) => this.withDevice('microphone', (room) => room.localParticipant.setMicrophoneEnabled(on)),
+    setCamera: (on) => this.withDevice('camera', (room) => room.localParticipant.setCameraEnabled(on)),
+    setSharing: (on) => this.withDevice('screen', (room) => setSharing(room, on)),
+    useDevice: (kind, id) => this.withDevice(kind === 'audioinput' ? 'microphone' : 'camera', (room) => room.switchActiveDevice(kind, id)),
+    sendChat: (text) => this.chat.send(text),
+    retryChat: (id) => this.chat.retry(id),
+    allowSound: async () => void (await this.room?.startAudio()),
+    dismiss: (notice) => this.dismiss(notice),
+    leave: async () => {
+      const room = this.room;
+      this.finish('left');
+      await room?.disconnect();
+    },
+  };
+
+  private async withDevice(what: string, use: (room: Room) => Promise<unknown>): Promise<void> {
+    try {
+      if (this.room) await use(this.room);
+    } catch (error) {
+      // Closing the browser's own picker is an answer, not a fault.
+      const cancelled = what === 'screen' && error instanceof DOMException && error.name === 'NotAllowedError';
+      if (!cancelled) this.notify(what === 'screen' ? 'The screen could not be shared.' : `The ${what} could not be used. Check the browser’s permission for this page.`, 'warning');
+    }
+    this.refresh();
+  }
+
+  // ---- connecting -----------------------------------------------------------------------------------------------------------------
+
+  private async tryEach(answer: JoinAnswer, list: Candidate[], patience: Patience): Promise<boolean> {
+    for (const candidate of list) {
+      const room = this.options.makeRoom();
+      this.attach(room);
+      try {
+        const rtcConfig = answer.iceServers.length ? { iceServers: answer.iceServers } : undefined;
+        await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: patience.socketMs, peerConnectionTimeout: patience.mediaMs, ...(rtcConfig && { rtcConfig }) });
+      } catch {
+        abandon(room);
+        if (this.phase === 'ended') return false;
+        continue;
+      }
+      // The person may have pressed Leave while this edge was answering.
+      if (this.phase === 'ended') {
+        void room.disconnect();
+        return false;
+      }
+      this.adopt(room, candidate, answer);
+      return true;
+    }
+    return false;
+  }
+
+  /** Handlers that must exist before the first message; the view changes only once the room is adopted. */
+  private attach(room: Room): void {
+    this.chat.plugIn(room);
+    const refresh = () => room === this.room && this.refresh();
+    for (const event of VIEW_EVENTS) room.on(event, refresh);
+    room.on(RoomEvent.ParticipantConnected, (p) => room === this.room && this.notify(`${p.name || p.identity} joined`));
+    room.on(RoomEvent.ParticipantDisconnected, (p) => room === this.room && this.notify(`${p.name || p.identity} left`));
+    room.on(RoomEvent.ConnectionStateChanged, (state) => room === this.room && this.onState(state));
+    room.on(RoomEvent.Disconnected, (reason) => room === this.room && this.onDisconnected(reason));
+  }
+
+  private adopt(room: Room, candidate: Candidate, answer: JoinAnswer): void {
+    this.room = room;
+    this.edge = candidate.edge;
+    this.answer = { ...answer, token: candidate.token, identity: room.localParticipant.identity || answer.identity };
+    this.phase = 'connected';
+    this.publishing = true;
+    this.stopPulse();
+    this.stopPulse = watchPulse(room, candidate.edge.url, {
+      rtt: (ms) => {
+        this.rttMs = ms;
+        this.refresh();
+      },
+      dead: () => void this.rejoin(),
+    });
+    this.refresh();
+  }
+
+  private async publish(tracks: LocalTrack[]): Promise<void> {
+    const room = this.room;
+    this.captures = tracks;
+    if (!room) return;
+    const published = await Promise.allSettled(tracks.map((track) => room.localParticipant.publishTrack(track, { source: track.source })));
+    if (published.some((outcome) => outcome.status === 'rejected') && room === this.room) {
+      this.notify('Your camera or microphone could not be sent. Turn it off and on again.', 'warning');
+    }
+    if (room === this.room) this.publishing = false;
+    this.refresh();
+  }
+
+  // ---- losing the connection ------------------------------------------------------------------------------------------------------
+
+  private onState(state: ConnectionState): void {
+    // A full reconnect inside livekit-client returns to the same edge: take it over (see ResumeOnly).
+    if (state === ConnectionState.Reconnecting) return void this.rejoin();
+    if (state === ConnectionState.SignalReconnecting) this.phase = 'resuming';
+    else if (state === ConnectionState.Connected && this.phase === 'resuming') this.phase = 'connected';
+    this.refresh();
+  }
+
+  private onDisconnected(reason: DisconnectReason | undefined): void {
+    if (this.phase === 'ended') return;
+    const end = endOf(reason);
+    if (end) this.finish(end);
+    else void this.rejoin();
+  }
+
+  /** Back into the meeting by whatever edge answers. The last picture of everybody stays on the screen meanwhile. */
+  private async rejoin(): Promise<void> {
+    if (this.phase === 'rejoining' || this.phase === 'ended' || !this.room) return;
+    this.phase = 'rejoining';
+    this.refresh();
+    const lost = this.room;
+    this.stopPulse();
+    this.room = null;
+    this.captures = await salvage(this.captures);
+    abandon(lost);
+
+    const startedMs = Date.now();
+    for (let round = 0; Date.now() - startedMs < REJOIN_BUDGET_MS; round++) {
+      const fresh = await this.askAgain(round === 0 ? ASK_FIRST_MS : ASK_LATER_MS);
+      if (this.over()) return;
+      const answer = fresh ?? this.answer;
+      const list = candidates(fresh, this.answer, this.edge?.url ?? null, Date.now());
+      if (answer && (await this.tryEach(answer, list, round === 0 ? HURRIED : PATIENT))) return this.publish(this.captures);
+      if (this.over()) return;
+      await this.pause(Math.min(250 * 2 ** round, 4_000));
+    }
+    this.finish('dropped');
+  }
+
+  private over(): boolean {
+    return this.phase === 'ended';
+  }
+
+  /** Null when the control plane does not answer in time: the alternates and the token at hand serve then. */
+  private async askAgain(patienceMs: number): Promise<JoinAnswer | null> {
+    const { api, code, name, passcode, from } = this.options;
+    try {
+      return await api.join(code, { name, passcode, from, previousToken: this.answer?.token, avoid: this.edge ? [this.edge.id] : [] }, AbortSignal.timeout(patienceMs));
+    } catch (error) {
+      const problem = error instanceof ApiError ? error.problem : null;
+      if (problem === 'ended' || problem === 'not_found') this.finish(problem);
+      return null;
+    }
+  }
+
+  private pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        removeEventListener('online', done);
+        resolve();
+      };
+      const timer = setTimeout(done, ms);
+      addEventListener('online', done);
+      this.wakeUp = done;
+    });
+  }
+
+  private finish(end: EndReason): void {
+    if (this.phase === 'ended') return;
+    this.phase = 'ended';
+    this.end = end;
+    this.stopPulse();
+    this.wakeUp();
+    for (const track of this.captures) track.stop();
+    this.refresh();
+  }
+
+  // ---- the snapshot ---------------------------------------------------------------------------------------------------------------
+
+  private notify(text: string, tone: Notice['tone'] = 'plain'): void {
+    const id = this.nextNotice++;
+    this.notices = [...this.notices, { id, text, tone }].slice(-NOTICES_MAX);
+    setTimeout(() => this.dismiss(id), tone === 'warning' ? 2 * NOTICE_MS : NOTICE_MS);
+    this.refresh();
+  }
+
+  private dismiss(id: number): void {
+    this.notices = this.notices.filter((notice) => notice.id !== id);
+    this.refresh();
+  }
+
+  /** Many room events come together: they are drawn once. */
+  private refresh(): void {
+    if (this.refreshQueued) return;
+    this.refreshQueued = true;
+    queueMicrotask(() => {
+      this.refreshQueued = false;
+      if (this.room && !this.publishing && this.phase !== 'ended') this.captures = publishedTracks(this.room);
+      this.current = this.read(this.room);
+      this.changed();
+    });
+  }
+
+  private read(room: Room | null): MeetingSnapshot {
+    const shared = {
+      phase: this.phase, end: this.end, code: this.options.code, title: this.options.title,
+      chat: this.chat.lines, notices: this.notices, rttMs: this.rttMs, placement: this.placement(),
+    };
+    // Between two rooms everybody stays where they were.
+    if (!room) return { ...EMPTY, ...this.current, ...shared };
+    const me = room.localParticipant;
+    return {
+      ...shared,
+      people: peopleOf(room, this.edge?.region ?? ''),
+      audio: audioOf(room),
+      micOn: me.isMicrophoneEnabled,
+      cameraOn: me.isCameraEnabled,
+      sharing: me.getTrackPublication(Track.Source.ScreenShare) !== undefined,
+      soundBlocked: !room.canPlaybackAudio,
+    };
+  }
+
+  private placement(): Placement | null {
+    if (!this.edge || !this.answer) return null;
+    const others = [this.answer.edge, ...this.answer.alternates].filter((edge) => edge.url !== this.edge?.url);
+    return { edgeId: this.edge.id, region: this.edge.region, alternates: others.map((edge) => edge.region || edge.id), reasons: this.answer.reasons };
+  }
+}
+
+const EMPTY = { people: [], audio: [], micOn: false, cameraOn: false, sharing: false, soundBlocked: false };

@@ -1,0 +1,6 @@
+import { useSyncExternalStore } from 'react';
+import type { MeetingSnapshot, MeetingSource } from './model';
+
+export function useSnapshot(source: MeetingSource): MeetingSnapshot {
+  return useSyncExternalStore(source.subscribe, () => source.snapshot());
+}

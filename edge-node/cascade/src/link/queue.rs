@@ -1,0 +1,540 @@
+//! What waits to be sent on a link, by priority, and which layers are let in at all.
+//!
+//! Whole layers are dropped, top first, before anything gets a link sequence number (numbering first caused NACK storms).
+//! Audio goes last. A shed layer comes back only after calm, and its receivers then need a keyframe, so both moments are
+//! reported as [`LayerChange`].
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use meridian_sfu::media::Layer;
+
+/// Which packets go first, and which layers go away last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    Audio,
+    /// Lowest layer of a video.
+    Base,
+    Mid,
+    Top,
+}
+
+impl Priority {
+    pub const COUNT: usize = 4;
+
+    /// The usual priority of a video layer.
+    pub fn of_video(layer: Layer) -> Priority {
+        match layer.0 {
+            0 => Priority::Base,
+            1 => Priority::Mid,
+            _ => Priority::Top,
+        }
+    }
+}
+
+/// One RTP packet to be sent over a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaPacket {
+    /// Number of the track on this link, agreed on the control stream.
+    pub track: u32,
+    pub layer: Layer,
+    pub priority: Priority,
+    pub payload: Bytes,
+}
+
+/// A layer stopped (or resumed) crossing this link because of congestion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerChange {
+    pub track: u32,
+    pub layer: Layer,
+    pub shed: bool,
+}
+
+/// Whether a packet was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    Queued,
+    /// Its layer does not cross the link at present.
+    Shed,
+    /// No room, even after shedding.
+    Overflow,
+}
+
+/// Layers metered at a time. Beyond, packets pass unmetered by their priority's fate.
+pub const STREAMS_MAX: usize = 8192;
+/// Rates are averaged over about this long.
+const METER: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(50);
+const IDLE: Duration = Duration::from_secs(5);
+/// A shed layer that pauses is remembered longer: forgotten, it would start again without anybody asking for a keyframe.
+const IDLE_SHED: Duration = Duration::from_secs(60);
+const TARGET_SHARE: f64 = 0.95;
+const CALM: Duration = Duration::from_secs(2);
+/// A layer that comes back and must go again within this time came too early: the next attempt waits twice as long.
+const REGRET: Duration = Duration::from_secs(5);
+const CALM_MAX: Duration = Duration::from_secs(32);
+/// Without regret for this long, 2 s are enough again.
+const CALM_FORGET: Duration = Duration::from_secs(120);
+const CALM_QUEUE: Duration = Duration::from_millis(10);
+/// What may wait here: this long at the target rate.
+const WAIT_MAX: Duration = Duration::from_millis(150);
+const WAIT_BYTES_MIN: usize = 64 * 1024;
+
+#[derive(Debug)]
+struct Stream {
+    priority: Priority,
+    shed: bool,
+    /// Bytes offered since the last tick.
+    offered: u64,
+    rate_bps: f64,
+    last: Instant,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    packet: MediaPacket,
+    since: Instant,
+}
+
+/// The queues of one link's sending side.
+#[derive(Debug)]
+pub struct LayerQueue {
+    queues: [VecDeque<Waiting>; Priority::COUNT],
+    bytes: usize,
+    streams: HashMap<(u32, Layer), Stream>,
+    target_bps: u64,
+    /// As of the last tick: asked for with every batch.
+    floor_bps: u64,
+    ticked: Instant,
+    calm_since: Option<Instant>,
+    calm_needed: Duration,
+    resumed: Option<Instant>,
+    regretted: Option<Instant>,
+    changes: VecDeque<LayerChange>,
+    pub dropped: u64,
+}
+
+impl LayerQueue {
+    pub fn new(now: Instant) -> LayerQueue {
+        LayerQueue {
+            queues: Default::default(),
+            bytes: 0,
+            streams: HashMap::new(),
+            target_bps: u64::MAX,
+            floor_bps: 0,
+            ticked: now,
+            calm_since: None,
+            calm_needed: CALM,
+            resumed: None,
+            regretted: None,
+            changes: VecDeque::new(),
+            dropped: 0,
+        }
+    }
+
+    pub fn push(&mut self, now: Instant, packet: MediaPacket) -> Pushed {
+        if self.meter(now, &packet) {
+            self.dropped += 1;
+            return Pushed::Shed;
+        }
+        while self.bytes + packet.payload.len() > self.bytes_max() {
+            if !self.shed_one() {
+                break;
+            }
+            self.regret(now);
+        }
+        if self.is_shed(packet.track, packet.layer) {
+            self.dropped += 1;
+            return Pushed::Shed;
+        }
+        while self.bytes + packet.payload.len() > self.bytes_max() {
+            // Only audio is left. Old audio is worth less than new audio.
+            match self.queues[Priority::Audio as usize].pop_front() {
+                Some(oldest) => self.bytes -= oldest.packet.payload.len(),
+                None => {
+                    self.dropped += 1;
+                    return Pushed::Overflow;
+                }
+            }
+            self.dropped += 1;
+        }
+        self.bytes += packet.payload.len();
+        self.queues[packet.priority as usize].push_back(Waiting { packet, since: now });
+        Pushed::Queued
+    }
+
+    /// The next packet to send: highest priority first, in order within a priority.
+    pub fn pop(&mut self) -> Option<MediaPacket> {
+        let waiting = self.queues.iter_mut().find_map(VecDeque::pop_front)?;
+        self.bytes -= waiting.packet.payload.len();
+        Some(waiting.packet)
+    }
+
+    /// Length of the packet `pop` would give.
+    pub fn peek_len(&self) -> Option<usize> {
+        self.queues
+            .iter()
+            .find_map(VecDeque::front)
+            .map(|w| w.packet.payload.len())
+    }
+
+    /// To be called often; every 50 ms chooses the highest set of layers within 0.95 × `target_bps`. `path_queue` is the
+    /// congestion controller's queue delay.
+    pub fn tick(&mut self, now: Instant, target_bps: u64, path_queue: Duration) {
+        self.target_bps = target_bps;
+        let elapsed = now.saturating_duration_since(self.ticked);
+        if elapsed < TICK {
+            return;
+        }
+        self.ticked = now;
+        let changes = &mut self.changes;
+        self.streams.retain(|&(track, layer), stream| {
+            let stays = now.saturating_duration_since(stream.last) < if stream.shed { IDLE_SHED } else { IDLE };
+            if !stays && stream.shed {
+                changes.push_back(LayerChange {
+                    track,
+                    layer,
+                    shed: false,
+                });
+            }
+            stays
+        });
+        let weight = 1.0 - (-elapsed.as_secs_f64() / METER.as_secs_f64()).exp();
+        for stream in self.streams.values_mut() {
+            let rate = std::mem::take(&mut stream.offered) as f64 * 8.0 / elapsed.as_secs_f64();
+            stream.rate_bps += (rate - stream.rate_bps) * weight;
+        }
+        let limit = target_bps as f64 * TARGET_SHARE;
+        // Base layers are the controller's floor: only a queue that really overflows sheds them.
+        while self.admitted_bps() > limit && self.shed_above(Priority::Base) {
+            self.regret(now);
+        }
+        if path_queue < CALM_QUEUE && self.waiting(now) < CALM_QUEUE {
+            let since = *self.calm_since.get_or_insert(now);
+            if self
+                .regretted
+                .is_some_and(|at| now.saturating_duration_since(at) > CALM_FORGET)
+            {
+                self.calm_needed = CALM;
+            }
+            if now.saturating_duration_since(since) >= self.calm_needed && self.resume(limit) {
+                self.calm_since = Some(now);
+                self.resumed = Some(now);
+            }
+        } else {
+            self.calm_since = None;
+        }
+        self.floor_bps = self.sum(|s| !s.shed && s.priority <= Priority::Base) as u64;
+    }
+
+    pub fn poll_change(&mut self) -> Option<LayerChange> {
+        self.changes.pop_front()
+    }
+
+    /// Rate of audio and admitted base layers, in bit/s: the controller's floor.
+    pub fn floor_bps(&self) -> u64 {
+        self.floor_bps
+    }
+
+    /// Rate of everything let in, in bit/s.
+    pub fn admitted_bps(&self) -> f64 {
+        self.sum(|s| !s.shed)
+    }
+
+    /// How long the oldest packet has waited.
+    pub fn waiting(&self, now: Instant) -> Duration {
+        let oldest = self.queues.iter().filter_map(VecDeque::front).map(|w| w.since).min();
+        oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Layers that do not cross at present.
+    pub fn shed_count(&self) -> usize {
+        self.streams.values().filter(|s| s.shed).count()
+    }
+
+    fn bytes_max(&self) -> usize {
+        let waiting = (self.target_bps / 8).min(1 << 32) as f64 * WAIT_MAX.as_secs_f64();
+        (waiting as usize).clamp(WAIT_BYTES_MIN, 8 << 20)
+    }
+
+    fn sum(&self, of: impl Fn(&Stream) -> bool) -> f64 {
+        self.streams.values().filter(|s| of(s)).map(|s| s.rate_bps).sum()
+    }
+
+    fn is_shed(&self, track: u32, layer: Layer) -> bool {
+        self.streams.get(&(track, layer)).is_some_and(|s| s.shed)
+    }
+
+    /// Counts a packet towards its layer's rate; says whether the layer is shed.
+    fn meter(&mut self, now: Instant, packet: &MediaPacket) -> bool {
+        let key = (packet.track, packet.layer);
+        if !self.streams.contains_key(&key) {
+            if self.streams.len() == STREAMS_MAX {
+                return false;
+            }
+            let stream = Stream {
+                priority: packet.priority,
+                shed: false,
+                offered: 0,
+                rate_bps: 0.0,
+                last: now,
+            };
+            self.streams.insert(key, stream);
+        }
+        let Some(stream) = self.streams.get_mut(&key) else {
+            return false;
+        };
+        stream.priority = packet.priority;
+        stream.offered += packet.payload.len() as u64;
+        stream.last = now;
+        stream.shed
+    }
+
+    /// A layer was shed: if one had just come back, the next waits longer.
+    fn regret(&mut self, now: Instant) {
+        if self
+            .resumed
+            .take()
+            .is_some_and(|resumed| now.saturating_duration_since(resumed) < REGRET)
+        {
+            self.calm_needed = (self.calm_needed * 2).min(CALM_MAX);
+            self.regretted = Some(now);
+        }
+    }
+
+    /// Sheds one whole layer of the lowest priority there is, audio excepted.
+    fn shed_one(&mut self) -> bool {
+        self.shed_above(Priority::Audio)
+    }
+
+    /// Sheds one whole layer of a priority lower than `above`: the lowest, of those the one with the highest track number.
+    fn shed_above(&mut self, above: Priority) -> bool {
+        let last = self
+            .streams
+            .iter()
+            .filter(|(_, s)| !s.shed && s.priority > above)
+            .map(|(k, s)| (s.priority, *k))
+            .max();
+        let Some((_, key)) = last else { return false };
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.shed = true;
+        }
+        for queue in &mut self.queues {
+            queue.retain(|w| {
+                let stays = (w.packet.track, w.packet.layer) != key;
+                if !stays {
+                    self.bytes -= w.packet.payload.len();
+                    self.dropped += 1;
+                }
+                stays
+            });
+        }
+        self.calm_since = None;
+        self.changes.push_back(LayerChange {
+            track: key.0,
+            layer: key.1,
+            shed: true,
+        });
+        true
+    }
+
+    /// Lets back in what fits of the highest shed priority. Says whether anything did.
+    fn resume(&mut self, limit: f64) -> bool {
+        let mut shed: Vec<(Priority, (u32, Layer))> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.shed)
+            .map(|(k, s)| (s.priority, *k))
+            .collect();
+        shed.sort_unstable();
+        let Some(&(priority, _)) = shed.first() else {
+            return false;
+        };
+        let mut admitted = self.admitted_bps();
+        let mut resumed = false;
+        for (_, key) in shed.into_iter().take_while(|(p, _)| *p == priority) {
+            let Some(stream) = self.streams.get_mut(&key) else {
+                continue;
+            };
+            admitted += stream.rate_bps;
+            if admitted > limit {
+                break;
+            }
+            stream.shed = false;
+            resumed = true;
+            self.changes.push_back(LayerChange {
+                track: key.0,
+                layer: key.1,
+                shed: false,
+            });
+        }
+        resumed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn packet(track: u32, priority: Priority, len: usize) -> MediaPacket {
+        let layer = Layer((priority as u8).saturating_sub(1));
+        MediaPacket {
+            track,
+            layer,
+            priority,
+            payload: vec![0; len].into(),
+        }
+    }
+
+    /// One second of: audio 40 kbit/s, base 400, mid 800, top 2,400 kbit/s on track 1 (and `tracks - 1` more), sent as they come.
+    fn second(queue: &mut LayerQueue, from: Instant, tracks: u32, target: u64, drain: bool) -> Instant {
+        for ms in 0..1000u32 {
+            let now = from + MS * ms;
+            for track in 1..=tracks {
+                if ms % 20 == 0 {
+                    queue.push(now, packet(track + 1000, Priority::Audio, 100));
+                }
+                for (priority, every) in [(Priority::Base, 20), (Priority::Mid, 10)] {
+                    if ms % every == 0 {
+                        queue.push(now, packet(track, priority, 1000));
+                    }
+                }
+                if ms % 10 == 5 {
+                    queue.push(now, packet(track, Priority::Top, 3000));
+                }
+            }
+            while drain && queue.pop().is_some() {}
+            queue.tick(now, target, Duration::ZERO);
+        }
+        from + MS * 1000
+    }
+
+    fn changes(queue: &mut LayerQueue) -> Vec<(u32, u8, bool)> {
+        std::iter::from_fn(|| queue.poll_change())
+            .map(|c| (c.track, c.layer.0, c.shed))
+            .collect()
+    }
+
+    #[test]
+    fn audio_goes_out_before_base_before_mid_before_top() {
+        let now = Instant::now();
+        let mut queue = LayerQueue::new(now);
+        for priority in [
+            Priority::Top,
+            Priority::Base,
+            Priority::Mid,
+            Priority::Audio,
+            Priority::Base,
+        ] {
+            queue.push(now, packet(1, priority, 10));
+        }
+        let order: Vec<Priority> = std::iter::from_fn(|| queue.pop()).map(|p| p.priority).collect();
+        assert_eq!(
+            order,
+            [
+                Priority::Audio,
+                Priority::Base,
+                Priority::Base,
+                Priority::Mid,
+                Priority::Top
+            ]
+        );
+        assert_eq!((queue.bytes(), queue.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn a_lower_target_sheds_whole_top_layers_first_and_calm_brings_them_back_one_priority_at_a_time() {
+        let start = Instant::now();
+        let mut queue = LayerQueue::new(start);
+        let mut at = second(&mut queue, start, 1, 10_000_000, true);
+        at = second(&mut queue, at, 1, 10_000_000, true);
+        assert_eq!(changes(&mut queue), []);
+        at = second(&mut queue, at, 1, 3_000_000, true);
+        assert_eq!(changes(&mut queue), [(1, 2, true)]);
+        at = second(&mut queue, at, 1, 1_000_000, true);
+        assert_eq!(changes(&mut queue), [(1, 1, true)]);
+        assert!(queue.floor_bps().abs_diff(440_000) < 20_000, "{}", queue.floor_bps());
+        at = second(&mut queue, at, 1, 10_000_000, true);
+        assert_eq!(changes(&mut queue), [], "two seconds of calm come first");
+        at = second(&mut queue, at, 1, 10_000_000, true);
+        assert_eq!(changes(&mut queue), [(1, 1, false)]);
+        at = second(&mut queue, at, 1, 10_000_000, true);
+        second(&mut queue, at, 1, 10_000_000, true);
+        assert_eq!(changes(&mut queue), [(1, 2, false)]);
+    }
+
+    #[test]
+    fn a_layer_that_comes_back_too_early_waits_twice_as_long_the_next_time() {
+        let start = Instant::now();
+        let mut queue = LayerQueue::new(start);
+        let mut at = second(&mut queue, start, 1, 10_000_000, true);
+        let mut attempts = Vec::new();
+        for s in 1..40 {
+            // Only 3 Mbit/s are there, but that shows only while the top layer crosses.
+            let crossing = queue.shed_count() == 0;
+            at = second(&mut queue, at, 1, if crossing { 3_000_000 } else { 10_000_000 }, true);
+            if changes(&mut queue).contains(&(1, 2, false)) {
+                attempts.push(s);
+            }
+        }
+        let waits: Vec<i32> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(
+            waits.windows(2).all(|pair| pair[1] >= pair[0] * 2 - 2) && *waits.last().expect("two") >= 8,
+            "{attempts:?}"
+        );
+    }
+
+    #[test]
+    fn several_tracks_lose_single_top_layers_not_all_of_them() {
+        let start = Instant::now();
+        let mut queue = LayerQueue::new(start);
+        let mut at = second(&mut queue, start, 3, 100_000_000, true);
+        at = second(&mut queue, at, 3, 100_000_000, true);
+        second(&mut queue, at, 3, 10_000_000, true);
+        assert_eq!(changes(&mut queue), [(3, 2, true)]);
+    }
+
+    #[test]
+    fn a_stuck_link_keeps_bounded_bytes_and_audio_to_the_last() {
+        let start = Instant::now();
+        let mut queue = LayerQueue::new(start);
+        queue.tick(start + TICK, 500_000, Duration::ZERO);
+        let mut at = start + TICK;
+        for _ in 0..20 {
+            at = second(&mut queue, at, 2, 500_000, false);
+            assert!(queue.bytes() <= WAIT_BYTES_MIN);
+        }
+        let shed = changes(&mut queue);
+        assert_eq!(shed.len(), 6, "all video layers, each once: {shed:?}");
+        let left: Vec<Priority> = std::iter::from_fn(|| queue.pop()).map(|p| p.priority).collect();
+        assert!(
+            left.len() > 500 && left.iter().all(|p| *p == Priority::Audio),
+            "{}",
+            left.len()
+        );
+    }
+
+    #[test]
+    fn shedding_drops_before_numbering_so_a_strangers_tracks_are_bounded() {
+        let now = Instant::now();
+        let mut queue = LayerQueue::new(now);
+        for track in 0..20_000 {
+            queue.push(now, packet(track, Priority::Base, 1));
+            queue.pop();
+        }
+        assert_eq!(queue.streams.len(), STREAMS_MAX);
+        queue.tick(now + IDLE, 1_000_000, Duration::ZERO);
+        assert_eq!(queue.streams.len(), 0);
+    }
+}

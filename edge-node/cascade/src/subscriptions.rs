@@ -1,0 +1,524 @@
+//! Which layers of which tracks cross which link. An edge wants a remote track as long as somebody on it, or on an edge
+//! behind it, wants it: the union of their layers is asked of one parent, the origin where there is a link to it, else an
+//! edge that hears the origin. A layer crosses a link only while somebody beyond wants it.
+//!
+//! No loops: a grant carries the path from the origin, and an edge that finds itself in it does not take the media; a want
+//! carries the path behind it, and an edge in that does not serve it. A parent is left for a better one only once the
+//! better one has granted the track.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use meridian_room::{NodeId, RoomName, TrackSid};
+use meridian_sfu::media::{Layer, LayerSet};
+
+use crate::mesh::{Context, Output, RoomInput};
+use crate::replication::{RoomState, Rooms};
+use crate::wire::{Body, HOPS_MAX, Pli, TrackGone, TrackGrant, TrackWant};
+
+/// Tracks this edge can have to do with at once, over all rooms.
+const ROUTES_MAX: usize = 100_000;
+/// How long an edge that refused a track is not asked for it again.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
+
+type Key = (RoomName, TrackSid);
+
+#[derive(Default)]
+pub(crate) struct Subscriptions {
+    routes: BTreeMap<Key, Route>,
+    last_number: u32,
+}
+
+struct Route {
+    origin: NodeId,
+    epoch: u64,
+    /// What people on this edge want.
+    local: LayerSet,
+    children: BTreeMap<NodeId, Child>,
+    parent: Option<Parent>,
+    /// Takes over from `parent` once it has granted the track.
+    next: Option<Parent>,
+    refused: BTreeMap<NodeId, Instant>,
+    /// What the room was last told that other edges want of a local track.
+    exported: LayerSet,
+}
+
+struct Child {
+    layers: LayerSet,
+    number: u32,
+    path: Vec<String>,
+    granted: bool,
+}
+
+struct Parent {
+    node: NodeId,
+    asked: LayerSet,
+    granted: Option<(u32, Vec<String>)>,
+}
+
+/// What one edge wants of a track.
+pub(crate) struct Demand {
+    pub(crate) key: (RoomName, TrackSid),
+    pub(crate) origin: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) layers: LayerSet,
+}
+
+impl Subscriptions {
+    pub(crate) fn want(&mut self, ctx: &mut Context, rooms: &Rooms, demand: Demand) {
+        // Without the room there is no way to anybody, and no leaving to forget the demand.
+        if rooms.get(&demand.key.0).is_none() {
+            return;
+        }
+        let Some(route) = self.route(&demand) else { return };
+        route.local = demand.layers;
+        self.settle(ctx, rooms, &demand.key);
+    }
+
+    /// Another edge wants a track, or no longer.
+    pub(crate) fn wanted(&mut self, ctx: &mut Context, rooms: &Rooms, from: &NodeId, want: TrackWant) {
+        let key = (RoomName::from(want.room.as_str()), TrackSid::from(want.track.as_str()));
+        let layers = LayerSet(want.layers as u8 & LayerSet::up_to(Layer::HIGH).0);
+        if layers.is_empty() {
+            return self.drop_child(ctx, rooms, &key, from);
+        }
+        let origin = NodeId::from(want.origin.as_str());
+        let loops = want.path.len() >= HOPS_MAX || want.path.iter().any(|node| node == ctx.node.as_str());
+        let served = origin == ctx.node || ctx.is_linked(&origin);
+        let upstream = self.routes.get(&key).is_some_and(|route| route.takes_from(from));
+        if loops || !served || upstream || rooms.get(&key.0).is_none() || origin == *from {
+            return ctx.send(from, gone(&key));
+        }
+        let demand = Demand {
+            key: key.clone(),
+            origin,
+            epoch: want.epoch,
+            layers,
+        };
+        if self.route(&demand).is_none() {
+            return ctx.send(from, gone(&key));
+        }
+        self.last_number = self.last_number.wrapping_add(1);
+        let number = self.last_number;
+        let Some(route) = self.routes.get_mut(&key) else { return };
+        let child = Child {
+            layers,
+            number,
+            path: want.path,
+            granted: false,
+        };
+        match route.children.get_mut(from) {
+            Some(held) => {
+                *held = Child {
+                    number: held.number,
+                    granted: held.granted,
+                    ..child
+                }
+            }
+            None => drop(route.children.insert(from.clone(), child)),
+        }
+        self.settle(ctx, rooms, &key);
+        if let Some(route) = self.routes.get_mut(&key) {
+            let granted = route.children.get(from).is_some_and(|child| child.granted);
+            if granted {
+                route.forward(ctx, &key, from);
+            } else {
+                route.grant_children(ctx, &key);
+            }
+        }
+    }
+
+    pub(crate) fn granted(&mut self, ctx: &mut Context, rooms: &Rooms, now: Instant, from: &NodeId, grant: TrackGrant) {
+        let key = (
+            RoomName::from(grant.room.as_str()),
+            TrackSid::from(grant.track.as_str()),
+        );
+        let Some(route) = self.routes.get_mut(&key) else { return };
+        let is_parent = route.parent.as_ref().is_some_and(|parent| parent.node == *from);
+        let is_next = route.next.as_ref().is_some_and(|parent| parent.node == *from);
+        if !is_parent && !is_next {
+            return;
+        }
+        let own = ctx.node.as_str();
+        if grant.path.is_empty() || grant.path.len() >= HOPS_MAX || grant.path.iter().any(|node| node == own) {
+            ctx.send(from, route.want(&key, &ctx.node.clone(), LayerSet::EMPTY));
+            return self.refused(ctx, rooms, now, from, &key);
+        }
+        if is_next {
+            let old = std::mem::replace(&mut route.parent, route.next.take());
+            if let Some(old) = old {
+                ctx.send(&old.node, route.want(&key, &ctx.node.clone(), LayerSet::EMPTY));
+            }
+        }
+        if let Some(parent) = &mut route.parent {
+            parent.granted = Some((grant.number, grant.path));
+        }
+        ctx.out.push_back(receive(&key, Some((from.clone(), grant.number))));
+        // The path behind us changed with the parent: children check it again.
+        route.children.values_mut().for_each(|child| child.granted = false);
+        route.grant_children(ctx, &key);
+    }
+
+    /// `from` cannot serve the track.
+    pub(crate) fn refused(&mut self, ctx: &mut Context, rooms: &Rooms, now: Instant, from: &NodeId, key: &Key) {
+        let Some(route) = self.routes.get_mut(key) else { return };
+        if route.forget_parent(ctx, key, from) {
+            route.refused.insert(from.clone(), now + REFUSED_FOR);
+            self.settle(ctx, rooms, key);
+        }
+    }
+
+    pub(crate) fn keyframe(&self, ctx: &mut Context, from: Option<&NodeId>, key: &Key, layer: Layer) {
+        let Some(route) = self.routes.get(key) else { return };
+        if from.is_some_and(|from| !route.children.contains_key(from)) {
+            return;
+        }
+        if route.origin == ctx.node {
+            ctx.room(
+                &key.0,
+                RoomInput::Keyframe {
+                    track: key.1.clone(),
+                    layer,
+                },
+            );
+        } else if let Some(parent) = &route.parent {
+            let (room, track) = names(key);
+            ctx.send(
+                &parent.node,
+                Body::Pli(Pli {
+                    room,
+                    track,
+                    layer: u32::from(layer.0),
+                }),
+            );
+        }
+    }
+
+    /// A link came up: ask again what was asked there (the other side has forgotten), and see whether it is a better way.
+    pub(crate) fn link_up(&mut self, ctx: &mut Context, rooms: &Rooms, shared: &[RoomName]) {
+        self.settle_rooms(ctx, rooms, shared);
+    }
+
+    /// Everything that came or went over the link is gone.
+    pub(crate) fn link_down(&mut self, ctx: &mut Context, rooms: &Rooms, node: &NodeId) {
+        let concerned: Vec<Key> = self
+            .routes
+            .iter()
+            .filter(|(_, route)| route.takes_from(node) || route.children.contains_key(node))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in concerned {
+            if let Some(route) = self.routes.get_mut(&key) {
+                route.forget_parent(ctx, &key, node);
+                route.remove_child(ctx, &key, node);
+            }
+            self.settle(ctx, rooms, &key);
+        }
+    }
+
+    /// Members, or whom they hear, changed.
+    pub(crate) fn settle_rooms(&mut self, ctx: &mut Context, rooms: &Rooms, changed: &[RoomName]) {
+        for room in changed {
+            let keys: Vec<Key> = self.of_room(room).cloned().collect();
+            for key in keys {
+                self.settle(ctx, rooms, &key);
+            }
+        }
+    }
+
+    /// `node` has nobody in the room any more.
+    pub(crate) fn member_left(&mut self, ctx: &mut Context, rooms: &Rooms, room: &RoomName, node: &NodeId) {
+        let keys: Vec<Key> = self.of_room(room).cloned().collect();
+        for key in keys {
+            if let Some(route) = self.routes.get_mut(&key) {
+                route.forget_parent(ctx, &key, node);
+                route.remove_child(ctx, &key, node);
+            }
+            self.settle(ctx, rooms, &key);
+        }
+    }
+
+    /// This edge has nobody in the room any more. Peers learn it from our leaving.
+    pub(crate) fn leave(&mut self, ctx: &mut Context, room: &RoomName) {
+        let keys: Vec<Key> = self.of_room(room).cloned().collect();
+        for key in keys {
+            let Some(mut route) = self.routes.remove(&key) else {
+                continue;
+            };
+            let children: Vec<NodeId> = route.children.keys().cloned().collect();
+            for child in children {
+                ctx.send(&child, gone(&key));
+                route.remove_child(ctx, &key, &child);
+            }
+            route.cancel_parents(ctx, &key);
+        }
+    }
+
+    pub(crate) fn tick(&mut self, ctx: &mut Context, rooms: &Rooms, now: Instant) {
+        let mut again = Vec::new();
+        for (key, route) in self.routes.iter_mut().filter(|(_, route)| !route.refused.is_empty()) {
+            let before = route.refused.len();
+            route.refused.retain(|_, until| *until > now);
+            if route.refused.len() < before {
+                again.push(key.clone());
+            }
+        }
+        for key in again {
+            self.settle(ctx, rooms, &key);
+        }
+    }
+
+    pub(crate) fn repeat(&self, ctx: &mut Context, room: &RoomName) {
+        for key in self.of_room(room) {
+            if let Some(route) = self.routes.get(key).filter(|route| !route.exported.is_empty()) {
+                let (track, layers) = (key.1.clone(), route.exported);
+                ctx.room(room, RoomInput::Wanted { track, layers });
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    fn of_room<'a>(&'a self, room: &'a RoomName) -> impl Iterator<Item = &'a Key> {
+        let first = (room.clone(), TrackSid::from(""));
+        self.routes
+            .range(first..)
+            .map(|(key, _)| key)
+            .take_while(move |key| key.0 == *room)
+    }
+
+    fn drop_child(&mut self, ctx: &mut Context, rooms: &Rooms, key: &Key, from: &NodeId) {
+        if let Some(route) = self.routes.get_mut(key) {
+            route.remove_child(ctx, key, from);
+            self.settle(ctx, rooms, key);
+        }
+    }
+
+    /// The route of a track, made if there is demand for it; it follows the highest epoch.
+    fn route(&mut self, demand: &Demand) -> Option<&mut Route> {
+        let full = self.routes.len() >= ROUTES_MAX || demand.layers.is_empty();
+        if full && !self.routes.contains_key(&demand.key) {
+            return None;
+        }
+        let route = self.routes.entry(demand.key.clone()).or_insert_with(|| Route {
+            origin: demand.origin.clone(),
+            epoch: demand.epoch,
+            local: LayerSet::EMPTY,
+            children: BTreeMap::new(),
+            parent: None,
+            next: None,
+            refused: BTreeMap::new(),
+            exported: LayerSet::EMPTY,
+        });
+        if demand.epoch > route.epoch {
+            route.epoch = demand.epoch;
+            route.origin = demand.origin.clone();
+            route.refused.clear();
+        }
+        Some(route)
+    }
+
+    /// Brings a route to where its demand, its parents and the links say it should be.
+    fn settle(&mut self, ctx: &mut Context, rooms: &Rooms, key: &Key) {
+        let Some(route) = self.routes.get_mut(key) else { return };
+        let local_track = route.origin == ctx.node;
+        let remote_demand = route
+            .children
+            .values()
+            .fold(LayerSet::EMPTY, |all, child| all | child.layers);
+        let exported = if local_track { remote_demand } else { LayerSet::EMPTY };
+        if exported != route.exported {
+            route.exported = exported;
+            ctx.room(
+                &key.0,
+                RoomInput::Wanted {
+                    track: key.1.clone(),
+                    layers: exported,
+                },
+            );
+        }
+        let demand = route.local | remote_demand;
+        if local_track || demand.is_empty() {
+            route.cancel_parents(ctx, key);
+        } else if let Some(room) = rooms.get(&key.0) {
+            route.choose_parent(ctx, room, key, demand);
+        }
+        let stranded = !local_track && route.parent.is_none() && route.next.is_none();
+        if stranded {
+            // They may find another way; through us there is none.
+            let children: Vec<NodeId> = route.children.keys().cloned().collect();
+            for child in children {
+                ctx.send(&child, gone(key));
+                route.remove_child(ctx, key, &child);
+            }
+        }
+        if route.local.is_empty() && route.children.is_empty() {
+            route.cancel_parents(ctx, key);
+            self.routes.remove(key);
+        }
+    }
+}
+
+impl Route {
+    fn takes_from(&self, node: &NodeId) -> bool {
+        [&self.parent, &self.next]
+            .into_iter()
+            .flatten()
+            .any(|parent| parent.node == *node)
+    }
+
+    /// The origin where there is a link, else the edge that hears it and that rendezvous hashing prefers.
+    fn best_parent(&self, ctx: &Context, room: &RoomState, key: &Key) -> Option<NodeId> {
+        if ctx.is_linked(&self.origin) && !self.refused.contains_key(&self.origin) {
+            return Some(self.origin.clone());
+        }
+        room.relays_to(ctx, &self.origin, key.1.as_str())
+            .into_iter()
+            .find(|node| !self.refused.contains_key(node) && !self.children.contains_key(node))
+    }
+
+    fn choose_parent(&mut self, ctx: &mut Context, room: &RoomState, key: &Key, demand: LayerSet) {
+        let best = self.best_parent(ctx, room, key);
+        let current = self.parent.as_ref().map(|parent| parent.node.clone());
+        if best.is_none() || best == current {
+            if let Some(next) = self.next.take() {
+                ctx.send(&next.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
+            }
+        } else if let Some(best) = best.filter(|best| self.next.as_ref().is_none_or(|next| next.node != *best)) {
+            if let Some(next) = self.next.take() {
+                ctx.send(&next.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
+            }
+            let parent = Parent {
+                node: best,
+                asked: LayerSet::EMPTY,
+                granted: None,
+            };
+            match self.parent {
+                // Nothing flows yet: no reason to hold on to it.
+                Some(Parent { granted: Some(_), .. }) => self.next = Some(parent),
+                _ => {
+                    if let Some(old) = self.parent.replace(parent) {
+                        ctx.send(&old.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
+                    }
+                }
+            }
+        }
+        let want = self.want(key, &ctx.node.clone(), demand);
+        for parent in [&mut self.parent, &mut self.next].into_iter().flatten() {
+            if parent.asked != demand {
+                parent.asked = demand;
+                ctx.send(&parent.node, want.clone());
+            }
+        }
+    }
+
+    fn want(&self, key: &Key, own: &NodeId, layers: LayerSet) -> Body {
+        let (room, track) = names(key);
+        let behind = self
+            .children
+            .values()
+            .map(|child| &child.path)
+            .max_by_key(|path| path.len());
+        let mut path = behind.cloned().unwrap_or_default();
+        path.push(own.as_str().to_owned());
+        Body::Want(TrackWant {
+            room,
+            track,
+            origin: self.origin.as_str().to_owned(),
+            epoch: self.epoch,
+            layers: u32::from(layers.0),
+            path,
+        })
+    }
+
+    /// True if it was one.
+    fn forget_parent(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) -> bool {
+        if self.next.as_ref().is_some_and(|next| next.node == *node) {
+            self.next = None;
+            return true;
+        }
+        let was = self.parent.take_if(|parent| parent.node == *node);
+        if was.as_ref().is_some_and(|parent| parent.granted.is_some()) {
+            ctx.out.push_back(receive(key, None));
+        }
+        if was.is_some() {
+            self.parent = self.next.take();
+        }
+        was.is_some()
+    }
+
+    fn cancel_parents(&mut self, ctx: &mut Context, key: &Key) {
+        for parent in [self.next.take(), self.parent.take()].into_iter().flatten() {
+            ctx.send(&parent.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
+            if parent.granted.is_some() {
+                ctx.out.push_back(receive(key, None));
+            }
+        }
+    }
+
+    fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) {
+        if let Some(child) = self.children.remove(node) {
+            ctx.out.push_back(forward(key, node, child.number, LayerSet::EMPTY));
+        }
+    }
+
+    /// Tells those who wait that the media comes, once it does.
+    fn grant_children(&mut self, ctx: &mut Context, key: &Key) {
+        let mut path = match &self.parent {
+            _ if self.origin == ctx.node => Vec::new(),
+            Some(Parent {
+                granted: Some((_, path)),
+                ..
+            }) => path.clone(),
+            _ => return,
+        };
+        path.push(ctx.node.as_str().to_owned());
+        let (room, track) = names(key);
+        for (node, child) in self.children.iter_mut().filter(|(_, child)| !child.granted) {
+            child.granted = true;
+            let grant = TrackGrant {
+                room: room.clone(),
+                track: track.clone(),
+                number: child.number,
+                path: path.clone(),
+            };
+            ctx.send(node, Body::Grant(grant));
+            ctx.out.push_back(forward(key, node, child.number, child.layers));
+        }
+    }
+
+    fn forward(&self, ctx: &mut Context, key: &Key, node: &NodeId) {
+        if let Some(child) = self.children.get(node) {
+            ctx.out.push_back(forward(key, node, child.number, child.layers));
+        }
+    }
+}
+
+fn names(key: &Key) -> (String, String) {
+    (key.0.as_str().to_owned(), key.1.as_str().to_owned())
+}
+
+fn gone(key: &Key) -> Body {
+    let (room, track) = names(key);
+    Body::Gone(TrackGone { room, track })
+}
+
+fn receive(key: &Key, source: Option<(NodeId, u32)>) -> Output {
+    Output::Receive {
+        room: key.0.clone(),
+        track: key.1.clone(),
+        source,
+    }
+}
+
+fn forward(key: &Key, to: &NodeId, number: u32, layers: LayerSet) -> Output {
+    Output::Forward {
+        room: key.0.clone(),
+        track: key.1.clone(),
+        to: to.clone(),
+        number,
+        layers,
+    }
+}

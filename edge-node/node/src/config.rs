@@ -1,0 +1,244 @@
+//! An edge's configuration: what each key means, its unit and its range. Loaded by `meridian_api::config` (flags over
+//! environment over file over the defaults here).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use meridian_api::config::{Problems, Settings};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EdgeConfig {
+    pub node: NodeSettings,
+    pub http: HttpSettings,
+    pub media: MediaSettings,
+    pub link: LinkSettings,
+    pub registry: RegistrySettings,
+    pub control_plane: ControlPlaneSettings,
+    pub pki: PkiSettings,
+    /// API key → secret: whoever signs a token with one of them may join rooms here. Secrets have at least 32 characters.
+    pub api_keys: BTreeMap<String, String>,
+}
+
+/// Who this edge is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeSettings {
+    /// Name of the edge, unique in the mesh and the one its certificate carries: `fra-1`.
+    pub id: String,
+    /// The PoP's region: `fra`.
+    pub region: String,
+    /// Degrees north, -90 to 90; absent = looked up by the region's name.
+    pub latitude: Option<f64>,
+    /// Degrees east, -180 to 180.
+    pub longitude: Option<f64>,
+    /// Participants this edge is meant to hold at once.
+    pub capacity: u32,
+}
+
+impl Default for NodeSettings {
+    fn default() -> Self {
+        NodeSettings { id: String::new(), region: String::new(), latitude: None, longitude: None, capacity: 2_000 }
+    }
+}
+
+/// Signalling and the join API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpSettings {
+    pub bind: SocketAddr,
+    /// What clients are told to connect to, `wss://fra-1.example.org`. Empty = made from `bind` (loopback only).
+    pub public_url: String,
+    /// PEM files. Required unless `bind` is a loopback address: browsers give cameras to secure pages only.
+    pub certificate: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        HttpSettings {
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 7880)),
+            public_url: String::new(),
+            certificate: None,
+            private_key: None,
+        }
+    }
+}
+
+/// WebRTC media: one UDP port per media thread.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MediaSettings {
+    /// Thread `i` binds `port + i` of each address; port 0 = any free port.
+    pub bind: Vec<SocketAddr>,
+    /// Addresses clients are told, for hosts behind 1:1 NAT. Empty = the bound ones.
+    pub advertise: Vec<IpAddr>,
+    /// Media threads; 0 = one per core.
+    pub threads: usize,
+}
+
+impl Default for MediaSettings {
+    fn default() -> Self {
+        MediaSettings { bind: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7882))], advertise: vec![], threads: 0 }
+    }
+}
+
+/// Links to other edges (QUIC, mutual TLS).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkSettings {
+    pub bind: SocketAddr,
+    /// Where other edges reach us. Absent = `bind`, which then must not be a wildcard address.
+    pub advertise: Option<SocketAddr>,
+}
+
+impl Default for LinkSettings {
+    fn default() -> Self {
+        LinkSettings { bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 7900)), advertise: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistryKind {
+    /// Inside one process: `meridian dev` only.
+    #[default]
+    Memory,
+    Etcd,
+}
+
+/// Where the edges of the mesh find each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistrySettings {
+    pub kind: RegistryKind,
+    /// etcd's client URLs.
+    pub endpoints: Vec<String>,
+    /// Seconds after which an edge that stopped renewing gets no new people. 2 to 60.
+    pub lease_s: u64,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        RegistrySettings { kind: RegistryKind::Memory, endpoints: vec![], lease_s: 10 }
+    }
+}
+
+/// gRPC to the control plane (mutual TLS). Without one the edge serves API keys and its own rooms.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlPlaneSettings {
+    /// `https://host:port`; absent = none.
+    pub url: Option<String>,
+}
+
+/// The certificate by which the mesh knows this edge.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PkiSettings {
+    /// Holds `ca.pem`, `certificate.pem`, `key.pem`, as `meridian pki` or enrolment writes them.
+    pub directory: PathBuf,
+}
+
+impl Settings for EdgeConfig {
+    const OPEN_TABLES: &'static [&'static str] = &["api_keys"];
+
+    fn check(&self, problems: &mut Problems) {
+        let name = |text: &str| {
+            !text.is_empty()
+                && text.len() <= 63
+                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        problems.require(name(&self.node.id), "node.id", "must be 1 to 63 of a-z, 0-9 and -, for example \"fra-1\"");
+        problems.require(name(&self.node.region), "node.region", "must be 1 to 63 of a-z, 0-9 and -, for example \"fra\"");
+        problems.require(
+            self.node.latitude.is_none_or(|degrees| (-90.0..=90.0).contains(&degrees)),
+            "node.latitude",
+            "must be between -90 and 90 degrees",
+        );
+        problems.require(
+            self.node.longitude.is_none_or(|degrees| (-180.0..=180.0).contains(&degrees)),
+            "node.longitude",
+            "must be between -180 and 180 degrees",
+        );
+        problems.require(self.node.capacity > 0, "node.capacity", "must be at least 1 participant");
+        self.check_http(problems);
+        problems.require(!self.media.bind.is_empty(), "media.bind", "needs at least one address, for example \"0.0.0.0:7882\"");
+        problems.require(self.media.threads <= 256, "media.threads", "must be at most 256");
+        problems.require(
+            self.link.advertise.is_some() || !self.link.bind.ip().is_unspecified(),
+            "link.advertise",
+            "must name the address other edges reach, because link.bind is a wildcard address",
+        );
+        problems.require(
+            self.registry.kind != RegistryKind::Etcd || !self.registry.endpoints.is_empty(),
+            "registry.endpoints",
+            "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\"",
+        );
+        problems.require((2..=60).contains(&self.registry.lease_s), "registry.lease_s", "must be between 2 and 60 seconds");
+        for (key, secret) in &self.api_keys {
+            let long_enough = secret.len() >= 32;
+            problems.require(long_enough, &format!("api_keys.{key}"), "a secret needs at least 32 characters");
+        }
+    }
+}
+
+impl EdgeConfig {
+    fn check_http(&self, problems: &mut Problems) {
+        let tls = self.http.certificate.is_some();
+        problems.require(
+            tls == self.http.private_key.is_some(),
+            "http.certificate",
+            "http.certificate and http.private_key go together: set both or neither",
+        );
+        problems.require(
+            tls || self.http.bind.ip().is_loopback(),
+            "http.bind",
+            format!(
+                "{} is not a loopback address, and browsers give cameras to secure pages only: set http.certificate and \
+                 http.private_key to PEM files (or bind 127.0.0.1 behind a TLS proxy)",
+                self.http.bind.ip()
+            ),
+        );
+        let url = &self.http.public_url;
+        problems.require(
+            url.is_empty() || url.starts_with("wss://") || url.starts_with("ws://"),
+            "http.public_url",
+            "must begin with wss:// (or ws:// on loopback)",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_api::config::Loader;
+
+    fn load(text: &str) -> Result<EdgeConfig, String> {
+        Loader::new("MERIDIAN")
+            .file_text("edge.toml", text)
+            .load()
+            .map(|loaded| loaded.value)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_least_configuration_is_a_name_and_a_region() {
+        let config = load("[node]\nid = 'fra-1'\nregion = 'fra'").unwrap();
+        assert_eq!(config.node.capacity, 2_000);
+    }
+
+    #[test]
+    fn a_public_address_without_a_certificate_is_refused_with_the_way_out() {
+        let error = load("[node]\nid = 'fra-1'\nregion = 'fra'\n[http]\nbind = '203.0.113.7:443'").unwrap_err();
+        assert!(error.contains("edge.toml:5") && error.contains("http.certificate"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_the_nearest_known_one() {
+        let error = load("[node]\nid = 'fra-1'\nregoin = 'fra'").unwrap_err();
+        assert!(error.contains("regoin") && error.contains("region"), "{error}");
+    }
+}

@@ -1,0 +1,368 @@
+//! One edge: starts its parts in order, holds what they share, stops them in the reverse order.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use meridian_api::pki::NodeIdentity;
+use meridian_api::token::KeyRing;
+use meridian_api::v1;
+use meridian_registry::nodes::{KeeperConfig, NODE_RECORD_VERSION, NodeRecord, NodeState, NodeWatch, announce};
+use meridian_registry::{RegistryError, SharedRegistry};
+use meridian_room::{NodeId, RoomName};
+use meridian_shard::{Shards, ShardsConfig};
+use meridian_transport::{DtlsIdentity, Fingerprint};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::EdgeConfig;
+use crate::control::{self, ControlError, ControlPlane};
+use crate::http;
+use crate::link::{LinkConfig, LinkEndpoint, LinkError};
+use crate::media::{self, MediaRouter};
+use crate::mesh::{self, MeshHandle};
+use crate::rooms::{CloseKind, Rooms, ToRoom};
+
+/// Media events that may wait for the router task.
+const MEDIA_EVENTS: usize = 8_192;
+/// Batches of media that may wait for the mesh.
+const TAP_BATCHES: usize = 4_096;
+/// Events of links that may wait for the mesh.
+const LINK_EVENTS: usize = 4_096;
+/// How long stopping waits for clients to read their goodbye.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    #[error("http.bind: cannot listen on {address}: {error}")]
+    Http { address: SocketAddr, error: std::io::Error },
+    #[error("media.bind: {0}")]
+    Media(std::io::Error),
+    #[error("DTLS certificate: {0}")]
+    Dtls(String),
+    #[error(transparent)]
+    Tls(#[from] http::TlsError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// What all parts of an edge share.
+pub(crate) struct EdgeState {
+    pub(crate) config: EdgeConfig,
+    pub(crate) node: NodeId,
+    /// What clients connect to.
+    pub(crate) url: String,
+    /// When this process started, milliseconds since 1970.
+    pub(crate) incarnation: u64,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) shards: Shards,
+    pub(crate) router: MediaRouter,
+    pub(crate) rooms: Rooms,
+    pub(crate) mesh: MeshHandle,
+    pub(crate) control: Option<ControlPlane>,
+    media: Vec<SocketAddr>,
+    link: SocketAddr,
+    keys: RwLock<Arc<KeyRing>>,
+    turn: RwLock<Option<v1::TurnPolicy>>,
+    control_connected: AtomicBool,
+    state: watch::Sender<NodeState>,
+    stop: watch::Sender<bool>,
+    cpu: CpuMeter,
+}
+
+impl EdgeState {
+    pub(crate) fn keys(&self) -> Arc<KeyRing> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keys of the control plane's policy, beside those of the configuration.
+    pub(crate) fn set_keys(&self, mut keys: KeyRing) {
+        for (key, secret) in &self.config.api_keys {
+            keys.add_api_key(key, secret);
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    pub(crate) fn turn(&self) -> Option<v1::TurnPolicy> {
+        self.turn.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_turn(&self, turn: Option<v1::TurnPolicy>) {
+        *self.turn.write().unwrap_or_else(PoisonError::into_inner) = turn.filter(|turn| !turn.urls.is_empty());
+    }
+
+    pub(crate) fn control_connected(&self, connected: bool) {
+        if self.control_connected.swap(connected, Ordering::Relaxed) != connected {
+            tracing::info!(connected, "control plane");
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: v1::NodeState) {
+        let state = match state {
+            v1::NodeState::Cordoned => NodeState::Cordoned,
+            v1::NodeState::Draining => NodeState::Draining,
+            v1::NodeState::Active | v1::NodeState::Unspecified => NodeState::Active,
+        };
+        self.state.send_replace(state);
+    }
+
+    /// Why this edge should get nobody new, if so.
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        if *self.stop.borrow() {
+            return Some("stopping");
+        }
+        match *self.state.borrow() {
+            NodeState::Active if self.keys().is_empty() => Some("no token keys yet: the control plane has not been reached"),
+            NodeState::Active => None,
+            NodeState::Cordoned => Some("cordoned"),
+            _ => Some("draining"),
+        }
+    }
+
+    pub(crate) async fn stopped(&self) {
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    pub(crate) fn hello(&self) -> v1::Hello {
+        v1::Hello {
+            protocol: 1,
+            node: self.node.to_string(),
+            region: self.config.node.region.clone(),
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            client_url: self.url.clone(),
+            media: self.media.iter().map(ToString::to_string).collect(),
+            link: self.link.to_string(),
+            capacity: self.config.node.capacity,
+            incarnation: self.incarnation,
+        }
+    }
+
+    pub(crate) fn load(&self) -> v1::LoadReport {
+        let rooms: Vec<v1::RoomLoad> = self
+            .rooms
+            .people()
+            .into_iter()
+            .map(|(room, participants)| v1::RoomLoad { room: room.to_string(), participants })
+            .collect();
+        let rates = self.cpu.sample(&self.shards);
+        v1::LoadReport {
+            participants: rooms.iter().map(|room| room.participants).sum(),
+            cpu: rates.cpu,
+            tx_mbps: rates.tx_mbps,
+            rx_mbps: rates.rx_mbps,
+            tx_packets_per_s: rates.tx_packets_per_s,
+            rooms,
+            accepting: self.not_ready().is_none(),
+        }
+    }
+
+    pub(crate) async fn close_room(&self, room: &str) {
+        if let Some(room) = self.rooms.get(&RoomName::new(room)) {
+            let _ = room.send(ToRoom::Close(CloseKind::RoomClosed)).await;
+        }
+    }
+
+    fn record(&self) -> NodeRecord {
+        NodeRecord {
+            version: NODE_RECORD_VERSION,
+            id: self.node.to_string(),
+            region: self.config.node.region.clone(),
+            lat: self.config.node.latitude,
+            lon: self.config.node.longitude,
+            client_url: self.url.clone(),
+            media: self.media.clone(),
+            link: Some(self.link),
+            state: *self.state.borrow(),
+            capacity: self.config.node.capacity,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: self.incarnation,
+        }
+    }
+}
+
+/// A running edge. [`Edge::stop`] it; dropping it leaves tasks behind.
+pub struct Edge {
+    state: Arc<EdgeState>,
+    tasks: JoinSet<()>,
+}
+
+impl Edge {
+    /// Starts every part and returns once clients can connect. The registry learns of the edge shortly after.
+    ///
+    /// # Errors
+    /// Addresses that cannot be bound, certificates that cannot be read; each names the configuration key.
+    pub async fn start(config: EdgeConfig, registry: SharedRegistry, identity: NodeIdentity) -> Result<Edge, EdgeError> {
+        let node = NodeId::new(config.node.id.clone());
+        let listener = TcpListener::bind(config.http.bind)
+            .await
+            .map_err(|error| EdgeError::Http { address: config.http.bind, error })?;
+        let http_address = listener.local_addr().map_err(|error| EdgeError::Http { address: config.http.bind, error })?;
+        let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
+        let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
+        let (taps, tapped) = mpsc::channel(TAP_BATCHES);
+        let shards = Shards::start(shards_config(&config), dtls.clone(), events, taps).map_err(EdgeError::Media)?;
+        let (link_events, links) = mpsc::channel(LINK_EVENTS);
+        let link_config = LinkConfig::new(node.clone(), config.link.bind, identity.clone());
+        let endpoint = LinkEndpoint::start(link_config, link_events).await?;
+        let bound = endpoint.local_addr().map_err(|source| LinkError::Bind { addr: config.link.bind, source })?;
+        let link = config.link.advertise.unwrap_or(bound);
+        let control = config.control_plane.url.as_deref().map(|url| ControlPlane::new(url, &identity)).transpose()?;
+        let (mesh, to_mesh) = MeshHandle::new();
+        let state = Arc::new(EdgeState {
+            url: client_url(&config, http_address),
+            incarnation: unix_now_ms(),
+            fingerprint: dtls.fingerprint(),
+            media: (0..shards.len() as u16)
+                .flat_map(|shard| shards.candidates(meridian_shard::PeerId { shard, index: 0 }))
+                .collect(),
+            link,
+            shards,
+            router: MediaRouter::new(),
+            rooms: Rooms::new(),
+            mesh,
+            control: control.clone(),
+            keys: RwLock::default(),
+            turn: RwLock::default(),
+            control_connected: AtomicBool::new(false),
+            state: watch::Sender::new(NodeState::Active),
+            stop: watch::Sender::new(false),
+            cpu: CpuMeter::new(),
+            node,
+            config,
+        });
+        state.set_keys(KeyRing::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(media::route(state.clone(), media_events));
+        let nodes = NodeWatch::start(registry.clone(), KeeperConfig::default());
+        tasks.spawn(mesh::run(state.clone(), mesh::Inputs { endpoint, links, tapped, rooms: to_mesh, nodes }));
+        if let Some(control) = control {
+            tasks.spawn(control::run(state.clone(), control));
+        }
+        tasks.spawn(serve(state.clone(), listener));
+        tasks.spawn(register(state.clone(), registry));
+        tracing::info!(node = %state.node, url = state.url, link = %state.link, media = ?state.media, "edge started");
+        Ok(Edge { state, tasks })
+    }
+
+    pub fn id(&self) -> &str {
+        self.state.node.as_str()
+    }
+
+    /// What clients connect to.
+    pub fn url(&self) -> &str {
+        &self.state.url
+    }
+
+    /// Tells every client to come back elsewhere, leaves the registry, stops.
+    pub async fn stop(mut self) {
+        for room in self.state.rooms.all() {
+            let _ = room.send(ToRoom::Close(CloseKind::EdgeLeaves)).await;
+        }
+        let _ = tokio::time::timeout(GOODBYE, self.state.rooms.emptied()).await;
+        self.state.stop.send_replace(true);
+        self.state.shards.shutdown();
+        let _ = tokio::time::timeout(Duration::from_secs(3), async { while self.tasks.join_next().await.is_some() {} }).await;
+        self.tasks.abort_all();
+    }
+}
+
+fn shards_config(config: &EdgeConfig) -> ShardsConfig {
+    ShardsConfig {
+        bind: config.media.bind.clone(),
+        shards: config.media.threads,
+        advertise: config.media.advertise.clone(),
+        ..ShardsConfig::default()
+    }
+}
+
+fn client_url(config: &EdgeConfig, bound: SocketAddr) -> String {
+    if !config.http.public_url.is_empty() {
+        return config.http.public_url.clone();
+    }
+    let scheme = if config.http.certificate.is_some() { "wss" } else { "ws" };
+    // `localhost`, not 127.0.0.1: the page is served from there, and cameras are given to it.
+    let host = if bound.ip().is_loopback() { "localhost".to_owned() } else { bound.ip().to_string() };
+    format!("{scheme}://{host}:{}", bound.port())
+}
+
+async fn serve(state: Arc<EdgeState>, listener: TcpListener) {
+    let stop = state.stop.subscribe();
+    let settings = state.config.http.clone();
+    if let Err(error) = http::serve(listener, &settings, http::router(state), stop).await {
+        tracing::error!(%error, "HTTP server ended");
+    }
+}
+
+/// Keeps the edge's record in the registry and follows its state.
+async fn register(state: Arc<EdgeState>, registry: SharedRegistry) {
+    let ttl = Duration::from_secs(state.config.registry.lease_s);
+    let mut registration = announce(registry, state.record(), ttl);
+    let mut changes = state.state.subscribe();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => match changed {
+                Ok(()) => registration.set_state(*state.state.borrow()),
+                Err(_) => break,
+            },
+            () = state.stopped() => break,
+        }
+    }
+    registration.leave().await;
+}
+
+pub(crate) fn unix_now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// What the last interval between two load reports cost.
+struct CpuMeter {
+    last: std::sync::Mutex<(Instant, f64, u64, u64, u64)>,
+}
+
+#[derive(Default)]
+struct Rates {
+    /// Share of all cores, 0..1.
+    cpu: f32,
+    tx_mbps: f32,
+    rx_mbps: f32,
+    tx_packets_per_s: u64,
+}
+
+impl CpuMeter {
+    fn new() -> CpuMeter {
+        CpuMeter { last: std::sync::Mutex::new((Instant::now(), process_cpu_s(), 0, 0, 0)) }
+    }
+
+    fn sample(&self, shards: &Shards) -> Rates {
+        let metrics = shards.metrics();
+        let now = (Instant::now(), process_cpu_s(), metrics.bytes_out, metrics.bytes_in, metrics.packets_out);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = now.0.duration_since(last.0).as_secs_f64().max(0.001);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        let mbps = |bytes: u64, before: u64| (bytes.saturating_sub(before) as f64 * 8.0 / seconds / 1e6) as f32;
+        let rates = Rates {
+            cpu: ((now.1 - last.1) / seconds / cores).clamp(0.0, 1.0) as f32,
+            tx_mbps: mbps(now.2, last.2),
+            rx_mbps: mbps(now.3, last.3),
+            tx_packets_per_s: (now.4.saturating_sub(last.4) as f64 / seconds) as u64,
+        };
+        *last = now;
+        rates
+    }
+}
+
+/// User and system time of this process in seconds, from `/proc/self/stat` (fields 14 and 15, in ticks of 10 ms).
+fn process_cpu_s() -> f64 {
+    const TICKS_PER_S: f64 = 100.0;
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return 0.0 };
+    // The second field is the program's name in parentheses and may hold spaces.
+    let Some((_, fields)) = stat.rsplit_once(')') else { return 0.0 };
+    let ticks = |index: usize| fields.split_whitespace().nth(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / TICKS_PER_S
+}

@@ -1,0 +1,46 @@
+//! What an edge answers over HTTP: signalling, the join API (forwarded to the control plane), health and metrics.
+
+mod join;
+mod metrics;
+pub(crate) mod rtc;
+mod tls;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use http::StatusCode;
+
+use crate::edge::EdgeState;
+
+pub(crate) use tls::{ClientAddress, serve};
+pub use tls::TlsError;
+
+pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
+    Router::new()
+        .route("/rtc/v1", get(rtc::connect))
+        .route("/rtc/v1/validate", get(rtc::validate))
+        .route("/rtc", any(rtc::unsupported))
+        .route("/rtc/{*rest}", any(rtc::unsupported))
+        .route("/api/v1/meetings/{code}/join", post(join::join).options(join::preflight))
+        .route("/probe", get(probe))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics::render))
+        .with_state(edge)
+}
+
+/// The smallest possible answer: clients time it to learn how far this PoP is.
+async fn probe() -> Response {
+    rtc::with_cors(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Ready = this edge may be given new people.
+async fn ready(State(edge): State<Arc<EdgeState>>) -> Response {
+    match edge.not_ready() {
+        None => "ready\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}

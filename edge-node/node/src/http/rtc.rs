@@ -1,0 +1,155 @@
+//! The client's WebSocket: `/rtc/v1` and its `/validate`. This file owns the socket and nothing else: frames in go to the
+//! room's task, frames out come from a bounded queue that the room's task fills.
+//!
+//! Two bounds keep one client from costing another: at most [`FRAMES_IN_FLIGHT`] of a client's frames wait for its
+//! room, and a client that lets [`FRAMES_QUEUED`] frames pile up unread loses its socket (and may resume).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use meridian_api::token::Claims;
+use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::edge::EdgeState;
+use crate::rooms::{Connect, Outgoing, RoomHandle, SessionKey, ToRoom};
+
+/// A client's frames that may wait for the room's task before its socket is read again.
+const FRAMES_IN_FLIGHT: usize = 16;
+/// Frames a client may leave unread before its socket is closed.
+pub(crate) const FRAMES_QUEUED: usize = 512;
+/// RFC 6455 §7.4.1.
+const CLOSE_NORMAL: u16 = 1000;
+const CLOSE_POLICY: u16 = 1008;
+/// A write that makes no progress for this long means the client is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `GET /rtc/v1`: checks the token, then upgrades. Every refusal is readable by a browser (CORS) and says why.
+pub(crate) async fn connect(State(edge): State<Arc<EdgeState>>, request: Request) -> Response {
+    let (mut parts, _body) = request.into_parts();
+    let (connect, claims) = match admit(&edge, &parts.uri, &parts.headers) {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal,
+    };
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
+        Ok(upgrade) => upgrade,
+        Err(error) => return with_cors(error.into_response()),
+    };
+    upgrade
+        .max_message_size(FRAME_BYTES_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(4 * 1024)
+        .on_upgrade(move |socket| serve(edge, socket, connect, claims))
+}
+
+/// `GET /rtc/v1/validate`: what the SDKs call after a failed upgrade to learn the reason.
+pub(crate) async fn validate(State(edge): State<Arc<EdgeState>>, uri: Uri, headers: HeaderMap) -> Response {
+    match admit(&edge, &uri, &headers) {
+        Ok(_) => with_cors((StatusCode::OK, "success").into_response()),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Any path under `/rtc` this server does not speak. 404 with CORS makes newer clients say so instead of retrying.
+pub(crate) async fn unsupported() -> Response {
+    refuse(StatusCode::NOT_FOUND, "this server speaks /rtc/v1; use an SDK with single peer connection support")
+}
+
+fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectRequest, Claims), Response> {
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let connect = ConnectRequest::parse(uri.path(), uri.query().unwrap_or(""), authorization).map_err(|refusal| {
+        refuse(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), &refusal.text)
+    })?;
+    let keys = edge.keys();
+    let claims = meridian_api::token::verify(&connect.token, &keys)
+        .map_err(|error| refuse(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
+    if !claims.video.as_ref().is_some_and(|grants| grants.room_join && !grants.room.is_empty()) {
+        return Err(refuse(StatusCode::FORBIDDEN, "the token does not allow joining a room: it needs roomJoin and room"));
+    }
+    if claims.sub.is_empty() {
+        return Err(refuse(StatusCode::UNAUTHORIZED, "the token names no identity (sub)"));
+    }
+    Ok((connect, claims))
+}
+
+fn refuse(status: StatusCode, text: &str) -> Response {
+    with_cors((status, text.to_owned()).into_response())
+}
+
+pub(crate) fn with_cors(mut response: Response) -> Response {
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+}
+
+async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest, claims: Claims) {
+    let (frames, queued) = mpsc::channel(FRAMES_QUEUED);
+    let (sink, stream) = socket.split();
+    let writer = tokio::spawn(write(sink, queued));
+    match edge.rooms.connect(&edge, Connect { request, claims, frames }).await {
+        Ok((session, room)) => {
+            let reason = read(stream, session, &room).await;
+            tracing::debug!(?session, reason, "socket closed");
+            let _ = room.send(ToRoom::SocketClosed { session }).await;
+        }
+        Err(error) => tracing::info!(%error, "join refused"),
+    }
+    // The room has dropped its sender, or will: the writer then flushes what is queued and ends.
+    let _ = writer.await;
+}
+
+async fn read(
+    mut stream: futures_util::stream::SplitStream<WebSocket>,
+    session: SessionKey,
+    room: &RoomHandle,
+) -> &'static str {
+    let in_flight = Arc::new(Semaphore::new(FRAMES_IN_FLIGHT));
+    loop {
+        let frame = match stream.next().await {
+            Some(Ok(Message::Binary(bytes))) => Frame::Binary(bytes),
+            Some(Ok(Message::Text(text))) => Frame::Text(text.to_string()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            Some(Ok(Message::Close(_))) => return "closed by the client",
+            Some(Err(_)) => return "broken",
+            None => return "ended",
+        };
+        let Ok(permit) = in_flight.clone().acquire_owned().await else { return "ended" };
+        if room.send(ToRoom::Frame { session, frame, permit }).await.is_err() {
+            return "the room ended";
+        }
+    }
+}
+
+async fn write(mut sink: futures_util::stream::SplitSink<WebSocket, Message>, mut queued: mpsc::Receiver<Outgoing>) {
+    let mut close = CloseFrame { code: CLOSE_NORMAL, reason: "".into() };
+    while let Some(outgoing) = queued.recv().await {
+        let message = match outgoing {
+            Outgoing::Frame(Frame::Binary(bytes)) => Message::Binary(bytes),
+            Outgoing::Frame(Frame::Text(text)) => Message::Text(text.into()),
+            Outgoing::Close(reason) => {
+                close = CloseFrame { code: CLOSE_POLICY, reason: shorten(reason).into() };
+                break;
+            }
+        };
+        match tokio::time::timeout(WRITE_TIMEOUT, sink.send(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+    let _ = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Close(Some(close)))).await;
+}
+
+/// A close frame holds 123 bytes of reason (RFC 6455 §5.5).
+fn shorten(mut reason: String) -> String {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
+}

@@ -1,0 +1,106 @@
+//! From the media threads to the rooms: which room a peer or a track belongs to.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meridian_room::RoomName;
+use meridian_sfu::TrackId;
+use meridian_shard::{Event, PeerId};
+use tokio::sync::mpsc;
+
+use crate::edge::EdgeState;
+use crate::rooms::{RoomHandle, ToRoom};
+
+/// Who gets a media event. Written when peers and tracks come and go, read once per event.
+pub(crate) struct MediaRouter {
+    routes: Mutex<Routes>,
+    next_track: AtomicU64,
+}
+
+#[derive(Default)]
+struct Routes {
+    peers: HashMap<PeerId, RoomHandle>,
+    tracks: HashMap<TrackId, (RoomName, RoomHandle)>,
+}
+
+impl MediaRouter {
+    pub(crate) fn new() -> MediaRouter {
+        MediaRouter { routes: Mutex::default(), next_track: AtomicU64::new(1) }
+    }
+
+    pub(crate) fn route_peer(&self, peer: PeerId, room: &RoomHandle) {
+        self.lock().peers.insert(peer, room.clone());
+    }
+
+    pub(crate) fn forget_peer(&self, peer: PeerId) {
+        self.lock().peers.remove(&peer);
+    }
+
+    /// A number for a track of this room, never used before in this process.
+    pub(crate) fn allocate_track(&self, name: &RoomName, room: &RoomHandle) -> TrackId {
+        let track = TrackId(self.next_track.fetch_add(1, Ordering::Relaxed));
+        self.lock().tracks.insert(track, (name.clone(), room.clone()));
+        track
+    }
+
+    pub(crate) fn forget_track(&self, track: TrackId) {
+        self.lock().tracks.remove(&track);
+    }
+
+    fn of_peer(&self, peer: PeerId) -> Option<RoomHandle> {
+        self.lock().peers.get(&peer).cloned()
+    }
+
+    fn of_track(&self, track: TrackId) -> Option<RoomHandle> {
+        self.lock().tracks.get(&track).map(|(_, room)| room.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands every event of the media threads to its room. Ends with the shards.
+pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event>) {
+    while let Some(event) = events.recv().await {
+        let room = match &event {
+            Event::PeerConnected { peer, .. }
+            | Event::PeerClosed { peer, .. }
+            | Event::ChannelOpen { peer, .. }
+            | Event::Data { peer, .. }
+            | Event::PeerStats { peer, .. }
+            | Event::SubscriptionStarted { peer, .. } => edge.router.of_peer(*peer),
+            Event::MediaStarted { track, .. } | Event::KeyframeWanted { track, .. } => edge.router.of_track(*track),
+            Event::SenderReport { track, layer, report } => {
+                edge.mesh.sender_report(*track, *layer, *report);
+                None
+            }
+            Event::AudioLevels(levels) => {
+                route_levels(&edge, levels).await;
+                None
+            }
+        };
+        if let Some(room) = room {
+            // A room that is behind holds the others' events back only as long as its queue is full.
+            let _ = room.send(ToRoom::Media(event)).await;
+        }
+    }
+}
+
+/// One message per room, with the levels of its own tracks.
+async fn route_levels(edge: &Arc<EdgeState>, levels: &[(TrackId, f32)]) {
+    let mut by_room: HashMap<RoomName, (RoomHandle, Vec<(TrackId, f32)>)> = HashMap::new();
+    {
+        let routes = edge.router.lock();
+        for (track, level) in levels {
+            if let Some((name, room)) = routes.tracks.get(track) {
+                let entry = by_room.entry(name.clone()).or_insert_with(|| (room.clone(), Vec::new()));
+                entry.1.push((*track, *level));
+            }
+        }
+    }
+    for (room, levels) in by_room.into_values() {
+        let _ = room.send(ToRoom::Media(Event::AudioLevels(levels))).await;
+    }
+}

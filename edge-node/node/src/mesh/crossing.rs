@@ -1,0 +1,176 @@
+//! Media on its way between media threads and links: which of our tracks goes to which edges under which number, and which
+//! track a number on a link stands for. Numbers are agreed by `meridian-cascade` over the control stream.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use meridian_room::NodeId;
+use meridian_sfu::{Layer, LayerSet, MediaKind, TrackId};
+use meridian_shard::TapBatch;
+
+use crate::link::{MediaPacket, Priority, Received};
+
+/// One edge that gets a track of ours.
+struct Destination {
+    node: NodeId,
+    number: u32,
+    layers: LayerSet,
+}
+
+struct Outgoing {
+    kind: MediaKind,
+    destinations: Vec<Destination>,
+}
+
+#[derive(Default)]
+pub(super) struct Crossing {
+    outgoing: HashMap<TrackId, Outgoing>,
+    incoming: HashMap<(NodeId, u32), TrackId>,
+}
+
+impl Crossing {
+    /// Replaces what is sent of this track to that edge; answers with the layers that any edge now gets.
+    pub(super) fn forward(
+        &mut self,
+        track: TrackId,
+        kind: MediaKind,
+        node: &NodeId,
+        number: u32,
+        layers: LayerSet,
+    ) -> LayerSet {
+        let outgoing = self.outgoing.entry(track).or_insert_with(|| Outgoing { kind, destinations: Vec::new() });
+        outgoing.destinations.retain(|destination| destination.node != *node);
+        if !layers.is_empty() {
+            outgoing.destinations.push(Destination { node: node.clone(), number, layers });
+        }
+        let all = outgoing.destinations.iter().fold(LayerSet::EMPTY, |all, destination| all | destination.layers);
+        if all.is_empty() {
+            self.outgoing.remove(&track);
+        }
+        all
+    }
+
+    /// Media of this number on the link from `node` is this track's; `None`: nobody's.
+    pub(super) fn receive(&mut self, track: TrackId, source: Option<(NodeId, u32)>) {
+        self.incoming.retain(|_, held| *held != track);
+        if let Some(source) = source {
+            self.incoming.insert(source, track);
+        }
+    }
+
+    pub(super) fn drop_track(&mut self, track: TrackId) {
+        self.outgoing.remove(&track);
+        self.receive(track, None);
+    }
+
+    /// The packets of a batch for each edge, in their order. Each is copied once, however many edges get it.
+    pub(super) fn to_links(&self, batch: &TapBatch) -> HashMap<NodeId, Vec<MediaPacket>> {
+        let mut by_node: HashMap<NodeId, Vec<MediaPacket>> = HashMap::new();
+        for (track, layer, packet) in &batch.packets {
+            let Some(outgoing) = self.outgoing.get(track) else { continue };
+            let mut payload: Option<Bytes> = None;
+            for destination in outgoing.destinations.iter().filter(|destination| destination.layers.contains(*layer)) {
+                let payload = payload.get_or_insert_with(|| Bytes::copy_from_slice(packet.link_bytes())).clone();
+                let packet = MediaPacket {
+                    track: destination.number,
+                    layer: *layer,
+                    priority: priority(outgoing.kind, *layer),
+                    payload,
+                };
+                match by_node.get_mut(&destination.node) {
+                    Some(packets) => packets.push(packet),
+                    None => drop(by_node.insert(destination.node.clone(), vec![packet])),
+                }
+            }
+        }
+        by_node
+    }
+
+    /// Who gets sender reports of this layer, under which number.
+    pub(super) fn reported_to(&self, track: TrackId, layer: Layer) -> impl Iterator<Item = (&NodeId, u32)> {
+        let destinations = self.outgoing.get(&track).map_or(&[][..], |outgoing| &outgoing.destinations);
+        let wanting = destinations.iter().filter(move |destination| destination.layers.contains(layer));
+        wanting.map(|destination| (&destination.node, destination.number))
+    }
+
+    /// Which of our tracks that edge knows under this number.
+    pub(super) fn sent_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
+        let sends = |outgoing: &Outgoing| outgoing.destinations.iter().any(|d| d.node == *node && d.number == number);
+        self.outgoing.iter().find(|(_, outgoing)| sends(outgoing)).map(|(track, _)| *track)
+    }
+
+    pub(super) fn received_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
+        self.incoming.get(&(node.clone(), number)).copied()
+    }
+
+    /// Consecutive packets of one layer together, in their order. Packets of unknown numbers are left out: a track that has
+    /// just ended.
+    pub(super) fn from_link(&self, node: &NodeId, packets: Vec<Received>) -> Vec<(TrackId, Layer, Vec<Bytes>)> {
+        let mut runs: Vec<(TrackId, Layer, Vec<Bytes>)> = Vec::new();
+        let mut last: Option<(u32, Option<TrackId>)> = None;
+        for packet in packets {
+            let track = match last {
+                Some((number, track)) if number == packet.track => track,
+                _ => self.received_as(node, packet.track),
+            };
+            last = Some((packet.track, track));
+            let Some(track) = track else { continue };
+            match runs.last_mut() {
+                Some((held, layer, payloads)) if *held == track && *layer == packet.layer => payloads.push(packet.payload),
+                _ => runs.push((track, packet.layer, vec![packet.payload])),
+            }
+        }
+        runs
+    }
+}
+
+fn priority(kind: MediaKind, layer: Layer) -> Priority {
+    match kind {
+        MediaKind::Audio => Priority::Audio,
+        MediaKind::Video => Priority::of_video(layer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(track: u32, layer: u8, byte: u8) -> Received {
+        Received { track, layer: Layer(layer), payload: Bytes::from(vec![byte]) }
+    }
+
+    #[test]
+    fn the_layers_tapped_are_those_that_any_edge_gets() {
+        let mut crossing = Crossing::default();
+        let (fra, sin) = (NodeId::from("fra"), NodeId::from("sin"));
+        let mut forward = |node: &NodeId, layers| crossing.forward(TrackId(1), MediaKind::Video, node, 7, LayerSet(layers));
+        assert_eq!(forward(&fra, 0b100), LayerSet(0b100));
+        assert_eq!(forward(&sin, 0b001), LayerSet(0b101));
+        assert_eq!(forward(&fra, 0b000), LayerSet(0b001));
+        assert_eq!(forward(&sin, 0b000), LayerSet::EMPTY);
+    }
+
+    #[test]
+    fn packets_keep_their_order_and_unknown_numbers_are_left_out() {
+        let mut crossing = Crossing::default();
+        let fra = NodeId::from("fra");
+        crossing.receive(TrackId(1), Some((fra.clone(), 4)));
+        crossing.receive(TrackId(2), Some((fra.clone(), 5)));
+        let batch = vec![received(4, 0, 1), received(4, 0, 2), received(9, 0, 3), received(5, 2, 4), received(4, 0, 5)];
+        let runs = crossing.from_link(&fra, batch);
+        let flat: Vec<_> = runs.iter().map(|(track, layer, payloads)| (track.0, layer.0, payloads.len())).collect();
+        assert_eq!(flat, [(1, 0, 2), (2, 2, 1), (1, 0, 1)]);
+    }
+
+    #[test]
+    fn a_track_comes_from_one_edge_at_a_time() {
+        let mut crossing = Crossing::default();
+        let (fra, sin) = (NodeId::from("fra"), NodeId::from("sin"));
+        crossing.receive(TrackId(1), Some((fra.clone(), 4)));
+        crossing.receive(TrackId(1), Some((sin.clone(), 6)));
+        assert_eq!(crossing.received_as(&fra, 4), None);
+        assert_eq!(crossing.received_as(&sin, 6), Some(TrackId(1)));
+        crossing.drop_track(TrackId(1));
+        assert_eq!(crossing.received_as(&sin, 6), None);
+    }
+}

@@ -1,0 +1,313 @@
+//! The task between rooms and links: feeds `meridian_cascade::Mesh` with what arrives from either side and carries out what
+//! it says. It never waits for a room: a room that is behind loses a message here, and the next digest repairs it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meridian_cascade::{Data, Edge, Mesh, Output, RoomInput};
+use meridian_registry::nodes::{NodeWatch, View};
+use meridian_room::{NodeId, RoomName, RoomSid, TrackSid};
+use meridian_sfu::{LayerSet, MediaKind, SenderReportInfo, TrackId};
+use meridian_shard::{Command, TapBatch};
+use rand::Rng;
+use tokio::sync::{mpsc, oneshot};
+
+use super::crossing::Crossing;
+use super::{Birth, ToMesh};
+use crate::edge::{EdgeState, unix_now_ms};
+use crate::link::{LinkEndpoint, LinkEvent, PeerAddress, SenderReport};
+use crate::rooms::{FromMesh, MeshData, RoomHandle, ToRoom};
+
+/// Messages taken from one source before the others get their turn.
+const BATCH: usize = 128;
+
+pub(crate) struct Inputs {
+    pub(crate) endpoint: LinkEndpoint,
+    pub(crate) links: mpsc::Receiver<LinkEvent>,
+    pub(crate) tapped: mpsc::Receiver<TapBatch>,
+    pub(crate) rooms: mpsc::Receiver<ToMesh>,
+    pub(crate) nodes: NodeWatch,
+}
+
+struct Member {
+    handle: RoomHandle,
+    /// Answered when the home edges have said which life of the room this is.
+    birth: Option<oneshot::Sender<Birth>>,
+    tracks: HashMap<TrackSid, (TrackId, MediaKind)>,
+    /// Something could not be told: all is said again once the room has caught up.
+    missed: bool,
+    /// Said before the room carried the track: kept until it does.
+    waiting: HashMap<TrackSid, Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    source: Option<(NodeId, u32)>,
+    forwards: HashMap<NodeId, (u32, LayerSet)>,
+}
+
+struct Driver {
+    edge: Arc<EdgeState>,
+    endpoint: LinkEndpoint,
+    mesh: Mesh,
+    members: HashMap<RoomName, Member>,
+    crossing: Crossing,
+}
+
+pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
+    let Inputs { endpoint, mut links, mut tapped, mut rooms, nodes } = inputs;
+    let mesh = Mesh::new(edge.node.clone(), rand::rng().random());
+    let mut driver = Driver { edge, endpoint, mesh, members: HashMap::new(), crossing: Crossing::default() };
+    let mut view = nodes.view();
+    driver.view_changed(&nodes.now());
+    let edge = driver.edge.clone();
+    loop {
+        let due = driver.mesh.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(1));
+        tokio::select! {
+            message = rooms.recv() => match message {
+                Some(message) => driver.room_message(message),
+                None => break,
+            },
+            event = links.recv() => match event {
+                Some(event) => driver.link_event(event),
+                None => break,
+            },
+            batch = tapped.recv() => match batch {
+                Some(batch) => driver.send_media(&batch),
+                None => break,
+            },
+            changed = view.changed() => match changed {
+                Ok(()) => driver.view_changed(&nodes.now()),
+                Err(_) => break,
+            },
+            () = tokio::time::sleep_until(due.into()) => driver.mesh.handle_timeout(Instant::now()),
+            () = edge.stopped() => break,
+        }
+        for _ in 0..BATCH {
+            let Ok(batch) = tapped.try_recv() else { break };
+            driver.send_media(&batch);
+        }
+        for _ in 0..BATCH {
+            let Ok(event) = links.try_recv() else { break };
+            driver.link_event(event);
+        }
+        driver.carry_out();
+    }
+    driver.endpoint.shutdown().await;
+}
+
+impl Driver {
+    fn view_changed(&mut self, view: &View) {
+        let own = self.edge.node.as_str();
+        let peers = view.records().filter(|record| record.id != own).filter_map(|record| {
+            Some(PeerAddress { node: NodeId::new(record.id.clone()), addr: record.link? })
+        });
+        self.endpoint.set_peers(peers.collect());
+        let mut edges: Vec<Edge> = view
+            .records()
+            .filter(|record| record.link.is_some())
+            .map(|record| Edge { node: NodeId::new(record.id.clone()), region: record.region.clone() })
+            .collect();
+        if !edges.iter().any(|edge| edge.node.as_str() == own) {
+            // The registry may not list us yet, or no longer: we know that we live.
+            edges.push(Edge { node: self.edge.node.clone(), region: self.edge.config.node.region.clone() });
+        }
+        self.mesh.view_changed(Instant::now(), edges);
+    }
+
+    fn room_message(&mut self, message: ToMesh) {
+        let now = Instant::now();
+        if let Some(room) = message.room()
+            && let Some(member) = self.members.get_mut(room)
+            && std::mem::take(&mut member.missed)
+        {
+            // It speaks, so it has caught up.
+            self.mesh.repeat(room);
+        }
+        match message {
+            ToMesh::Enter { room, home_region, handle, birth } => {
+                let member =
+                    Member { handle, birth: Some(birth), tracks: HashMap::new(), missed: false, waiting: HashMap::new() };
+                self.members.insert(room.clone(), member);
+                let proposal = RoomSid::generate(&mut rand::rng());
+                self.mesh.join_room(now, room, home_region.as_deref().unwrap_or(""), proposal, unix_now_ms() as i64);
+            }
+            ToMesh::Leave { room } => {
+                self.mesh.leave_room(now, &room);
+                if let Some(member) = self.members.remove(&room) {
+                    for (track, _) in member.tracks.into_values() {
+                        self.crossing.drop_track(track);
+                    }
+                }
+            }
+            ToMesh::Delta { room, delta } => self.mesh.local_delta(&room, delta),
+            ToMesh::Relay { room, from, news } => self.mesh.relay_delta(&room, &from, &news),
+            ToMesh::Digest { room, to, digest } => self.mesh.send_digest(&room, &to, digest),
+            ToMesh::Answer { to, lacking } => lacking.into_iter().for_each(|delta| self.mesh.answer_digest(&to, delta)),
+            ToMesh::Carry { room, track, id, kind } => self.carry(&room, track, id, kind),
+            ToMesh::Drop { room, track } => {
+                if let Some((id, _)) = self.members.get_mut(&room).and_then(|member| member.tracks.remove(&track)) {
+                    self.crossing.drop_track(id);
+                }
+            }
+            ToMesh::Want { room, track, origin, epoch, layers } => {
+                self.mesh.want(now, room, track, origin, epoch, layers);
+            }
+            ToMesh::Keyframe { room, track, layer } => self.mesh.request_keyframe(room, track, layer),
+            ToMesh::Data { room, data } => {
+                let MeshData { packet, reliable, destinations } = data;
+                // Addressed to nobody is not addressed to everybody.
+                if destinations.as_ref().is_none_or(|list| !list.is_empty()) {
+                    let destinations = destinations.unwrap_or_default();
+                    self.mesh.send_data(&room, None, Data { packet, reliable, destinations, sender: String::new() });
+                }
+            }
+            ToMesh::SenderReport { track, layer, report } => self.send_report(track, layer, report),
+        }
+    }
+
+    fn carry(&mut self, room: &RoomName, track: TrackSid, id: TrackId, kind: MediaKind) {
+        let Some(member) = self.members.get_mut(room) else { return };
+        let waiting = member.waiting.remove(&track).unwrap_or_default();
+        member.tracks.insert(track, (id, kind));
+        if waiting.source.is_some() {
+            self.crossing.receive(id, waiting.source);
+        }
+        for (node, (number, layers)) in waiting.forwards {
+            let layers = self.crossing.forward(id, kind, &node, number, layers);
+            self.edge.shards.send(Command::Tap { track: id, layers });
+        }
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        let now = Instant::now();
+        match event {
+            LinkEvent::Up { node } => {
+                tracing::info!(peer = %node, "link up");
+                self.mesh.link_up(now, node);
+            }
+            LinkEvent::Down { node, reason } => {
+                tracing::warn!(peer = %node, %reason, "link down");
+                self.edge.mesh.link_gone(&node);
+                self.mesh.link_down(now, &node);
+            }
+            LinkEvent::Control { node, message } => {
+                if let Err(error) = self.mesh.handle_message(now, &node, &message) {
+                    tracing::warn!(peer = %node, %error, "message refused");
+                }
+            }
+            LinkEvent::Media { node, packets } => {
+                for (track, layer, packets) in self.crossing.from_link(&node, packets) {
+                    self.edge.shards.send(Command::RemoteMedia { track, layer, packets });
+                }
+            }
+            LinkEvent::SenderReport { node, report } => {
+                if let Some(track) = self.crossing.received_as(&node, report.track) {
+                    let info = SenderReportInfo { ntp: report.ntp, rtp_timestamp: report.rtp_timestamp };
+                    self.edge.shards.send(Command::RemoteSenderReport { track, layer: report.layer, report: info });
+                }
+            }
+            LinkEvent::LayerShed { node, track, layer, shed } => {
+                tracing::info!(peer = %node, ?layer, shed, "congestion on the link");
+                // What crosses again is useless to its receivers until a keyframe.
+                if !shed && let Some(track) = self.crossing.sent_as(&node, track) {
+                    self.edge.shards.send(Command::RequestKeyframe { track, layer });
+                }
+            }
+            LinkEvent::Suspect { node, silent_for } => tracing::info!(peer = %node, ?silent_for, "link silent"),
+            LinkEvent::Alive { node } => tracing::info!(peer = %node, "link heard again"),
+            LinkEvent::Stats { node, stats } => self.edge.mesh.link_stats(&node, stats),
+            LinkEvent::DialFailed { node, error, retry_in } => {
+                tracing::info!(peer = %node, %error, ?retry_in, "link not up yet");
+            }
+            LinkEvent::Refused { from, error } => tracing::warn!(%from, %error, "link refused"),
+        }
+    }
+
+    fn send_media(&mut self, batch: &TapBatch) {
+        for (node, packets) in self.crossing.to_links(batch) {
+            // A link that has just gone down: the mesh hears of it in its own event.
+            let _ = self.endpoint.send_media(&node, packets);
+        }
+    }
+
+    fn send_report(&mut self, track: TrackId, layer: meridian_sfu::Layer, report: SenderReportInfo) {
+        for (node, number) in self.crossing.reported_to(track, layer) {
+            let report =
+                SenderReport { track: number, layer, ntp: report.ntp, rtp_timestamp: report.rtp_timestamp };
+            let _ = self.endpoint.send_sender_report(node, report);
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.mesh.poll_output() {
+            match output {
+                Output::Send { to, message } => {
+                    if let Err(error) = self.endpoint.send_control(&to, message) {
+                        tracing::debug!(peer = %to, %error, "control message not sent");
+                    }
+                }
+                // Links stand between all edges of the view ([`Driver::view_changed`]): none is dialled for one room.
+                Output::ConnectTo(_) | Output::Disconnect(_) => {}
+                Output::Room { room, input } => self.tell_room(&room, input),
+                Output::Receive { room, track, source } => {
+                    let Some(member) = self.members.get_mut(&room) else { continue };
+                    match member.tracks.get(&track) {
+                        Some((id, _)) => self.crossing.receive(*id, source),
+                        None => member.waiting.entry(track).or_default().source = source,
+                    }
+                }
+                Output::Forward { room, track, to, number, layers } => self.forward(&room, track, to, number, layers),
+            }
+        }
+    }
+
+    fn forward(&mut self, room: &RoomName, track: TrackSid, to: NodeId, number: u32, layers: LayerSet) {
+        let Some(member) = self.members.get_mut(room) else { return };
+        if let Some(&(id, kind)) = member.tracks.get(&track) {
+            let layers = self.crossing.forward(id, kind, &to, number, layers);
+            self.edge.shards.send(Command::Tap { track: id, layers });
+            return;
+        }
+        let waiting = member.waiting.entry(track.clone()).or_default();
+        if layers.is_empty() {
+            waiting.forwards.remove(&to);
+        } else {
+            waiting.forwards.insert(to, (number, layers));
+            // A track that only passes through: nobody here has asked for it yet.
+            member.handle.try_send(ToRoom::Mesh(FromMesh::PassThrough { track }));
+        }
+    }
+
+    fn tell_room(&mut self, room: &RoomName, input: RoomInput) {
+        let others = self.mesh.members(room).count();
+        let Some(member) = self.members.get_mut(room) else { return };
+        let message = match input {
+            RoomInput::Life(life) => match member.birth.take() {
+                Some(birth) => {
+                    let _ = birth.send(Birth { created_at_ms: life.created_at_ms(), sid: life.sid, incarnation: life.incarnation, others });
+                    return;
+                }
+                None => FromMesh::Incarnation { sid: life.sid, incarnation: life.incarnation },
+            },
+            RoomInput::Delta { from, delta } => FromMesh::Delta { from, delta },
+            RoomInput::Digest { from, digest } => FromMesh::Digest { from, digest },
+            RoomInput::DigestWanted { to } => FromMesh::DigestWanted { to },
+            RoomInput::NodeHeard(node) => FromMesh::NodeHeard(node),
+            RoomInput::NodeSilent(node) => FromMesh::NodeSilent(node),
+            RoomInput::Wanted { track, layers } => FromMesh::Wanted { track, layers },
+            RoomInput::Keyframe { track, layer } => FromMesh::Keyframe { track, layer },
+            RoomInput::Data { data, .. } => FromMesh::Data(MeshData {
+                packet: data.packet,
+                reliable: data.reliable,
+                destinations: Some(data.destinations).filter(|list| !list.is_empty()),
+            }),
+            RoomInput::Speakers { .. } => return,
+        };
+        if !member.handle.try_send(ToRoom::Mesh(message)) {
+            tracing::debug!(%room, "the room is behind: a message of the mesh was dropped");
+            member.missed = true;
+        }
+    }
+}

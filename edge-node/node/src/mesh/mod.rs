@@ -1,0 +1,184 @@
+//! Rooms on one side, links to other edges on the other. This file is the rooms' side: what a room may ask of the mesh.
+//! `driver` runs `meridian-cascade`'s state machine between the two; `crossing` says which track has which number on
+//! which link.
+
+mod crossing;
+mod driver;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use meridian_room::{Epoch, NodeId, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
+use meridian_sfu::{Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::edge::unix_now_ms;
+use crate::link::LinkStats;
+use crate::rooms::{MeshData, RoomHandle};
+
+pub(crate) use driver::{Inputs, run};
+
+/// Requests of rooms that may wait. State that is dropped here is repaired by the next digest.
+const QUEUE: usize = 16_384;
+
+/// Which life of a room name this is, as its home edge says.
+#[derive(Clone, Debug)]
+pub(crate) struct Birth {
+    pub(crate) sid: RoomSid,
+    pub(crate) incarnation: u64,
+    /// The same on every edge. Milliseconds since 1970.
+    pub(crate) created_at_ms: i64,
+    /// Other edges that have people in it: what they know is on its way.
+    pub(crate) others: usize,
+}
+
+pub(crate) enum ToMesh {
+    Enter { room: RoomName, home_region: Option<String>, handle: RoomHandle, birth: oneshot::Sender<Birth> },
+    Leave { room: RoomName },
+    Delta { room: RoomName, delta: RoomDelta },
+    Relay { room: RoomName, from: NodeId, news: RoomDelta },
+    Digest { room: RoomName, to: Vec<NodeId>, digest: RoomDigest },
+    Answer { to: NodeId, lacking: Vec<RoomDelta> },
+    Carry { room: RoomName, track: TrackSid, id: TrackId, kind: MediaKind },
+    Drop { room: RoomName, track: TrackSid },
+    Want { room: RoomName, track: TrackSid, origin: NodeId, epoch: Epoch, layers: LayerSet },
+    Keyframe { room: RoomName, track: TrackSid, layer: Layer },
+    Data { room: RoomName, data: MeshData },
+    SenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
+}
+
+impl ToMesh {
+    fn room(&self) -> Option<&RoomName> {
+        match self {
+            ToMesh::Enter { room, .. }
+            | ToMesh::Leave { room }
+            | ToMesh::Delta { room, .. }
+            | ToMesh::Relay { room, .. }
+            | ToMesh::Digest { room, .. }
+            | ToMesh::Carry { room, .. }
+            | ToMesh::Drop { room, .. }
+            | ToMesh::Want { room, .. }
+            | ToMesh::Keyframe { room, .. }
+            | ToMesh::Data { room, .. } => Some(room),
+            ToMesh::Answer { .. } | ToMesh::SenderReport { .. } => None,
+        }
+    }
+}
+
+pub(crate) struct MeshHandle {
+    queue: mpsc::Sender<ToMesh>,
+    dropped: AtomicU64,
+    /// The last second of every link, for `/metrics`.
+    links: Mutex<BTreeMap<NodeId, LinkStats>>,
+}
+
+impl MeshHandle {
+    pub(crate) fn new() -> (MeshHandle, mpsc::Receiver<ToMesh>) {
+        let (queue, requests) = mpsc::channel(QUEUE);
+        (MeshHandle { queue, dropped: AtomicU64::new(0), links: Mutex::default() }, requests)
+    }
+
+    /// The room has people here now: announces it, and learns which life of the room this is. Waits for the home edge, but
+    /// not long: a room can live without it.
+    pub(crate) async fn enter(&self, room: &RoomName, home_region: Option<String>, handle: &RoomHandle) -> Birth {
+        let (birth, born) = oneshot::channel();
+        let enter = ToMesh::Enter { room: room.clone(), home_region, handle: handle.clone(), birth };
+        if self.queue.send(enter).await.is_ok()
+            && let Ok(birth) = born.await
+        {
+            return birth;
+        }
+        let now_ms = unix_now_ms();
+        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: now_ms, created_at_ms: now_ms as i64, others: 0 }
+    }
+
+    pub(crate) fn leave(&self, room: &RoomName) {
+        self.send(ToMesh::Leave { room: room.clone() });
+    }
+
+    /// To every edge of the room.
+    pub(crate) fn delta(&self, room: &RoomName, delta: RoomDelta) {
+        self.send(ToMesh::Delta { room: room.clone(), delta });
+    }
+
+    /// News that came from one edge, for those that do not hear its writers themselves.
+    pub(crate) fn relay(&self, room: &RoomName, from: &NodeId, news: RoomDelta) {
+        self.send(ToMesh::Relay { room: room.clone(), from: from.clone(), news });
+    }
+
+    pub(crate) fn digest(&self, room: &RoomName, to: Vec<NodeId>, digest: RoomDigest) {
+        self.send(ToMesh::Digest { room: room.clone(), to, digest });
+    }
+
+    pub(crate) fn answer(&self, to: &NodeId, lacking: Vec<RoomDelta>) {
+        if !lacking.is_empty() {
+            self.send(ToMesh::Answer { to: to.clone(), lacking });
+        }
+    }
+
+    /// This edge carries the track under this number, whether it is published here or comes from elsewhere.
+    pub(crate) fn carry(&self, room: &RoomName, track: &TrackSid, id: TrackId, kind: MediaKind) {
+        self.send(ToMesh::Carry { room: room.clone(), track: track.clone(), id, kind });
+    }
+
+    pub(crate) fn drop_track(&self, room: &RoomName, track: &TrackSid) {
+        self.send(ToMesh::Drop { room: room.clone(), track: track.clone() });
+    }
+
+    /// These layers of a track published at `origin`, in its publisher's `epoch`, are wanted here now.
+    pub(crate) fn want(&self, room: &RoomName, track: &TrackSid, origin: &NodeId, epoch: Epoch, layers: LayerSet) {
+        let (room, track, origin) = (room.clone(), track.clone(), origin.clone());
+        self.send(ToMesh::Want { room, track, origin, epoch, layers });
+    }
+
+    pub(crate) fn keyframe(&self, room: &RoomName, track: &TrackSid, layer: Layer) {
+        self.send(ToMesh::Keyframe { room: room.clone(), track: track.clone(), layer });
+    }
+
+    pub(crate) fn data(&self, room: &RoomName, data: MeshData) {
+        self.send(ToMesh::Data { room: room.clone(), data });
+    }
+
+    pub(crate) fn sender_report(&self, track: TrackId, layer: Layer, report: SenderReportInfo) {
+        self.send(ToMesh::SenderReport { track, layer, report });
+    }
+
+    pub(crate) fn render_metrics(&self, text: &mut String) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        let _ = writeln!(text, "# TYPE meridian_mesh_requests_dropped_total counter");
+        let _ = writeln!(text, "meridian_mesh_requests_dropped_total {dropped}");
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        type Read = fn(&LinkStats) -> f64;
+        let gauges: [(&str, Read); 7] = [
+            ("rtt_ms", |stats| f64::from(stats.rtt_ms)),
+            ("jitter_ms", |stats| f64::from(stats.jitter_ms)),
+            ("loss_in_ratio", |stats| f64::from(stats.loss_in)),
+            ("loss_out_ratio", |stats| f64::from(stats.loss_out)),
+            ("sent_bps", |stats| stats.sent_bps as f64),
+            ("received_bps", |stats| stats.received_bps as f64),
+            ("target_bps", |stats| stats.target_bps as f64),
+        ];
+        for (name, read) in gauges {
+            let _ = writeln!(text, "# TYPE meridian_link_{name} gauge");
+            for (node, stats) in links.iter() {
+                let _ = writeln!(text, "meridian_link_{name}{{peer=\"{node}\"}} {}", read(stats));
+            }
+        }
+    }
+
+    pub(crate) fn link_stats(&self, node: &NodeId, stats: LinkStats) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), stats);
+    }
+
+    pub(crate) fn link_gone(&self, node: &NodeId) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    fn send(&self, message: ToMesh) {
+        if self.queue.try_send(message).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

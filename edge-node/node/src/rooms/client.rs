@@ -1,0 +1,203 @@
+//! One client of a room on this edge: its protocol session, its SDP, its transport, its subscriptions.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use meridian_room::{DisconnectReason, Identity, ParticipantSid, TrackSid};
+use meridian_sfu::TrackId;
+use meridian_shard::{Demand, PeerId, PeerStats};
+use meridian_signalling::Session;
+use meridian_transport::IceCredentials;
+use meridian_transport::sdp::{Negotiation, SubscriptionMedia};
+use tokio::sync::mpsc;
+
+use super::{Outgoing, SessionKey};
+
+/// How long a client without a socket is waited for while its media still flows.
+pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client that closed its transport is waited for: on another edge it would be back by then.
+const RETURN_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client that joined may take until its media transport stands.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+/// A client asked to offer again that has not within this time is asked once more.
+const OFFER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The client's media transport on a shard.
+pub(super) struct Transport {
+    pub(super) peer: PeerId,
+    pub(super) local: IceCredentials,
+    pub(super) connected: bool,
+}
+
+pub(super) struct Client {
+    pub(super) key: SessionKey,
+    pub(super) identity: Identity,
+    pub(super) sid: ParticipantSid,
+    pub(super) signalling: Session,
+    pub(super) negotiation: Negotiation,
+    pub(super) transport: Option<Transport>,
+    /// What flows to the client now, by track.
+    pub(super) subscriptions: HashMap<TrackId, SubscriptionMedia>,
+    /// Tracks asked for; some still wait for a media section.
+    pub(super) wanted: HashSet<TrackId>,
+    /// What the client said about tracks it receives or will receive.
+    pub(super) demands: HashMap<TrackSid, Demand>,
+    /// The client's socket now; `None` between sockets.
+    pub(super) socket: Option<SessionKey>,
+    /// Its outgoing queue.
+    frames: Option<mpsc::Sender<Outgoing>>,
+    joined_at: Instant,
+    detached_at: Option<Instant>,
+    /// When the client closed its transport, if it has no other since.
+    closed_at: Option<Instant>,
+    /// Something changed that only a new offer of the client can carry.
+    pub(super) needs_offer: bool,
+    offer_asked_at: Option<Instant>,
+    pub(super) stats: Option<PeerStats>,
+}
+
+/// The client's queue was full: its socket has been given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooSlow;
+
+impl Client {
+    pub(super) fn new(
+        key: SessionKey,
+        identity: Identity,
+        sid: ParticipantSid,
+        signalling: Session,
+        frames: mpsc::Sender<Outgoing>,
+        now: Instant,
+    ) -> Client {
+        Client {
+            key,
+            identity,
+            sid,
+            signalling,
+            negotiation: Negotiation::new(key.0 ^ 0x6d65_7269_6469_616e),
+            transport: None,
+            subscriptions: HashMap::new(),
+            wanted: HashSet::new(),
+            demands: HashMap::new(),
+            socket: Some(key),
+            frames: Some(frames),
+            joined_at: now,
+            detached_at: None,
+            closed_at: None,
+            needs_offer: false,
+            offer_asked_at: None,
+            stats: None,
+        }
+    }
+
+    pub(super) fn peer(&self) -> Option<PeerId> {
+        self.transport.as_ref().map(|transport| transport.peer)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.transport.as_ref().is_some_and(|transport| transport.connected)
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.closed_at = None;
+        if let Some(transport) = &mut self.transport {
+            transport.connected = true;
+        }
+    }
+
+    /// What the client said of a track before it got it, or everything.
+    pub(super) fn first_demand(&self, track: &TrackSid) -> Demand {
+        self.demands.get(track).copied().unwrap_or_default()
+    }
+
+    /// Writes what is left to say and closes the socket, with the reason where there is one.
+    pub(super) fn close(&mut self, reason: &str) {
+        let _ = self.flush(Instant::now());
+        if let Some(frames) = self.frames.take()
+            && !reason.is_empty()
+        {
+            let _ = frames.try_send(Outgoing::Close(reason.to_owned()));
+        }
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        self.frames.is_some()
+    }
+
+    /// The socket is gone; the client may come back and resume.
+    pub(super) fn detach(&mut self, now: Instant) {
+        self.frames = None;
+        self.socket = None;
+        self.detached_at = Some(now);
+        // Whatever was asked of the old socket may never have been read.
+        self.offer_asked_at = None;
+    }
+
+    pub(super) fn attach(&mut self, socket: SessionKey, frames: mpsc::Sender<Outgoing>) {
+        self.socket = Some(socket);
+        self.frames = Some(frames);
+        self.detached_at = None;
+    }
+
+    /// Hands what the session has to say to the socket.
+    pub(super) fn flush(&mut self, now: Instant) -> Result<(), TooSlow> {
+        if self.signalling.is_overflowed() && self.frames.is_some() {
+            self.detach(now);
+            return Err(TooSlow);
+        }
+        // Between sockets the session keeps what it has to say: a resume tells it anew.
+        if self.frames.is_none() {
+            return Ok(());
+        }
+        while let Some(frame) = self.signalling.poll_frame() {
+            let Some(frames) = &self.frames else { continue };
+            match frames.try_send(Outgoing::Frame(frame)) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => self.detach(now),
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    self.detach(now);
+                    return Err(TooSlow);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the client for a new offer if one is needed and none is on its way.
+    pub(super) fn ask_for_offer(&mut self, now: Instant) {
+        let recently = |asked: Instant| now.saturating_duration_since(asked) < OFFER_PATIENCE;
+        if !self.needs_offer || self.transport.is_none() || self.frames.is_none() || self.offer_asked_at.is_some_and(recently) {
+            return;
+        }
+        let required = self.negotiation.sections_required();
+        self.signalling.sections_required(required.audios, required.videos);
+        self.offer_asked_at = Some(now);
+    }
+
+    pub(super) fn offer_arrived(&mut self) {
+        self.offer_asked_at = None;
+        self.needs_offer = false;
+    }
+
+    /// The client closed its transport in good order.
+    pub(super) fn transport_closed(&mut self, now: Instant) {
+        self.transport = None;
+        self.subscriptions.clear();
+        self.closed_at = Some(now);
+    }
+
+    /// Why this client is to be given up, if it is.
+    pub(super) fn overdue(&self, now: Instant) -> Option<(DisconnectReason, &'static str)> {
+        let longer = |since: Instant, patience: Duration| now.saturating_duration_since(since) > patience;
+        if self.closed_at.is_some_and(|since| longer(since, RETURN_PATIENCE)) {
+            return Some((DisconnectReason::ClientInitiated, "closed its transport"));
+        }
+        if self.detached_at.is_some_and(|since| longer(since, RESUME_PATIENCE)) {
+            return Some((DisconnectReason::ConnectionTimeout, "did not come back after its socket closed"));
+        }
+        if !self.is_connected() && self.detached_at.is_none() && longer(self.joined_at, CONNECT_PATIENCE) {
+            return Some((DisconnectReason::ConnectionTimeout, "its media transport never stood"));
+        }
+        None
+    }
+}

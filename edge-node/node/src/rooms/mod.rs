@@ -1,0 +1,233 @@
+//! The rooms with people on this edge: one task per room holds the room's state, its sessions and what they subscribe to.
+//!
+//! Everything that concerns a room goes through its task's queue as a [`ToRoom`], so nothing in a room needs a lock and a
+//! room that misbehaves stops at its own door. A task ends when nobody is left on this edge; the next join starts another.
+
+mod client;
+mod negotiate;
+mod relay;
+mod subscribe;
+mod task;
+mod tracks;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use meridian_api::token::Claims;
+use meridian_room::{NodeId, RoomName, RoomSid, TrackSid};
+use meridian_sfu::{Layer, LayerSet};
+use meridian_signalling::{ConnectRequest, Frame};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::edge::EdgeState;
+
+/// Messages that may wait for one room. Sockets wait for room in the queue; media events wait in the router's task.
+const QUEUE: usize = 1024;
+/// Rooms one edge holds at most.
+const ROOMS_MAX: usize = 20_000;
+
+/// One client's connection to a room on this edge; a resumed one keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionKey(pub(crate) u64);
+
+/// A client at the door: a valid token that allows joining `claims.video.room`.
+pub(crate) struct Connect {
+    pub(crate) request: ConnectRequest,
+    pub(crate) claims: Claims,
+    /// Where the room puts what the client's socket shall send.
+    pub(crate) frames: mpsc::Sender<Outgoing>,
+}
+
+/// What a room gives a client's socket to write.
+pub(crate) enum Outgoing {
+    Frame(Frame),
+    /// Close with this reason: the client broke the protocol or is gone for good.
+    Close(String),
+}
+
+pub(crate) enum ToRoom {
+    /// Answered with the session's key; with the client itself when the task is ending; not at all when it was refused.
+    Connect { connect: Connect, joined: oneshot::Sender<Result<SessionKey, Connect>> },
+    /// The permit bounds how much of one client's input waits here; it is given back once the frame is handled.
+    Frame { session: SessionKey, frame: Frame, permit: OwnedSemaphorePermit },
+    SocketClosed { session: SessionKey },
+    Media(meridian_shard::Event),
+    Mesh(FromMesh),
+    /// Say goodbye to everybody: this edge is going away, or the room was closed.
+    Close(CloseKind),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseKind {
+    /// Clients shall come back at once (through the join API or to another edge).
+    EdgeLeaves,
+    RoomClosed,
+}
+
+/// What other edges send to a room.
+#[derive(Debug)]
+pub(crate) enum FromMesh {
+    /// The home edge fixed which life of the room this is.
+    Incarnation { sid: RoomSid, incarnation: u64 },
+    Delta { from: NodeId, delta: meridian_room::RoomDelta },
+    /// `from` tells what it has; the answer is what it lacks.
+    Digest { from: NodeId, digest: meridian_room::RoomDigest },
+    /// Our digest, to these edges.
+    DigestWanted { to: Vec<NodeId> },
+    NodeSilent(NodeId),
+    NodeHeard(NodeId),
+    /// The layers of one of our tracks that somebody beyond the link to any other edge wants now.
+    Wanted { track: TrackSid, layers: LayerSet },
+    Keyframe { track: TrackSid, layer: Layer },
+    /// A track that this edge passes on from one edge to another, whether or not anybody here wants it.
+    PassThrough { track: TrackSid },
+    Data(MeshData),
+}
+
+/// A client's data packet on its way between edges: stamped with its sender, opaque otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MeshData {
+    pub(crate) packet: Bytes,
+    pub(crate) reliable: bool,
+    /// Identities it is for; `None` = everybody.
+    pub(crate) destinations: Option<Vec<String>>,
+}
+
+#[derive(Clone)]
+pub(crate) struct RoomHandle {
+    queue: mpsc::Sender<ToRoom>,
+    /// Clients on this edge.
+    people: Arc<AtomicU32>,
+}
+
+/// The room's task has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the room ended")]
+pub(crate) struct RoomEnded;
+
+impl RoomHandle {
+    pub(crate) async fn send(&self, message: ToRoom) -> Result<(), RoomEnded> {
+        self.queue.send(message).await.map_err(|_| RoomEnded)
+    }
+
+    /// For callers that must not wait: `false` if the room is behind or ended.
+    pub(crate) fn try_send(&self, message: ToRoom) -> bool {
+        self.queue.try_send(message).is_ok()
+    }
+
+    fn set_people(&self, people: usize) {
+        self.people.store(u32::try_from(people).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("this edge holds {ROOMS_MAX} rooms already: join through another edge")]
+    TooManyRooms,
+    #[error("the session was refused: the client was told why")]
+    Refused,
+}
+
+pub(crate) struct Rooms {
+    live: Mutex<HashMap<RoomName, RoomHandle>>,
+    next_session: AtomicU64,
+    ended: tokio::sync::Notify,
+}
+
+impl Rooms {
+    pub(crate) fn new() -> Rooms {
+        Rooms { live: Mutex::new(HashMap::new()), next_session: AtomicU64::new(1), ended: tokio::sync::Notify::new() }
+    }
+
+    pub(crate) fn next_session(&self) -> SessionKey {
+        SessionKey(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn get(&self, name: &RoomName) -> Option<RoomHandle> {
+        self.lock().get(name).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<RoomHandle> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Hands a client to its room, which is started if this edge has nobody in it yet.
+    ///
+    /// # Errors
+    /// [`ConnectError::Refused`] if the room turned the client away (it has been sent a Leave with the reason).
+    pub(crate) async fn connect(
+        &self,
+        edge: &Arc<EdgeState>,
+        connect: Connect,
+    ) -> Result<(SessionKey, RoomHandle), ConnectError> {
+        let room = connect.claims.video.as_ref().map(|grants| grants.room.clone()).unwrap_or_default();
+        let name = RoomName::new(room);
+        let mut connect = connect;
+        loop {
+            let home = connect.claims.meridian.as_ref().and_then(|meridian| meridian.home_region.clone());
+            let room = self.get_or_start(edge, &name, home)?;
+            let (joined, answer) = oneshot::channel();
+            match room.queue.send(ToRoom::Connect { connect, joined }).await {
+                Ok(()) => match answer.await {
+                    Ok(Ok(session)) => return Ok((session, room)),
+                    // The task was about to end: start another.
+                    Ok(Err(again)) => connect = again,
+                    Err(_) => return Err(ConnectError::Refused),
+                },
+                Err(mpsc::error::SendError(ToRoom::Connect { connect: again, .. })) => connect = again,
+                Err(_) => return Err(ConnectError::Refused),
+            }
+        }
+    }
+
+    fn get_or_start(
+        &self,
+        edge: &Arc<EdgeState>,
+        name: &RoomName,
+        home_region: Option<String>,
+    ) -> Result<RoomHandle, ConnectError> {
+        let mut live = self.lock();
+        if let Some(room) = live.get(name).filter(|room| !room.queue.is_closed()) {
+            return Ok(room.clone());
+        }
+        if live.len() >= ROOMS_MAX {
+            return Err(ConnectError::TooManyRooms);
+        }
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let room = RoomHandle { queue: sender, people: Arc::default() };
+        live.insert(name.clone(), room.clone());
+        tokio::spawn(task::run(edge.clone(), name.clone(), room.clone(), receiver, home_region));
+        Ok(room)
+    }
+
+    /// Called by a room's task when it ends, after it closed its queue.
+    fn retire(&self, name: &RoomName) {
+        let mut live = self.lock();
+        if live.get(name).is_some_and(|room| room.queue.is_closed()) {
+            live.remove(name);
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Every room and how many of its people are on this edge.
+    pub(crate) fn people(&self) -> Vec<(RoomName, u32)> {
+        self.lock().iter().map(|(name, room)| (name.clone(), room.people.load(Ordering::Relaxed))).collect()
+    }
+
+    /// Waits until no room is left.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RoomName, RoomHandle>> {
+        self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,215 @@
+//! Offers and answers: what a client's new SDP means for its transport, for what it publishes and for what it is sent.
+
+use meridian_room::{TrackCodec, TrackKind};
+use meridian_sfu::{Codec, Layer, MediaKind, TrackId};
+use meridian_shard::{Command, PeerId};
+use meridian_signalling::{Matched, PublicationKey};
+use meridian_transport::IceCredentials;
+use meridian_transport::sdp::{Answer, LocalMedia, Publication, SdpError, SubscriptionMedia};
+
+use super::SessionKey;
+use super::client::Transport;
+use super::task::RoomTask;
+use super::tracks::{CarriedTrack, Origin};
+
+impl RoomTask {
+    /// Answers an offer and puts into effect what changed.
+    pub(super) fn offer(&mut self, key: SessionKey, id: u32, sdp: &str) -> Result<(), SdpError> {
+        let edge = self.edge.clone();
+        let Some(client) = self.clients.get_mut(&key) else { return Ok(()) };
+        client.offer_arrived();
+        let restarts = client.negotiation.inspect(sdp)?.restarted;
+        let (peer, local) = match &client.transport {
+            Some(transport) if !restarts => (transport.peer, transport.local.clone()),
+            // RFC 8839 §4.4.1.1.1: new credentials of the client want new ones of ours.
+            Some(transport) => (transport.peer, IceCredentials::generate(&mut rand::rng())),
+            None => (edge.shards.allocate_peer(), IceCredentials::generate(&mut rand::rng())),
+        };
+        let candidates = edge.shards.candidates(peer);
+        let local = LocalMedia { ice: local, fingerprint: edge.fingerprint, candidates };
+        let answer = client.negotiation.answer(sdp, &local)?;
+        self.set_transport(key, peer, local.ice, &answer);
+        for publication in &answer.publications {
+            self.set_publication(key, publication);
+        }
+        self.set_subscriptions(key, &answer.subscriptions);
+        for unsupported in &answer.unsupported {
+            self.subscription_unsupported(key, TrackId(*unsupported));
+        }
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.signalling.send_answer(id, answer.sdp, &answer.mid_to_track);
+            client.needs_offer |= client.negotiation.needs_reoffer();
+        }
+        self.dirty.insert(key);
+        Ok(())
+    }
+
+    fn set_transport(&mut self, key: SessionKey, peer: PeerId, local: IceCredentials, answer: &Answer) {
+        let edge = self.edge.clone();
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let remote = answer.remote.ice.clone();
+        match &mut client.transport {
+            Some(transport) if !answer.remote.dtls_changed => {
+                if answer.remote.restarted {
+                    edge.shards.send(Command::RestartIce { peer, local: local.clone(), remote });
+                    transport.local = local;
+                }
+                return;
+            }
+            _ => {}
+        }
+        let replaced = client.transport.is_some();
+        client.subscriptions.clear();
+        // A new transport goes on the same shard: the answer already names that shard's candidates.
+        let fresh = if replaced { edge.shards.allocate_peer_on(peer.shard) } else { peer };
+        if replaced {
+            // Another certificate is another transport: everything that ran over the old one starts anew.
+            self.forget_peer(peer);
+        }
+        let peer = fresh;
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        client.transport = Some(Transport { peer, local: local.clone(), connected: false });
+        edge.router.route_peer(peer, &self.handle);
+        self.peers.insert(peer, key);
+        edge.shards.send(Command::AddPeer {
+            peer,
+            local,
+            remote,
+            remote_fingerprint: answer.remote.fingerprint,
+        });
+        for sid in self.tracks.published_by(key) {
+            if let Some(track) = self.tracks.get_mut(&sid)
+                && let Origin::Local { publication, .. } = &mut track.origin
+            {
+                *publication = None;
+            }
+        }
+    }
+
+    /// One media section on which the client sends, as it now stands.
+    fn set_publication(&mut self, key: SessionKey, publication: &Publication) {
+        let Some(peer) = self.clients.get(&key).and_then(|client| client.peer()) else { return };
+        if let Some(sid) = self.tracks.published_on(key, &publication.mid) {
+            let Some(track) = self.tracks.get_mut(&sid) else { return };
+            let Origin::Local { publication: held, cid, .. } = &mut track.origin else { return };
+            if publication.active && *cid == publication.cid {
+                if held.as_ref() != Some(publication) {
+                    *held = Some(publication.clone());
+                    let (track, publication) = (track.id, publication.clone());
+                    self.edge.shards.send(Command::Publish { peer, track, publication });
+                }
+                return;
+            }
+            // The section stopped sending, or sends something else now.
+            self.unpublish(key, &sid);
+        }
+        if publication.active {
+            self.add_publication(key, peer, publication);
+        }
+    }
+
+    fn add_publication(&mut self, key: SessionKey, peer: PeerId, publication: &Publication) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let codecs: Vec<Codec> = publication.payloads.iter().map(|payload| payload.codec).collect();
+        let Some(first) = codecs.first() else { return };
+        let named = PublicationKey {
+            cid: &publication.cid,
+            stream_id: &publication.stream_id,
+            mid: &publication.mid,
+            mime: &first.to_string(),
+            kind: match publication.kind {
+                MediaKind::Audio => TrackKind::Audio,
+                MediaKind::Video => TrackKind::Video,
+            },
+        };
+        let facts = match client.signalling.match_publication(named) {
+            Some(Matched { track, backup: None }) => track,
+            Some(Matched { backup: Some(_), .. }) => {
+                tracing::debug!(room = %self.name, mid = publication.mid, "a backup codec is not forwarded");
+                return;
+            }
+            None => {
+                tracing::debug!(room = %self.name, cid = publication.cid, "media section without an AddTrack request");
+                return;
+            }
+        };
+        let id = self.edge.router.allocate_track(&self.name, &self.handle);
+        let track = CarriedTrack {
+            id,
+            sid: facts.sid.clone(),
+            kind: publication.kind,
+            codecs,
+            layers: publication.rids.len().clamp(1, Layer::COUNT) as u8,
+            origin: Origin::Local {
+                session: key,
+                mid: publication.mid.clone(),
+                cid: publication.cid.clone(),
+                publication: Some(publication.clone()),
+                unannounced: Some(Box::new(facts.clone())),
+            },
+            demands: Default::default(),
+            wanted_by_mesh: Default::default(),
+            told: None,
+        };
+        self.edge.mesh.carry(&self.name, &track.sid, id, track.kind);
+        self.tracks.insert(track);
+        self.edge.shards.send(Command::Publish { peer, track: id, publication: publication.clone() });
+        if facts.muted {
+            // No packet will come to show that media is ready.
+            self.edge.shards.send(Command::SetMuted { track: id, muted: true });
+            self.announce(id, None);
+        }
+    }
+
+    /// Shows a track to the room: its media flows, or it is muted from the start.
+    pub(super) fn announce(&mut self, id: TrackId, codec: Option<Codec>) {
+        let Some(track) = self.tracks.by_id_mut(id) else { return };
+        let Origin::Local { session, mid, unannounced, .. } = &mut track.origin else { return };
+        let Some(mut facts) = unannounced.take() else { return };
+        let Some(client) = self.clients.get(session) else { return };
+        // A Mute may have come since the section was matched.
+        if let Some(now) = client.signalling.matched_track(&track.sid) {
+            *facts = now.clone();
+        }
+        if let Some(codec) = codec {
+            describe_codec(&mut facts, codec, mid);
+            // What flows comes first: subscribers that understand it get it without a switch.
+            track.codecs.retain(|held| *held != codec);
+            track.codecs.insert(0, codec);
+        }
+        if let Err(error) = self.room.publish_track(&client.sid, *facts) {
+            tracing::warn!(room = %self.name, %error, "track not published");
+        }
+    }
+
+    /// Everything we send to this client, as the answer says.
+    fn set_subscriptions(&mut self, key: SessionKey, subscriptions: &[SubscriptionMedia]) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(peer) = client.peer() else { return };
+        for media in subscriptions {
+            let track = TrackId(media.key);
+            if client.subscriptions.get(&track) == Some(media) {
+                continue;
+            }
+            client.subscriptions.insert(track, media.clone());
+            let Some(carried) = self.tracks.by_id_mut(track) else { continue };
+            let demand = *carried.demands.entry(key).or_insert_with(|| client.first_demand(&carried.sid));
+            self.edge.shards.send(Command::Subscribe { peer, track, media: media.clone() });
+            self.edge.shards.send(Command::SetDemand { peer, track, demand });
+        }
+    }
+}
+
+fn describe_codec(facts: &mut meridian_room::Track, codec: Codec, mid: &str) {
+    facts.mime = codec.to_string();
+    facts.mid = mid.to_owned();
+    match facts.codecs.first_mut() {
+        Some(first) => (first.mime, first.mid) = (facts.mime.clone(), facts.mid.clone()),
+        None => facts.codecs.push(TrackCodec {
+            mime: facts.mime.clone(),
+            mid: facts.mid.clone(),
+            layers: facts.layers.clone(),
+            ..TrackCodec::default()
+        }),
+    }
+}

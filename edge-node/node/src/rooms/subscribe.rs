@@ -1,0 +1,319 @@
+//! Who receives what: subscriptions of this edge's clients, the layers they look at, and what that asks of publishers and
+//! of other edges.
+
+use meridian_room::{Track, TrackKind, TrackSid};
+use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
+use meridian_shard::{Command, Demand};
+use meridian_signalling::{SubscriptionFailure, TrackSetting};
+use meridian_transport::sdp::{AudioPreferences, WantedTrack};
+
+use super::SessionKey;
+use super::task::RoomTask;
+use super::tracks::{CarriedTrack, Origin, codec_of_mime};
+
+impl RoomTask {
+    pub(super) fn subscribe(&mut self, key: SessionKey, sid: &TrackSid) {
+        let Some((owner, facts)) = self.room.track(sid) else { return };
+        let stream_id = owner.sid.to_string();
+        let Some(kind) = media_kind(facts) else { return };
+        if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
+            self.refuse_subscription(key, sid, SubscriptionFailure::CodecUnsupported);
+            return;
+        }
+        let (Some(track), Some(client)) = (self.tracks.get(sid), self.clients.get_mut(&key)) else { return };
+        if !client.wanted.insert(track.id) {
+            return;
+        }
+        client.negotiation.subscribe(WantedTrack {
+            key: track.id.0,
+            kind,
+            stream_id,
+            track_sid: sid.to_string(),
+            codecs: track.codecs.clone(),
+        });
+        client.needs_offer = true;
+        self.dirty.insert(key);
+    }
+
+    /// A track goes from one edge to another through this one.
+    pub(super) fn pass_through(&mut self, sid: &TrackSid) {
+        if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
+            tracing::debug!(room = %self.name, %sid, "asked to pass on a track that is not known here");
+        }
+    }
+
+    /// Begins to carry a track of another edge. Nothing crosses a link for it until somebody receives it.
+    fn carry_remote(&mut self, sid: &TrackSid) -> bool {
+        let Some((owner, facts)) = self.room.track(sid) else { return false };
+        let Some(kind) = media_kind(facts) else { return false };
+        let (node, epoch) = (owner.node.clone(), owner.epoch);
+        if node == self.edge.node {
+            return false;
+        }
+        let Some(codec) = codec_of_mime(&facts.mime) else { return false };
+        let id = self.edge.router.allocate_track(&self.name, &self.handle);
+        let layers = layer_count(facts);
+        self.edge.shards.send(Command::AddRemoteTrack { track: id, kind, codec, layers });
+        self.edge.mesh.carry(&self.name, sid, id, kind);
+        self.tracks.insert(CarriedTrack {
+            id,
+            sid: sid.clone(),
+            kind,
+            codecs: vec![codec],
+            layers,
+            origin: Origin::Remote { node, epoch },
+            demands: Default::default(),
+            wanted_by_mesh: LayerSet::EMPTY,
+            told: None,
+        });
+        true
+    }
+
+    fn refuse_subscription(&mut self, key: SessionKey, sid: &TrackSid, failure: SubscriptionFailure) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.signalling.subscription_error(sid, failure);
+            self.dirty.insert(key);
+        }
+    }
+
+    pub(super) fn subscription_unsupported(&mut self, key: SessionKey, track: TrackId) {
+        let Some(sid) = self.tracks.by_id(track).map(|track| track.sid.clone()) else { return };
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.wanted.remove(&track);
+        }
+        self.refuse_subscription(key, &sid, SubscriptionFailure::CodecUnsupported);
+    }
+
+    pub(super) fn unsubscribe(&mut self, key: SessionKey, sid: &TrackSid) {
+        let Some(track) = self.tracks.get_mut(sid) else { return };
+        let id = track.id;
+        track.demands.remove(&key);
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        client.wanted.remove(&id);
+        client.negotiation.unsubscribe(id.0);
+        if client.subscriptions.remove(&id).is_some() {
+            // The client's section goes quiet, and free for another track, with its next offer.
+            client.needs_offer = true;
+            if let Some(peer) = client.peer() {
+                self.edge.shards.send(Command::Unsubscribe { peer, track: id });
+            }
+        }
+        self.dirty.insert(key);
+    }
+
+    /// What a client says about a track it receives: whether it is visible, and how large.
+    pub(super) fn set_demand(&mut self, key: SessionKey, sid: &TrackSid, setting: TrackSetting) {
+        let Some((_, facts)) = self.room.track(sid) else { return };
+        let demand = Demand {
+            enabled: setting.enabled,
+            max_layer: layer_for(facts, &setting),
+            max_fps: u8::try_from(setting.fps).ok().filter(|fps| *fps > 0),
+            priority: u8::try_from(setting.priority).unwrap_or(u8::MAX),
+        };
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        client.demands.insert(sid.clone(), demand);
+        let Some(track) = self.tracks.get_mut(sid) else { return };
+        let id = track.id;
+        let Some(held) = track.demands.get_mut(&key) else { return };
+        if *held != demand
+            && let Some(peer) = client.peer()
+        {
+            *held = demand;
+            self.edge.shards.send(Command::SetDemand { peer, track: id, demand });
+        }
+    }
+
+    /// Tells publishers and other edges which layers are wanted now, where that has changed.
+    pub(super) fn tell_demand(&mut self) {
+        for track in self.tracks.iter_mut() {
+            let wanted = track.wanted();
+            if track.told == Some(wanted) {
+                continue;
+            }
+            match &track.origin {
+                Origin::Local { session, unannounced: None, .. } => {
+                    if track.kind == MediaKind::Video
+                        && let Some(client) = self.clients.get_mut(session)
+                    {
+                        let mime = track.codecs.first().map(Codec::to_string).unwrap_or_default();
+                        let qualities = [0, 1, 2].map(|layer| quality_wanted(wanted, track.layers, layer));
+                        client.signalling.subscribed_quality(&track.sid, &[(mime, qualities)]);
+                        self.dirty.insert(*session);
+                    }
+                }
+                Origin::Local { .. } => continue,
+                Origin::Remote { node, epoch } => self.edge.mesh.want(&self.name, &track.sid, node, *epoch, wanted),
+            }
+            track.told = Some(wanted);
+        }
+    }
+
+    /// Other edges want these layers of one of our tracks.
+    pub(super) fn wanted_by_mesh(&mut self, sid: &TrackSid, layers: LayerSet) {
+        let Some(track) = self.tracks.get_mut(sid).filter(|track| track.is_local()) else { return };
+        let first = track.wanted_by_mesh.is_empty() && !layers.is_empty();
+        track.wanted_by_mesh = layers;
+        let id = track.id;
+        if first {
+            self.subscription_started(id);
+        }
+    }
+
+    /// The first packet of a subscription has left: the publisher may want to know that somebody watches.
+    pub(super) fn subscription_started(&mut self, track: TrackId) {
+        let Some(track) = self.tracks.by_id(track) else { return };
+        if let Origin::Local { session, .. } = &track.origin
+            && let Some(client) = self.clients.get_mut(session)
+        {
+            client.signalling.track_subscribed(&track.sid);
+            self.dirty.insert(*session);
+        }
+    }
+
+    pub(super) fn keyframe_wanted(&mut self, track: TrackId, layer: Layer) {
+        let Some(track) = self.tracks.by_id(track) else { return };
+        if !track.is_local() {
+            self.edge.mesh.keyframe(&self.name, &track.sid, layer);
+        }
+    }
+
+    /// How a microphone is to be encoded is said in the answer: browsers read it there.
+    pub(super) fn prepare_audio(&mut self, key: SessionKey, sid: &TrackSid) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(track) = client.signalling.pending_tracks().find(|track| track.sid == *sid) else { return };
+        if track.kind != TrackKind::Audio {
+            return;
+        }
+        let preferences = AudioPreferences { dtx: !track.disable_dtx, stereo: track.stereo };
+        if let Some(cid) = track.codecs.first().map(|codec| codec.cid.clone()) {
+            client.negotiation.prefer_audio(&cid, preferences);
+        }
+    }
+
+    pub(super) fn mute(&mut self, key: SessionKey, sid: &TrackSid, muted: bool) {
+        self.write(key, |room, participant| room.update_track(participant, sid, |facts| facts.muted = muted));
+        if let Some(track) = self.tracks.get(sid) {
+            self.edge.shards.send(Command::SetMuted { track: track.id, muted });
+        }
+    }
+
+    /// The facts of a track changed.
+    pub(super) fn track_updated(&mut self, sid: &TrackSid) {
+        let Some((_, facts)) = self.room.track(sid) else { return };
+        if let Some(track) = self.tracks.get_mut(sid)
+            && let Origin::Remote { .. } = track.origin
+        {
+            track.layers = layer_count(facts);
+        }
+    }
+
+    /// The client withdrew a track of its own.
+    pub(super) fn unpublish(&mut self, key: SessionKey, sid: &TrackSid) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.signalling.track_unpublished(sid);
+            let participant = client.sid.clone();
+            // An error only says that it was never shown.
+            let _ = self.room.unpublish_track(&participant, sid);
+            self.dirty.insert(key);
+        }
+        self.drop_track(sid);
+    }
+
+    /// Stops carrying a track: nobody receives it any more.
+    pub(super) fn drop_track(&mut self, sid: &TrackSid) {
+        let subscribers: Vec<SessionKey> = match self.tracks.get(sid) {
+            Some(track) => self.clients.values().filter(|c| c.wanted.contains(&track.id)).map(|c| c.key).collect(),
+            None => return,
+        };
+        for key in subscribers {
+            self.unsubscribe(key, sid);
+        }
+        let Some(track) = self.tracks.remove(sid) else { return };
+        for client in self.clients.values_mut() {
+            client.demands.remove(sid);
+        }
+        self.edge.router.forget_track(track.id);
+        self.edge.mesh.drop_track(&self.name, sid);
+        match track.origin {
+            Origin::Local { .. } => self.edge.shards.send(Command::Unpublish { track: track.id }),
+            Origin::Remote { node, epoch } => {
+                self.edge.mesh.want(&self.name, sid, &node, epoch, LayerSet::EMPTY);
+                self.edge.shards.send(Command::RemoveTrack { track: track.id });
+            }
+        }
+    }
+}
+
+fn media_kind(facts: &Track) -> Option<MediaKind> {
+    match facts.kind {
+        TrackKind::Audio => Some(MediaKind::Audio),
+        TrackKind::Video => Some(MediaKind::Video),
+        TrackKind::Data => None,
+    }
+}
+
+/// Encodings of a track: what simulcast publishers announce, else one.
+fn layer_count(facts: &Track) -> u8 {
+    if facts.kind == TrackKind::Video && facts.simulcast { facts.layers.len().clamp(1, Layer::COUNT) as u8 } else { 1 }
+}
+
+/// A publisher with fewer encodings than three calls its best one HIGH, whatever our index of it.
+fn quality_wanted(wanted: LayerSet, layers: u8, quality: u8) -> bool {
+    let top = layers.saturating_sub(1);
+    wanted.contains(Layer(quality)) || (quality > top && wanted.contains(Layer(top)))
+}
+
+/// The lowest layer that fills what the client shows, or the one it names.
+fn layer_for(facts: &Track, setting: &TrackSetting) -> Layer {
+    let top = Layer(layer_count(facts) - 1);
+    if setting.width > 0 && setting.height > 0 {
+        let mut layers: Vec<_> = facts.layers.iter().collect();
+        layers.sort_by_key(|layer| layer.width * layer.height);
+        // Turned phones swap the sides: the shorter side decides.
+        let shown = setting.width.min(setting.height);
+        let fits = layers.iter().position(|layer| layer.width.min(layer.height) >= shown);
+        return fits.and_then(|index| u8::try_from(index).ok()).map_or(top, |index| Layer(index.min(top.0)));
+    }
+    setting.quality.map_or(top, |quality| Layer(quality.min(top.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_room::{TrackSource, VideoLayer};
+
+    fn camera() -> Track {
+        let mut track = Track::new(TrackSid::new("TR_1"), TrackKind::Video, TrackSource::Camera);
+        let layer = |quality, width, height| VideoLayer { quality, width, height, ..VideoLayer::default() };
+        track.simulcast = true;
+        track.layers = vec![layer(0, 320, 180), layer(1, 640, 360), layer(2, 1280, 720)];
+        track
+    }
+
+    fn shown(width: u32, height: u32) -> TrackSetting {
+        TrackSetting { enabled: true, quality: None, width, height, fps: 0, priority: 0 }
+    }
+
+    #[test]
+    fn a_tile_gets_the_smallest_layer_that_fills_it() {
+        assert_eq!(layer_for(&camera(), &shown(160, 90)), Layer(0));
+        assert_eq!(layer_for(&camera(), &shown(640, 360)), Layer(1));
+        assert_eq!(layer_for(&camera(), &shown(641, 361)), Layer(2));
+        assert_eq!(layer_for(&camera(), &shown(3840, 2160)), Layer(2));
+    }
+
+    #[test]
+    fn a_track_without_simulcast_has_one_layer_whatever_is_asked() {
+        let mut screen = camera();
+        screen.simulcast = false;
+        assert_eq!(layer_for(&screen, &shown(3840, 2160)), Layer(0));
+        assert_eq!(layer_for(&screen, &TrackSetting { quality: Some(2), ..shown(0, 0) }), Layer(0));
+    }
+
+    #[test]
+    fn a_publisher_with_two_encodings_keeps_its_best_one_while_somebody_wants_it() {
+        let wanted = LayerSet(0b010);
+        assert_eq!([0, 1, 2].map(|quality| quality_wanted(wanted, 2, quality)), [false, true, true]);
+        assert_eq!([0, 1, 2].map(|quality| quality_wanted(LayerSet(0b001), 3, quality)), [true, false, false]);
+    }
+}

@@ -1,0 +1,173 @@
+//! The tracks of a room as this edge carries them: where each comes from, who here wants which layer of it, and what that
+//! adds up to. The facts of a track (name, source, muted…) are the room's; here is only what media needs.
+
+use std::collections::HashMap;
+
+use meridian_room::{Epoch, NodeId, TrackSid};
+use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
+use meridian_shard::Demand;
+use meridian_transport::sdp::Publication;
+
+use super::SessionKey;
+
+pub(super) enum Origin {
+    /// Published by a client of this edge.
+    Local {
+        session: SessionKey,
+        mid: String,
+        /// The client's own name of it, in SDP.
+        cid: String,
+        /// As the shard was last told; `None` when its transport was replaced.
+        publication: Option<Publication>,
+        /// The facts, until media flows.
+        unannounced: Option<Box<meridian_room::Track>>,
+    },
+    /// Published on another edge and fetched over the mesh while somebody here wants it.
+    Remote { node: NodeId, epoch: Epoch },
+}
+
+pub(super) struct CarriedTrack {
+    pub(super) id: TrackId,
+    pub(super) sid: TrackSid,
+    pub(super) kind: MediaKind,
+    /// What the publisher sends; the first is what it sends now.
+    pub(super) codecs: Vec<Codec>,
+    /// Encodings the publisher announced, 1–3.
+    pub(super) layers: u8,
+    pub(super) origin: Origin,
+    /// What each subscriber on this edge wants.
+    pub(super) demands: HashMap<SessionKey, Demand>,
+    /// What other edges want.
+    pub(super) wanted_by_mesh: LayerSet,
+    /// The sum as it was last told to the publisher or to the edge it comes from.
+    pub(super) told: Option<LayerSet>,
+}
+
+impl CarriedTrack {
+    /// The layers that subscribers on this edge want: exactly those, not the ones below.
+    pub(super) fn wanted_here(&self) -> LayerSet {
+        let top = self.layers.saturating_sub(1);
+        let mut wanted = LayerSet::EMPTY;
+        for demand in self.demands.values().filter(|demand| demand.enabled) {
+            wanted.insert(Layer(demand.max_layer.0.min(top)));
+        }
+        wanted
+    }
+
+    /// Everything anybody wants, here and beyond our links.
+    pub(super) fn wanted(&self) -> LayerSet {
+        self.wanted_here() | self.wanted_by_mesh
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.origin, Origin::Local { .. })
+    }
+}
+
+/// All tracks of one room that this edge carries, by both their names.
+#[derive(Default)]
+pub(super) struct Tracks {
+    by_sid: HashMap<TrackSid, CarriedTrack>,
+    sids: HashMap<TrackId, TrackSid>,
+}
+
+impl Tracks {
+    pub(super) fn insert(&mut self, track: CarriedTrack) {
+        self.sids.insert(track.id, track.sid.clone());
+        self.by_sid.insert(track.sid.clone(), track);
+    }
+
+    pub(super) fn remove(&mut self, sid: &TrackSid) -> Option<CarriedTrack> {
+        let track = self.by_sid.remove(sid)?;
+        self.sids.remove(&track.id);
+        Some(track)
+    }
+
+    pub(super) fn get(&self, sid: &TrackSid) -> Option<&CarriedTrack> {
+        self.by_sid.get(sid)
+    }
+
+    pub(super) fn get_mut(&mut self, sid: &TrackSid) -> Option<&mut CarriedTrack> {
+        self.by_sid.get_mut(sid)
+    }
+
+    pub(super) fn by_id(&self, id: TrackId) -> Option<&CarriedTrack> {
+        self.by_sid.get(self.sids.get(&id)?)
+    }
+
+    pub(super) fn by_id_mut(&mut self, id: TrackId) -> Option<&mut CarriedTrack> {
+        self.by_sid.get_mut(self.sids.get(&id)?)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &CarriedTrack> {
+        self.by_sid.values()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut CarriedTrack> {
+        self.by_sid.values_mut()
+    }
+
+    /// The track this client sends on that media section.
+    pub(super) fn published_on(&self, session: SessionKey, mid: &str) -> Option<TrackSid> {
+        let found = self.iter().find(|track| {
+            matches!(&track.origin, Origin::Local { session: s, mid: m, .. } if *s == session && m == mid)
+        });
+        found.map(|track| track.sid.clone())
+    }
+
+    /// Tracks this client publishes.
+    pub(super) fn published_by(&self, session: SessionKey) -> Vec<TrackSid> {
+        let of_session = |track: &&CarriedTrack| matches!(track.origin, Origin::Local { session: s, .. } if s == session);
+        self.iter().filter(of_session).map(|track| track.sid.clone()).collect()
+    }
+}
+
+/// What a track of another edge is sent in, from the mime type its publisher's edge announced.
+pub(super) fn codec_of_mime(mime: &str) -> Option<Codec> {
+    // Browsers' baseline H264 (constrained baseline 3.1, single NAL units aggregated): what a mime type alone can promise.
+    const H264: Codec = Codec::H264 { profile_level_id: 0x42e01f, packetization_mode: 1 };
+    let known = [Codec::Opus, Codec::Red, Codec::Pcmu, Codec::Pcma, Codec::Vp8, Codec::Vp9 { profile: 0 }, H264, Codec::Av1];
+    known.into_iter().find(|codec| codec.to_string().eq_ignore_ascii_case(mime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn track(layers: u8, demands: &[(u64, bool, u8)]) -> CarriedTrack {
+        let demand = |&(session, enabled, layer): &(u64, bool, u8)| {
+            (SessionKey(session), Demand { enabled, max_layer: Layer(layer), max_fps: None, priority: 0 })
+        };
+        CarriedTrack {
+            id: TrackId(1),
+            sid: TrackSid::new("TR_1"),
+            kind: MediaKind::Video,
+            codecs: vec![Codec::Vp8],
+            layers,
+            origin: Origin::Remote { node: NodeId::new("sin-1"), epoch: Epoch(1) },
+            demands: demands.iter().map(demand).collect(),
+            wanted_by_mesh: LayerSet::EMPTY,
+            told: None,
+        }
+    }
+
+    #[test]
+    fn only_layers_somebody_looks_at_are_wanted() {
+        assert_eq!(track(3, &[(1, true, 2), (2, true, 0)]).wanted(), LayerSet(0b101));
+        assert_eq!(track(3, &[(1, false, 2), (2, true, 0)]).wanted(), LayerSet(0b001));
+        assert_eq!(track(3, &[]).wanted(), LayerSet::EMPTY);
+    }
+
+    #[test]
+    fn a_demand_above_the_top_layer_wants_the_top_layer() {
+        assert_eq!(track(1, &[(1, true, 2)]).wanted(), LayerSet(0b001));
+        assert_eq!(track(2, &[(1, true, 2)]).wanted(), LayerSet(0b010));
+    }
+
+    #[test]
+    fn a_codec_is_known_by_its_mime_type() {
+        assert_eq!(codec_of_mime("video/vp8"), Some(Codec::Vp8));
+        assert_eq!(codec_of_mime("AUDIO/OPUS"), Some(Codec::Opus));
+        assert_eq!(codec_of_mime("video/h265"), None);
+    }
+}

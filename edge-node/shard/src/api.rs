@@ -1,0 +1,143 @@
+//! The words between the node (async, many tasks) and the media threads: commands in, events out. Plain data only.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use meridian_sfu::{Codec, Demand, Layer, LayerSet, MediaKind, Packet, SenderReportInfo, TrackId};
+use meridian_transport::sdp::{Publication, SubscriptionMedia};
+use meridian_transport::{Channel, CloseReason, Fingerprint, IceCredentials, SrtpProfile};
+
+/// A client's transport: which shard it is pinned to, and its number there. Never reused while the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId {
+    pub shard: u16,
+    pub index: u32,
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.shard, self.index)
+    }
+}
+
+/// What the media threads are made of.
+#[derive(Clone, Debug)]
+pub struct ShardsConfig {
+    /// One socket per shard and address: shard `i` binds `port + i`, or any free port if the port is 0. An unspecified
+    /// IP takes all interfaces of its family.
+    pub bind: Vec<SocketAddr>,
+    /// Media threads; 0 = one per core.
+    pub shards: usize,
+    /// Addresses clients are told (1:1 NAT, several interfaces), with the shard's port. Empty = the bound address, or on
+    /// a wildcard socket the address this machine would reach the internet from.
+    pub advertise: Vec<IpAddr>,
+    /// Peers a shard accepts; further `AddPeer` end in `PeerClosed`.
+    pub peers_max: usize,
+    /// Kernel buffers per socket, bytes each way.
+    pub socket_buffer_bytes: usize,
+    /// How long packets of an unfinished frame wait for the rest of it before they are forwarded.
+    pub flush_delay: Duration,
+}
+
+impl Default for ShardsConfig {
+    fn default() -> Self {
+        ShardsConfig {
+            bind: vec![SocketAddr::from(([0, 0, 0, 0], 0))],
+            shards: 0,
+            advertise: Vec::new(),
+            peers_max: 20_000,
+            socket_buffer_bytes: 8 << 20,
+            flush_delay: Duration::from_micros(500),
+        }
+    }
+}
+
+/// What the node tells the media threads. Commands of one sender about one peer or one track are executed in order.
+/// Commands about peers, tracks or subscriptions that no longer exist are ignored.
+#[derive(Clone, Debug)]
+pub enum Command {
+    AddPeer { peer: PeerId, local: IceCredentials, remote: IceCredentials, remote_fingerprint: Fingerprint },
+    /// New ICE credentials on both sides; the old path keeps serving until the new one is nominated.
+    RestartIce { peer: PeerId, local: IceCredentials, remote: IceCredentials },
+    /// Says goodbye and forgets the peer with everything it published and subscribed to. No event follows.
+    RemovePeer { peer: PeerId },
+    /// The peer sends this track in that media section. Again whenever the section changes; `active: false` pauses.
+    Publish { peer: PeerId, track: TrackId, publication: Publication },
+    Unpublish { track: TrackId },
+    /// Packets of a muted track are dropped at the publisher's shard.
+    SetMuted { track: TrackId, muted: bool },
+    /// A track that reaches this edge over a link; fed by [`Command::RemoteMedia`].
+    AddRemoteTrack { track: TrackId, kind: MediaKind, codec: Codec, layers: u8 },
+    /// RTP with canonical extension ids ([`meridian_sfu::media::CANONICAL`]) and the publisher's own sequence numbers,
+    /// timestamps and SSRC. Dropped and counted when the shard is behind.
+    RemoteMedia { track: TrackId, layer: Layer, packets: Vec<Bytes> },
+    RemoteSenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
+    RemoveTrack { track: TrackId },
+    /// Send this track to the peer in that media section. The track may be published later. Again whenever the
+    /// section changes; a changed SSRC begins a new stream.
+    Subscribe { peer: PeerId, track: TrackId, media: SubscriptionMedia },
+    Unsubscribe { peer: PeerId, track: TrackId },
+    SetDemand { peer: PeerId, track: TrackId, demand: Demand },
+    /// One message to each of these peers. Dropped and counted for a peer whose channel is not open or full.
+    SendData { peers: Vec<PeerId>, channel: Channel, payload: Bytes },
+    /// Deliver packets of these layers as [`TapBatch`]es and sender reports of them as events; an empty set stops.
+    Tap { track: TrackId, layers: LayerSet },
+    /// Somebody beyond a link needs a keyframe of this layer. Rate-limited on its way to the publisher.
+    RequestKeyframe { track: TrackId, layer: Layer },
+}
+
+/// What the media threads tell the node.
+#[derive(Clone, Debug)]
+pub enum Event {
+    PeerConnected { peer: PeerId, profile: SrtpProfile },
+    /// The peer is gone with its tracks and subscriptions.
+    PeerClosed { peer: PeerId, reason: PeerCloseReason },
+    ChannelOpen { peer: PeerId, channel: Channel },
+    /// One message from the peer. Dropped and counted while the node does not take events.
+    Data { peer: PeerId, channel: Channel, payload: Bytes, binary: bool },
+    /// First packet of a layer, of the publisher's or of a remote track.
+    MediaStarted { track: TrackId, layer: Layer, codec: Codec },
+    /// A subscriber of a remote track needs a keyframe; rate-limited per layer.
+    KeyframeWanted { track: TrackId, layer: Layer },
+    /// Of a tapped track, as it arrived from the publisher.
+    SenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
+    /// Every 100 ms: linear loudness 0..1 of tracks that are audible, and 0.0 once for those fallen silent. May be dropped.
+    AudioLevels(Vec<(TrackId, f32)>),
+    /// Every 2 s per peer. May be dropped.
+    PeerStats { peer: PeerId, stats: PeerStats },
+    /// The first packet of this subscription has left.
+    SubscriptionStarted { peer: PeerId, track: TrackId },
+}
+
+/// Why a peer is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeerCloseReason {
+    Transport(CloseReason),
+    /// The shard has `peers_max` peers, or the transport could not be set up.
+    Refused,
+    /// A bug in handling this peer was contained to it.
+    Panic,
+}
+
+/// How a peer fared over the last interval, all over the peer's streams together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PeerStats {
+    /// Round trip as measured from the client's receiver reports, milliseconds; `None` before the first.
+    pub rtt_ms: Option<f32>,
+    /// Fraction 0..1 of the client's packets that did not reach us.
+    pub loss_up: f32,
+    /// Fraction 0..1 of our packets that did not reach the client.
+    pub loss_down: f32,
+    pub bitrate_up_bps: u64,
+    pub bitrate_down_bps: u64,
+    /// Interarrival jitter (RFC 3550 §6.4.1), the worst of the client's and our own, milliseconds.
+    pub jitter_ms: f32,
+}
+
+/// Packets of tapped layers in order of arrival, for the mesh.
+#[derive(Clone)]
+pub struct TapBatch {
+    pub packets: Vec<(TrackId, Layer, Packet)>,
+}

@@ -1,0 +1,268 @@
+//! From waiting packets to datagrams: each subscriber's copy is written and encrypted in the outgoing batch itself.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use meridian_sfu::packet::PACKET_BYTES_MAX;
+use meridian_sfu::{Forwarded, Packet, SendContext, Source};
+use meridian_udp::{Batch, Socket};
+
+use super::peers::{PeerSlot, SendPath};
+use super::tracks::Subscription;
+use super::Shard;
+use crate::api::{Event, TapBatch};
+use crate::metrics::{Counters, add};
+
+/// Outgoing bytes collected before they must be sent: 64 messages of a frame's four packets.
+const BATCH_BYTES: usize = 384 * 1024;
+/// What `Downlink::forward` wants, and the SRTP tag behind it.
+const HEADER_ROOM: usize = 64;
+const TAG_ROOM: usize = 16;
+const ROOM: usize = PACKET_BYTES_MAX + HEADER_ROOM + TAG_ROOM + PAD_MAX;
+/// Packets of one frame that differ by at most this many bytes are padded to one size (RTP padding, RFC 3550 §5.1), so
+/// that they leave as one segmented message. libwebrtc cuts a frame into sizes that differ by a few bytes.
+const PAD_MAX: usize = 32;
+
+/// The outgoing batches, one per socket.
+pub(crate) struct Egress {
+    batches: Vec<Batch>,
+    counters: Arc<Counters>,
+    epoch: Instant,
+}
+
+/// How long packets of one layer are to become, decided once per flush for all subscribers.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Longest payload of the packet's layer in this flush.
+    payload_max: usize,
+    /// The last of its layer: it may be shorter without ending a message early.
+    last: bool,
+}
+
+impl Egress {
+    pub(crate) fn new(sockets: usize, counters: Arc<Counters>, now: Instant) -> Egress {
+        Egress { batches: (0..sockets).map(|_| Batch::new(BATCH_BYTES)).collect(), counters, epoch: now }
+    }
+
+    pub(crate) fn push(&mut self, sockets: &[Socket], path: SendPath, payload: &[u8]) {
+        let Some(batch) = self.batches.get_mut(path.socket) else { return };
+        if !batch.push(path.to, path.source, payload) {
+            send(&mut self.batches[path.socket], &sockets[path.socket], &self.counters);
+            self.batches[path.socket].push(path.to, path.source, payload);
+        }
+    }
+
+    pub(crate) fn send_all(&mut self, sockets: &[Socket]) {
+        for (batch, socket) in self.batches.iter_mut().zip(sockets) {
+            send(batch, socket, &self.counters);
+        }
+    }
+
+    /// 24 bits of 6.18 fixed-point seconds (abs-send-time).
+    fn abs_send_time(&self, now: Instant) -> u32 {
+        let micros = now.saturating_duration_since(self.epoch).as_micros();
+        (((micros << 18) / 1_000_000) & 0xff_ffff) as u32
+    }
+}
+
+fn send(batch: &mut Batch, socket: &Socket, counters: &Counters) {
+    if batch.is_empty() {
+        return;
+    }
+    let before = *batch.stats();
+    socket.send(batch);
+    counters.note_send(&before, batch.stats());
+}
+
+impl Shard {
+    /// Forwards everything that waits.
+    pub(super) fn flush(&mut self, now: Instant) {
+        self.flush_now = false;
+        self.flush_at = None;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut failed = std::mem::take(&mut self.scratch.failed);
+        for id in dirty.drain(..) {
+            let Some(track) = self.tracks.get_mut(&id) else { continue };
+            let mut fresh = std::mem::take(&mut track.fresh);
+            let mut run = Run {
+                source: track.origin.source(),
+                fresh: &fresh,
+                shapes: shapes(&fresh),
+                abs_send_time: self.egress.abs_send_time(now),
+                now,
+                egress: &mut self.egress,
+                sockets: &self.sockets,
+            };
+            for &index in &track.subscribers {
+                let Some(subscription) = self.subscriptions.get_mut(index) else { continue };
+                let Some(peer) = self.peers.get_mut(subscription.peer) else { continue };
+                match catch_unwind(AssertUnwindSafe(|| run.forward(peer, subscription))) {
+                    Ok(false) => {}
+                    Ok(true) => self.events.send(Event::SubscriptionStarted { peer: peer.id, track: id }),
+                    Err(_) => failed.push(subscription.peer),
+                }
+            }
+            fresh.clear();
+            track.fresh = fresh;
+        }
+        self.dirty = dirty;
+        self.egress.send_all(&self.sockets);
+        if !self.tapped.is_empty() {
+            let packets = std::mem::take(&mut self.tapped);
+            let count = packets.len() as u64;
+            if self.taps.try_send(TapBatch { packets }).is_err() {
+                add(&self.shared.counters.drop_tap, count);
+            }
+        }
+        for peer in failed.drain(..) {
+            self.peer_panicked(peer);
+        }
+        self.scratch.failed = failed;
+    }
+
+    /// Answers one NACKed packet.
+    pub(super) fn retransmit(&mut self, index: u32, sequence: u16, now: Instant) {
+        let Some(subscription) = self.subscriptions.get_mut(index) else { return };
+        let Some(peer) = self.peers.get_mut(subscription.peer) else { return };
+        let Some(track) = self.tracks.get(&subscription.track) else { return };
+        let mut run = Run {
+            source: track.origin.source(),
+            fresh: &[],
+            shapes: [Shape { payload_max: 0, last: true }; SHAPES_MAX],
+            abs_send_time: self.egress.abs_send_time(now),
+            now,
+            egress: &mut self.egress,
+            sockets: &self.sockets,
+        };
+        if run.retransmit(peer, subscription, sequence) {
+            add(&self.shared.counters.retransmissions_out, 1);
+        }
+    }
+}
+
+/// Packets of one flush whose lengths are evened out; further ones go as they are.
+const SHAPES_MAX: usize = 32;
+
+fn shapes(fresh: &[Packet]) -> [Shape; SHAPES_MAX] {
+    let mut shapes = [Shape { payload_max: 0, last: true }; SHAPES_MAX];
+    let considered = &fresh[..fresh.len().min(SHAPES_MAX)];
+    for (i, packet) in considered.iter().enumerate() {
+        if packet.codec.kind() == meridian_sfu::MediaKind::Video {
+            let same = || considered.iter().filter(|p| p.layer == packet.layer);
+            shapes[i].payload_max = same().map(|p| p.payload().len()).max().unwrap_or(0);
+            shapes[i].last = !considered[i + 1..].iter().any(|p| p.layer == packet.layer);
+        }
+    }
+    shapes
+}
+
+/// One track's waiting packets on their way to its subscribers.
+struct Run<'a> {
+    source: &'a Source,
+    fresh: &'a [Packet],
+    shapes: [Shape; SHAPES_MAX],
+    abs_send_time: u32,
+    now: Instant,
+    egress: &'a mut Egress,
+    sockets: &'a [Socket],
+}
+
+impl Run<'_> {
+    /// All waiting packets to one subscriber; `true` = the first packet of the subscription was among them.
+    fn forward(&mut self, peer: &mut PeerSlot, subscription: &mut Subscription) -> bool {
+        let Some(path) = peer.path.filter(|_| peer.connected) else { return false };
+        let Some(srtp) = peer.transport.srtp() else { return false };
+        let batch = &mut self.egress.batches[path.socket];
+        // The length all packets of the frame get, known once the first header is written.
+        let mut size = 0;
+        let mut sent = 0;
+        for (i, packet) in self.fresh.iter().enumerate() {
+            let slot = match batch.slot(path.to, path.source, ROOM) {
+                Some(slot) => slot,
+                None => {
+                    send(batch, &self.sockets[path.socket], &self.egress.counters);
+                    match batch.slot(path.to, path.source, ROOM) {
+                        Some(slot) => slot,
+                        None => return false,
+                    }
+                }
+            };
+            let mut context = SendContext {
+                now: self.now,
+                abs_send_time: self.abs_send_time,
+                transport_sequence: &mut peer.transport_sequence,
+                pad_to: 1,
+            };
+            let Some(forwarded) = subscription.downlink.forward(self.source, packet, &mut context, slot) else {
+                continue;
+            };
+            let mut len = forwarded.len;
+            // A packet that comes too late for its place in the stream leaves as RTX, on a stream of its own.
+            let stream = if forwarded.rtx { &mut subscription.rtx } else { &mut subscription.stream };
+            if let Some(shape) = self.shapes.get(i).filter(|_| !forwarded.rtx) {
+                size = size.max(forwarded.header_len + shape.payload_max);
+                if !shape.last {
+                    len = pad(slot, &forwarded, size);
+                }
+            }
+            match srtp.protect_rtp(stream, slot, forwarded.header_len, len) {
+                Ok(protected) => {
+                    batch.commit(protected);
+                    sent += 1;
+                }
+                Err(_) => add(&self.egress.counters.drop_protect, 1),
+            }
+        }
+        add(&self.egress.counters.media_out, sent);
+        if sent > 0 && !subscription.started {
+            subscription.started = true;
+            return true;
+        }
+        false
+    }
+
+    fn retransmit(&mut self, peer: &mut PeerSlot, subscription: &mut Subscription, sequence: u16) -> bool {
+        let Some(path) = peer.path.filter(|_| peer.connected) else { return false };
+        let Some(srtp) = peer.transport.srtp() else { return false };
+        let batch = &mut self.egress.batches[path.socket];
+        if batch.slot(path.to, path.source, ROOM).is_none() {
+            send(batch, &self.sockets[path.socket], &self.egress.counters);
+        }
+        let Some(slot) = batch.slot(path.to, path.source, ROOM) else { return false };
+        let mut context = SendContext {
+            now: self.now,
+            abs_send_time: self.abs_send_time,
+            transport_sequence: &mut peer.transport_sequence,
+            pad_to: 1,
+        };
+        let Some(f) = subscription.downlink.retransmit(sequence, self.source, &mut context, slot) else { return false };
+        let stream = if f.rtx { &mut subscription.rtx } else { &mut subscription.stream };
+        match srtp.protect_rtp(stream, slot, f.header_len, f.len) {
+            Ok(protected) => {
+                batch.commit(protected);
+                add(&self.egress.counters.media_out, 1);
+                true
+            }
+            Err(_) => {
+                add(&self.egress.counters.drop_protect, 1);
+                false
+            }
+        }
+    }
+}
+
+/// Brings a packet to `size` bytes with RTP padding if little is missing; returns its length.
+#[inline]
+fn pad(slot: &mut [u8], forwarded: &Forwarded, size: usize) -> usize {
+    const PADDING_BIT: u8 = 0x20;
+    let len = forwarded.len;
+    let missing = size.saturating_sub(len);
+    if missing == 0 || missing > PAD_MAX || slot[0] & PADDING_BIT != 0 {
+        return len;
+    }
+    slot[0] |= PADDING_BIT;
+    slot[len..size - 1].fill(0);
+    slot[size - 1] = missing as u8;
+    size
+}

@@ -1,0 +1,305 @@
+//! Sending: datagrams are written one behind the other into one buffer; neighbours for the same destination become one
+//! message that the kernel segments, and one `sendmmsg` hands over 64 such messages.
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::address::{Control, ControlWriter, RawAddress};
+use crate::wait::wait_writable;
+use crate::Socket;
+
+/// Datagrams the kernel takes in one segmented message (UDP_MAX_SEGMENTS).
+pub const SEGMENTS_MAX: usize = 64;
+/// Messages handed over per system call. [`Batch::slot`] refuses to begin another one beyond it.
+const MESSAGES_MAX: usize = 64;
+/// Largest UDP payload over IPv4, which also limits a segmented message.
+const MESSAGE_BYTES_MAX: usize = 65_507;
+/// A full socket buffer is waited for this long, once per flush; then what is left of the batch is dropped. Media that
+/// waits longer is late anyway, and nobody else on this thread is served meanwhile.
+const FULL_WAIT: Duration = Duration::from_millis(2);
+
+#[derive(Clone, Copy)]
+struct Message {
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    start: usize,
+    len: usize,
+    /// Size of every segment but the last.
+    segment: usize,
+    segments: usize,
+    /// A shorter segment ended it.
+    closed: bool,
+}
+
+/// What happened to batches since the beginning; only ever grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendStats {
+    /// `sendmmsg` calls (and the single sends of a fallback).
+    pub calls: u64,
+    /// Messages handed to the kernel, each of one or more segments.
+    pub messages: u64,
+    /// Datagrams handed to the kernel.
+    pub datagrams: u64,
+    pub bytes: u64,
+    /// Datagrams dropped because the socket's buffer stayed full (EAGAIN, ENOBUFS).
+    pub dropped_full: u64,
+    /// Datagrams dropped because they exceed the path's MTU (EMSGSIZE).
+    pub dropped_too_big: u64,
+    /// Datagrams dropped because the destination cannot be reached (ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EPERM …).
+    pub dropped_unreachable: u64,
+    /// Messages whose segmentation was refused, sent again datagram by datagram.
+    pub gso_refused: u64,
+}
+
+impl SendStats {
+    pub fn dropped(&self) -> u64 {
+        self.dropped_full + self.dropped_too_big + self.dropped_unreachable
+    }
+}
+
+/// Outgoing datagrams, collected in place: take a [`Batch::slot`], write into it, [`Batch::commit`] its length. Allocates
+/// nothing after creation.
+pub struct Batch {
+    buffer: Box<[u8]>,
+    used: usize,
+    messages: Vec<Message>,
+    pending: Option<(SocketAddr, Option<IpAddr>)>,
+    stats: SendStats,
+}
+
+impl Batch {
+    /// `bytes` of buffer; 64 messages of four full packets each fit into 320 KB.
+    pub fn new(bytes: usize) -> Batch {
+        Batch {
+            buffer: vec![0; bytes.max(2_048)].into_boxed_slice(),
+            used: 0,
+            messages: Vec::with_capacity(MESSAGES_MAX + 1),
+            pending: None,
+            stats: SendStats::default(),
+        }
+    }
+
+    /// Room for one datagram of at most `room` bytes to `to`. `None` = send first, then ask again (a `room` beyond the
+    /// buffer's size is never granted). `source` chooses the local address on a wildcard socket. Taking a slot again
+    /// without committing abandons the first.
+    #[inline]
+    pub fn slot(&mut self, to: SocketAddr, source: Option<IpAddr>, room: usize) -> Option<&mut [u8]> {
+        if self.buffer.len() - self.used < room {
+            return None;
+        }
+        if self.messages.len() >= MESSAGES_MAX && !self.messages.last().is_some_and(|m| m.takes(to, source, 1)) {
+            return None;
+        }
+        self.pending = Some((to, source));
+        Some(&mut self.buffer[self.used..self.used + room])
+    }
+
+    /// The datagram in the current slot is its first `len` bytes. Consecutive datagrams to one destination share a
+    /// message as long as they are equally long; a shorter one ends the message, a longer one begins the next.
+    #[inline]
+    pub fn commit(&mut self, len: usize) {
+        let Some((to, source)) = self.pending.take() else { return };
+        let start = self.used;
+        if len == 0 || len > self.buffer.len() - start {
+            return;
+        }
+        self.used += len;
+        if let Some(last) = self.messages.last_mut()
+            && last.takes(to, source, len)
+        {
+            last.len += len;
+            last.segments += 1;
+            last.closed = len < last.segment;
+            return;
+        }
+        self.messages.push(Message { to, source, start, len, segment: len, segments: 1, closed: false });
+    }
+
+    /// Copies one datagram in; `false` = send first.
+    pub fn push(&mut self, to: SocketAddr, source: Option<IpAddr>, payload: &[u8]) -> bool {
+        let Some(slot) = self.slot(to, source, payload.len()) else { return false };
+        slot.copy_from_slice(payload);
+        self.commit(payload.len());
+        true
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub fn stats(&self) -> &SendStats {
+        &self.stats
+    }
+
+    fn clear(&mut self) {
+        self.messages.clear();
+        self.used = 0;
+        self.pending = None;
+    }
+}
+
+impl Message {
+    #[inline]
+    fn takes(&self, to: SocketAddr, source: Option<IpAddr>, len: usize) -> bool {
+        !self.closed
+            && len <= self.segment
+            && self.segments < SEGMENTS_MAX
+            && self.len + len <= MESSAGE_BYTES_MAX
+            && self.to == to
+            && self.source == source
+    }
+}
+
+/// What to do about one message that `sendmmsg` stopped at.
+enum Verdict {
+    Retry,
+    Full,
+    Singly,
+    Drop,
+}
+
+impl Socket {
+    /// Hands the whole batch to the kernel and empties it. Never blocks longer than 2 ms; what could not be sent is
+    /// dropped and counted in [`Batch::stats`], as UDP does.
+    pub fn send(&self, batch: &mut Batch) {
+        let mut at = 0;
+        let mut waited = false;
+        let mut retried = false;
+        while at < batch.messages.len() {
+            let error = match self.send_some(batch, at) {
+                Ok(sent) => {
+                    at += sent;
+                    retried = false;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match self.judge(&error, &batch.messages[at], retried) {
+                Verdict::Retry => retried = true,
+                Verdict::Full if !waited && wait_writable(self, FULL_WAIT) => waited = true,
+                Verdict::Full => {
+                    let lost: usize = batch.messages[at..].iter().map(|m| m.segments).sum();
+                    batch.stats.dropped_full += lost as u64;
+                    break;
+                }
+                Verdict::Singly => {
+                    self.send_singly(batch, at);
+                    at += 1;
+                }
+                Verdict::Drop => {
+                    count_drop(&mut batch.stats, &error, batch.messages[at].segments);
+                    at += 1;
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    fn judge(&self, error: &io::Error, message: &Message, retried: bool) -> Verdict {
+        match error.raw_os_error() {
+            Some(libc::EINTR) => Verdict::Retry,
+            Some(libc::EAGAIN | libc::ENOBUFS) => Verdict::Full,
+            // A pending error of some earlier datagram is reported once, and clears itself.
+            Some(libc::ECONNREFUSED) if !retried => Verdict::Retry,
+            Some(libc::EIO) if message.segments > 1 => {
+                // The device has no checksum offload, which segmentation needs: it will not learn it.
+                self.disable_gso();
+                Verdict::Singly
+            }
+            Some(libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP) if message.segments > 1 => Verdict::Singly,
+            _ => Verdict::Drop,
+        }
+    }
+
+    /// One `sendmmsg` from message `from` on; returns how many messages it took.
+    fn send_some(&self, batch: &mut Batch, from: usize) -> io::Result<usize> {
+        if !self.has_gso() && batch.messages[from].segments > 1 {
+            self.send_singly(batch, from);
+            return Ok(1);
+        }
+        let wildcard = self.is_wildcard();
+        let mut names = [const { mem::MaybeUninit::<RawAddress>::uninit() }; MESSAGES_MAX];
+        let mut controls = [const { mem::MaybeUninit::<Control>::uninit() }; MESSAGES_MAX];
+        let mut iovs = [const { mem::MaybeUninit::<libc::iovec>::uninit() }; MESSAGES_MAX];
+        let mut headers = [const { mem::MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES_MAX];
+        let mut count = 0;
+        for (i, message) in batch.messages[from..].iter().take(MESSAGES_MAX).enumerate() {
+            if i > 0 && message.segments > 1 && !self.has_gso() {
+                break;
+            }
+            let data = &mut batch.buffer[message.start..message.start + message.len];
+            let (address, name_len) = RawAddress::new(message.to);
+            let name = names[i].write(address);
+            let iov = iovs[i].write(libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() });
+            // SAFETY: `mmsghdr` is plain data: null pointers and zero lengths are values of it.
+            let header = headers[i].write(unsafe { mem::zeroed() });
+            header.msg_hdr.msg_name = (&raw mut *name).cast();
+            header.msg_hdr.msg_namelen = name_len;
+            header.msg_hdr.msg_iov = &raw mut *iov;
+            header.msg_hdr.msg_iovlen = 1;
+            let source = message.source.filter(|_| wildcard);
+            if message.segments > 1 || source.is_some() {
+                let control = controls[i].write(Control::ZERO);
+                let mut writer = ControlWriter::new(control);
+                if message.segments > 1 {
+                    writer.segment_size(message.segment as u16);
+                }
+                if let Some(ip) = source {
+                    writer.source(ip);
+                }
+                let control_len = writer.len();
+                header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = control_len as _;
+            }
+            count = i + 1;
+        }
+        // SAFETY: the first `count` headers are initialised; what they point at lives in this frame or in
+        // `batch.buffer`, has the lengths given, and is not touched until the call returns.
+        let sent = unsafe {
+            libc::sendmmsg(self.raw_fd(), headers.as_mut_ptr().cast(), count as libc::c_uint, libc::MSG_NOSIGNAL as _)
+        };
+        batch.stats.calls += 1;
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let sent = sent as usize;
+        for message in &batch.messages[from..from + sent] {
+            batch.stats.messages += 1;
+            batch.stats.datagrams += message.segments as u64;
+            batch.stats.bytes += message.len as u64;
+        }
+        Ok(sent)
+    }
+
+    /// Without segmentation: each datagram of the message by itself.
+    fn send_singly(&self, batch: &mut Batch, index: usize) {
+        let message = batch.messages[index];
+        batch.stats.gso_refused += 1;
+        for datagram in batch.buffer[message.start..message.start + message.len].chunks(message.segment) {
+            let mut result = self.send_to(datagram, message.to, message.source);
+            if matches!(&result, Err(e) if e.raw_os_error() == Some(libc::ECONNREFUSED)) {
+                result = self.send_to(datagram, message.to, message.source);
+            }
+            batch.stats.calls += 1;
+            match result {
+                Ok(()) => {
+                    batch.stats.messages += 1;
+                    batch.stats.datagrams += 1;
+                    batch.stats.bytes += datagram.len() as u64;
+                }
+                Err(error) => count_drop(&mut batch.stats, &error, 1),
+            }
+        }
+    }
+}
+
+fn count_drop(stats: &mut SendStats, error: &io::Error, datagrams: usize) {
+    let counter = match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS) => &mut stats.dropped_full,
+        Some(libc::EMSGSIZE) => &mut stats.dropped_too_big,
+        _ => &mut stats.dropped_unreachable,
+    };
+    *counter += datagrams as u64;
+}

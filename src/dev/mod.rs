@@ -1,0 +1,153 @@
+//! `meridian dev`: a whole mesh in one process, for trying out, for tests and for `./run demo`. Everything listens on
+//! loopback, except media, which browsers reach through whichever address of this machine they prefer.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use meridian_control_plane::config::{GrpcConfig, HttpConfig};
+use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
+use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings, RegistrySettings};
+use meridian_node::{Edge, EdgeConfig};
+use meridian_registry::MemoryRegistry;
+use rand::Rng;
+use rand::distr::Alphanumeric;
+
+use crate::run;
+use engines::{Data, Engine, Etcd};
+
+mod engines;
+
+/// The PoPs of the demo. Each is one edge, named as its region.
+const POPS: [&str; 3] = ["fra", "iad", "sin"];
+/// Seconds after which a killed edge gets nobody new: shorter than in production, so that it can be watched.
+const LEASE_S: u64 = 2;
+const API_KEY: &str = "devkey";
+
+#[derive(Args)]
+pub(crate) struct DevArgs {
+    /// Port of the page; 0 = any free one.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Where edges find each other: inside this process, or in an etcd that is started for the demo.
+    #[arg(long, value_enum, default_value = "memory")]
+    registry: DevRegistry,
+    /// The built browser app.
+    #[arg(long, default_value = "control-plane/web/dist")]
+    web: PathBuf,
+    /// Where meetings, keys and certificates are kept. Default: a directory that is removed at the end.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Writes where everything listens, as JSON, once it does.
+    #[arg(long)]
+    ready_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DevRegistry {
+    Memory,
+    Etcd,
+}
+
+pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
+    let data = Data::open(args.data.clone())?;
+    let engine = match args.registry {
+        DevRegistry::Memory => Engine::Memory(MemoryRegistry::new()),
+        DevRegistry::Etcd => Engine::Etcd(Etcd::start(&data.path.join("etcd")).await?),
+    };
+    let secret: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+    let control = ControlPlane::start(control_config(&args, &data.path, &secret), engine.connect().await?).await?;
+    let mut edges = Vec::new();
+    for pop in POPS {
+        let identity = control.certificate_authority().issue_node(pop, &[])?;
+        let config = edge_config(pop, &secret, control.grpc_address());
+        edges.push(Edge::start(config, engine.connect().await?, identity).await.with_context(|| format!("PoP {pop}"))?);
+    }
+    let page = format!("http://localhost:{}", control.http_address().port());
+    welcome(&page, &secret, &edges);
+    if let Some(path) = &args.ready_file {
+        let ready = ready(&page, &secret, &edges).to_string();
+        std::fs::write(path, ready).with_context(|| format!("--ready-file {}", path.display()))?;
+    }
+    run::stop_signal().await;
+    println!("\nStopping…");
+    for edge in edges {
+        edge.stop().await;
+    }
+    control.shutdown().await;
+    engine.stop().await;
+    println!("Stopped.");
+    Ok(())
+}
+
+fn welcome(page: &str, secret: &str, edges: &[Edge]) {
+    println!("\nMeridian is up: a control plane and {} PoPs on this machine.\n", edges.len());
+    println!("  Open          {page}");
+    println!("  as if from    {page}/?from=fra   {page}/?from=iad   {page}/?from=sin");
+    println!("\n  Any LiveKit SDK joins too, with a token signed by");
+    println!("  API key       {API_KEY}\n  secret        {secret}");
+    for edge in edges {
+        println!("  {:<13} {}", edge.id(), edge.url());
+    }
+    println!("\nCtrl-C stops everything.");
+}
+
+fn ready(page: &str, secret: &str, edges: &[Edge]) -> serde_json::Value {
+    let edges: Vec<_> = edges
+        .iter()
+        .map(|edge| serde_json::json!({ "id": edge.id(), "region": edge.id(), "url": edge.url() }))
+        .collect();
+    serde_json::json!({ "page": page, "api_key": API_KEY, "api_secret": secret, "edges": edges })
+}
+
+fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConfig {
+    let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    ControlPlaneConfig {
+        data_directory: data.to_owned(),
+        http: HttpConfig {
+            bind: loopback(args.port),
+            web_directory: Some(args.web.clone()).filter(|directory| directory.join("index.html").exists()),
+            ..HttpConfig::default()
+        },
+        grpc: GrpcConfig { bind: loopback(0), ..GrpcConfig::default() },
+        registry: meridian_control_plane::config::RegistryConfig { lease_s: LEASE_S, ..Default::default() },
+        api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
+        demo: true,
+        ..ControlPlaneConfig::default()
+    }
+}
+
+fn edge_config(pop: &str, secret: &str, control_plane: SocketAddr) -> EdgeConfig {
+    let any_loopback_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut config = EdgeConfig {
+        node: NodeSettings { id: pop.to_owned(), region: pop.to_owned(), ..NodeSettings::default() },
+        http: HttpSettings { bind: any_loopback_port, ..HttpSettings::default() },
+        media: MediaSettings {
+            bind: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))],
+            advertise: media_addresses(),
+            threads: 1,
+        },
+        link: LinkSettings { bind: any_loopback_port, advertise: None },
+        registry: RegistrySettings { lease_s: LEASE_S, ..RegistrySettings::default() },
+        api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
+        ..EdgeConfig::default()
+    };
+    config.control_plane.url = Some(format!("https://{control_plane}"));
+    config
+}
+
+/// Loopback, and the address this machine has towards others: some clients never use loopback for media.
+fn media_addresses() -> Vec<IpAddr> {
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    // Connecting a UDP socket sends nothing: it only asks the routing table. The address is one of documentation (RFC 5737).
+    let towards_others = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|socket| socket.connect((Ipv4Addr::new(203, 0, 113, 1), 9)).and_then(|()| socket.local_addr()));
+    if let Ok(address) = towards_others
+        && !address.ip().is_loopback()
+    {
+        addresses.insert(0, address.ip());
+    }
+    addresses
+}

@@ -1,0 +1,111 @@
+/** What a person does in the app, and what can be seen on their page: shared by the browser tests. */
+import { mkdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { startMock } from './mock.mjs';
+
+export const ARTIFACTS = join(dirname(fileURLToPath(import.meta.url)), 'artifacts');
+mkdirSync(ARTIFACTS, { recursive: true });
+
+export const testId = (id) => `[data-testid="${id}"]`;
+export const VIEWPORT = { width: 960, height: 600 };
+
+/**
+ * Where the app is served: MERIDIAN_URL, else the page of the running demo (MERIDIAN_READY names the file that `meridian dev --ready-file`
+ * wrote), else the mock, with the demo's edges behind it when there are any. Resolves to {url, real, edges, close}.
+ */
+export async function findMeridian() {
+  const ready = process.env.MERIDIAN_READY ? JSON.parse(readFileSync(process.env.MERIDIAN_READY, 'utf8')) : null;
+  const page = process.env.MERIDIAN_URL ?? ready?.page ?? ready?.url;
+  if (page) return { url: page.replace(/\/$/, ''), real: true, edges: true, close: async () => {} };
+  const mock = await startMock(ready?.edges ? { mesh: ready } : {});
+  return { url: mock.url, real: false, edges: Boolean(ready?.edges), close: mock.close };
+}
+
+/** A window of its own (own storage, own permissions), with the page's sockets and complaints on record. */
+export async function openWindow(browser, { viewport = VIEWPORT, ...options } = {}) {
+  const context = await browser.newContext({ viewport, ...options });
+  const page = await context.newPage();
+  page.complaints = [];
+  page.on('pageerror', (error) => page.complaints.push(String(error)));
+  page.on('console', (message) => process.env.VERBOSE && console.error(`[${message.type()}] ${message.text()}`));
+  await page.addInitScript(() => {
+    const Native = window.WebSocket;
+    window.__sockets = [];
+    window.WebSocket = class extends Native {
+      constructor(...args) {
+        super(...args);
+        window.__sockets.push(this);
+      }
+    };
+  });
+  return page;
+}
+
+/** From the lobby into the meeting. */
+export async function enter(page, name, { passcode } = {}) {
+  await page.waitForSelector(`${testId('preview')}[data-camera="on"][data-microphone="on"]`);
+  await page.fill(testId('name-input'), name);
+  if (passcode) await page.fill(testId('passcode-input'), passcode);
+  await page.click(testId('join-meeting'));
+  await page.waitForSelector(`${testId('meeting')}[data-phase="connected"]`, { timeout: 20_000 });
+}
+
+/** Polls a reading in the page until it satisfies, and returns it. Fails with the last reading. */
+export async function until(page, what, read, satisfied, { timeoutMs = 30_000, argument } = {}) {
+  const deadline = Date.now() + timeoutMs;
+  let last;
+  for (;;) {
+    last = await page.evaluate(read, argument).catch((error) => `could not read: ${error.message}`);
+    if (satisfied(last)) return last;
+    if (Date.now() > deadline) throw new Error(`${what}: not within ${timeoutMs} ms; last seen: ${JSON.stringify(last)}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+/** What the page receives of others, summed by source: {camera: {frames, width}, screen: {frames, width}, microphone: {energy, samples}}. */
+export async function received() {
+  const sums = { camera: { frames: 0, width: 0 }, screen: { frames: 0, width: 0 }, microphone: { energy: 0 } };
+  const room = window.__meridian?.room;
+  if (!room) return sums;
+  for (const participant of room.remoteParticipants.values()) {
+    for (const publication of participant.trackPublications.values()) {
+      const report = await publication.track?.getRTCStatsReport?.();
+      for (const stat of report?.values() ?? []) {
+        if (stat.type !== 'inbound-rtp') continue;
+        if (publication.source === 'camera' || publication.source === 'screen_share') {
+          const sum = publication.source === 'camera' ? sums.camera : sums.screen;
+          sum.frames += stat.framesDecoded ?? 0;
+          sum.width = Math.max(sum.width, stat.frameWidth ?? 0);
+        } else if (publication.source === 'microphone') {
+          sums.microphone.energy += stat.totalAudioEnergy ?? 0;
+        }
+      }
+    }
+  }
+  return sums;
+}
+
+/** Begins to note everybody who leaves, as the room reports it and as tiles vanish from the screen. Read with `departures`. */
+export function watchDepartures() {
+  const seen = (window.__departures = []);
+  window.__meridian.room.on('participantDisconnected', (participant) => seen.push(`room: ${participant.identity}`));
+  const tiles = () => new Set([...document.querySelectorAll('[data-testid="tile"]')].map((tile) => tile.dataset.identity));
+  let before = tiles();
+  new MutationObserver(() => {
+    const now = tiles();
+    for (const identity of before) if (!now.has(identity)) seen.push(`tile: ${identity}`);
+    before = now;
+  }).observe(document.body, { childList: true, subtree: true });
+}
+
+export const departures = () => window.__departures;
+
+export async function say(page, text) {
+  await page.fill(testId('chat-input'), text);
+  await page.press(testId('chat-input'), 'Enter');
+}
+
+export async function hears(page, text) {
+  await page.waitForFunction((wanted) => [...document.querySelectorAll('[data-testid="chat-line"][data-own="false"]')].some((line) => line.textContent.includes(wanted)), text, { timeout: 10_000 });
+}
