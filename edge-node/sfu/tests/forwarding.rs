@@ -175,7 +175,7 @@ fn a_subscriber_that_nacks_for_ever_is_held_to_a_budget() {
 #[test]
 fn upstream_losses_are_nacked_and_repaired_for_everybody() {
     let mut world = World::new(11);
-    world.upstream = Network { loss: 0.05, delay_ms: 15, ..Network::default() };
+    world.upstream(0.05, 0.0, 15, 0);
     world.run(5_000);
     world.upstream.loss = 0.0;
     world.settle();
@@ -313,7 +313,7 @@ proptest! {
         actions in prop::collection::vec((0u8..12, 20u64..600), 1..10),
     ) {
         let mut world = World::new(seed);
-        world.upstream = Network { loss, duplicate, delay_ms: 10, jitter_ms, ..Network::default() };
+        world.upstream(loss, duplicate, 10, jitter_ms);
         world.downstream_loss = downstream_loss;
         world.padding = padding;
         world.encoders.iter_mut().for_each(|encoder| encoder.temporal_layers = temporal_layers);
@@ -350,7 +350,7 @@ proptest! {
     ) {
         let mut world = World::new(seed);
         world.run(500);
-        world.upstream = Network { loss, delay_ms: 10, jitter_ms, ..Network::default() };
+        world.upstream(loss, 0.0, 10, jitter_ms);
         world.downstream_loss = downstream_loss;
         world.run(2_500);
         world.upstream.loss = 0.0;

@@ -256,7 +256,8 @@ impl Downlink {
         let source_sequence = packet.extended_sequence as u32;
         let current = *self.history.current()?;
         let in_current = source_sequence.wrapping_sub(current.sequence);
-        let (mapping, sequence) = if history::precedes(in_current, current.out_start) {
+        let reserved = history::precedes(in_current, current.out_start);
+        let (mapping, sequence) = if reserved {
             let (mapping, sequence) = self.history.of_source(packet.layer.0, source_sequence)?;
             (*mapping, sequence)
         } else {
@@ -266,7 +267,8 @@ impl Downlink {
         if ahead <= 0 {
             return self.forward_late(packet, &mapping, sequence, format, send, out);
         }
-        if self.leaves_out(packet) {
+        // A packet whose number later ones already count with is sent even if it is of no use: it fills the hole.
+        if !reserved && self.leaves_out(packet) {
             self.leave_out(packet, current, sequence);
             return None;
         }
