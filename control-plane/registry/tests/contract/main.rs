@@ -431,6 +431,8 @@ async fn a_store_that_forgets_everybody_empties_no_view(world: World) {
         .expect("still suspected")
         .unwrap();
     assert!(lowest >= ids.len() - 1, "{lowest}");
-    assert_eq!(nodes.now().nodes.len(), ids.len());
+    nodes
+        .wait_for(|view| view.nodes.len() == ids.len() && view.nodes.values().all(|node| !node.suspect))
+        .await;
     drop(announced);
 }
