@@ -3,7 +3,7 @@
 use crate::config::{ControlPlaneConfig, HttpConfig};
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
-use crate::http::{self, App, Network, Peer, TlsListener};
+use crate::http::{self, App, Network};
 use crate::join::{JoinParts, JoinService};
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
@@ -248,46 +248,31 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 async fn serve_http(
     config: &HttpConfig,
     joins: Arc<JoinService>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
     let (listener, address) = listen("HTTP", config.bind).await?;
+    let tls = match config.certificate.as_deref().zip(config.key.as_deref()) {
+        Some((certificate, key)) => Some(http::tls_acceptor(certificate, key)?),
+        None => None,
+    };
+    let proxies: Vec<Network> = config
+        .trusted_proxies
+        .iter()
+        .filter_map(|text| Network::parse(text))
+        .collect();
     let app = App {
         joins,
-        trusted_proxies: config
-            .trusted_proxies
-            .iter()
-            .filter_map(|text| Network::parse(text))
-            .collect(),
+        trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
     };
-    let service = http::router(Arc::new(app)).into_make_service_with_connect_info::<Peer>();
-    let until = async move {
-        let _ = stopped.wait_for(|down| *down).await;
+    let server = http::Server {
+        router: http::router(Arc::new(app)),
+        tls,
+        is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
+        stopped,
     };
-    let task = match config.certificate.as_deref().zip(config.key.as_deref()) {
-        Some((certificate, key)) => {
-            let acceptor = http::tls_acceptor(certificate, key)?;
-            let listener = TlsListener::new(listener, acceptor).map_err(|source| StartError::Listen {
-                what: "HTTPS",
-                address,
-                source,
-            })?;
-            tokio::spawn(async move {
-                report(
-                    "HTTPS",
-                    axum::serve(listener, service).with_graceful_shutdown(until).await,
-                )
-            })
-        }
-        None => tokio::spawn(async move {
-            report(
-                "HTTP",
-                axum::serve(listener, service).with_graceful_shutdown(until).await,
-            )
-        }),
-    };
-    Ok((address, task))
+    Ok((address, tokio::spawn(http::serve(listener, server))))
 }
 
 async fn serve_grpc(

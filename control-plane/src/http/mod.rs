@@ -5,7 +5,7 @@ mod listener;
 mod network;
 mod web;
 
-pub(crate) use listener::{Peer, TlsListener, tls_acceptor};
+pub(crate) use listener::{Peer, Server, serve, tls_acceptor};
 pub use network::Network;
 pub(crate) use network::{client_address, limit_key};
 
