@@ -2,22 +2,32 @@
 import { DisconnectReason, LocalAudioTrack, LocalVideoTrack, Room, Track, VideoPresets, type LocalTrack, type ReconnectContext, type ReconnectPolicy } from 'livekit-client';
 import type { EndReason } from './model';
 
+/** Longer than any rejoin takes: a room that was handed over waits until it is abandoned. */
+const HELD_MS = 120_000;
+
 /**
  * livekit-client resumes a lost socket on the same edge: quick, and nobody sees it. Everything beyond (a full rejoin) is ours, because
- * it would go back to the same URL, and that edge may be the one that died: answering null hands over to the session.
+ * it would go back to the same URL, and that edge may be the one that died. Until the next edge is joined the old room is held, not closed:
+ * what still flows goes on flowing, and an edge that lives does not take the closing for a departure.
  */
 class ResumeOnly implements ReconnectPolicy {
   room: Room | null = null;
 
-  nextRetryDelayInMs(context: ReconnectContext): number | null {
-    if (this.room?.engine?.fullReconnectOnNext) return null;
-    if (context.retryCount === 0) return Math.random() * 50;
-    return context.retryCount === 1 ? 100 + Math.random() * 100 : null;
+  constructor(private readonly handOver: () => void) {}
+
+  nextRetryDelayInMs(context: ReconnectContext): number {
+    if (!this.room?.engine?.fullReconnectOnNext) {
+      if (context.retryCount === 0) return Math.random() * 50;
+      if (context.retryCount === 1) return 100 + Math.random() * 100;
+    }
+    this.handOver();
+    return HELD_MS;
   }
 }
 
-export function makeRoom(captureHeight: number): Room {
-  const reconnectPolicy = new ResumeOnly();
+/** `handOver` is called when the room cannot help itself any more. */
+export function makeRoom(captureHeight: number, handOver: () => void): Room {
+  const reconnectPolicy = new ResumeOnly(handOver);
   const room = new Room({
     adaptiveStream: true,
     dynacast: true,

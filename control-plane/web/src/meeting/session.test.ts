@@ -117,6 +117,7 @@ test('a lost edge is replaced by another, with the same identity, and everybody 
   first.emit(RoomEvent.Disconnected, undefined);
   await settle();
   expect(session.snapshot()).toMatchObject({ phase: 'rejoining', people: [{ identity: 'ana' }, { identity: 'wei' }] });
+  expect(first.engine.close, 'held until the next edge is joined').not.toHaveBeenCalled();
   release({ ...ANSWER, token: 'second' });
   await settle();
   expect(latest()).toMatchObject({ url: 'ws://iad', token: 'second' });

@@ -41,7 +41,7 @@ const VIEW_EVENTS = [
 
 export interface SessionOptions {
   api: JoinApi;
-  makeRoom: () => Room;
+  makeRoom: (handOver: () => void) => Room;
   code: string;
   title: string;
   name: string;
@@ -57,6 +57,8 @@ export class MeetingSession extends Changes implements MeetingSource {
   /** What is captured and sent; survives the room, which forgets its publications before it says that it is disconnected. */
   private captures: LocalTrack[] = [];
   private publishing = false;
+  /** The room being replaced: let go once the next one is joined, or the meeting is over. */
+  private lost: Room | null = null;
   private answer: JoinAnswer | null = null;
   private edge: EdgeAddress | null = null;
   private rttMs: number | null = null;
@@ -114,7 +116,7 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   private async tryEach(answer: JoinAnswer, list: Candidate[], patience: Patience): Promise<boolean> {
     for (const candidate of list) {
-      const room = this.options.makeRoom();
+      const room: Room = this.options.makeRoom(() => room === this.room && void this.rejoin());
       this.attach(room);
       try {
         const rtcConfig = answer.iceServers.length ? { iceServers: answer.iceServers } : undefined;
@@ -152,6 +154,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.answer = { ...answer, token: candidate.token, identity: room.localParticipant.identity || answer.identity };
     this.phase = 'connected';
     this.publishing = true;
+    this.letGo();
     this.stopPulse();
     this.stopPulse = watchPulse(room, candidate.edge.url, {
       rtt: (ms) => {
@@ -197,11 +200,10 @@ export class MeetingSession extends Changes implements MeetingSource {
     if (this.phase === 'rejoining' || this.phase === 'ended' || !this.room) return;
     this.phase = 'rejoining';
     this.refresh();
-    const lost = this.room;
     this.stopPulse();
+    this.lost = this.room;
     this.room = null;
     this.captures = await salvage(this.captures);
-    abandon(lost);
 
     const startedMs = Date.now();
     for (let round = 0; Date.now() - startedMs < REJOIN_BUDGET_MS; round++) {
@@ -214,6 +216,11 @@ export class MeetingSession extends Changes implements MeetingSource {
       await this.pause(Math.min(250 * 2 ** round, 4_000));
     }
     this.finish('dropped');
+  }
+
+  private letGo(): void {
+    if (this.lost) abandon(this.lost);
+    this.lost = null;
   }
 
   private over(): boolean {
@@ -250,6 +257,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.phase = 'ended';
     this.end = end;
     this.stopPulse();
+    this.letGo();
     this.wakeUp();
     for (const track of this.captures) track.stop();
     this.refresh();
