@@ -18,8 +18,17 @@ pub(crate) fn logging(filter: &str, json: bool) {
         eprintln!("meridian: --log {filter:?} is not a filter ({error}); using info");
         EnvFilter::new("info")
     });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { builder.json().init() } else { builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init() }
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json {
+        builder.json().init()
+    } else {
+        builder
+            .with_target(false)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init()
+    }
 }
 
 pub(crate) async fn edge(args: RoleArgs) -> anyhow::Result<()> {
@@ -29,7 +38,10 @@ pub(crate) async fn edge(args: RoleArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let identity = NodeIdentity::load(&config.pki.directory).with_context(|| {
-        format!("no certificate of this edge in {}: see pki.directory", config.pki.directory.display())
+        format!(
+            "no certificate of this edge in {}: see pki.directory",
+            config.pki.directory.display()
+        )
     })?;
     let registry = registry(&config.registry).await?;
     let edge = Edge::start(config, registry, identity).await?;
@@ -78,7 +90,9 @@ pub(crate) fn load<T: Settings>(args: &RoleArgs) -> anyhow::Result<T> {
         .ignore_env(&["MERIDIAN_CONFIG", "MERIDIAN_LOG", "MERIDIAN_LOG_FORMAT"])
         .env(std::env::vars());
     for pair in &args.set {
-        let (key, value) = pair.split_once('=').with_context(|| format!("--set {pair}: want KEY=VALUE"))?;
+        let (key, value) = pair
+            .split_once('=')
+            .with_context(|| format!("--set {pair}: want KEY=VALUE"))?;
         loader = loader.flag("--set", key, Some(value));
     }
     Ok(loader.load::<T>()?.value)
@@ -87,7 +101,9 @@ pub(crate) fn load<T: Settings>(args: &RoleArgs) -> anyhow::Result<T> {
 /// Ctrl-C, or what service managers send.
 pub(crate) async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return;
+    };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}

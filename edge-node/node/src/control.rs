@@ -119,7 +119,11 @@ async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
             None
         }
         Command::CloseRoom(close) => {
-            tracing::info!(room = close.room, reason = close.reason, "room closed by the control plane");
+            tracing::info!(
+                room = close.room,
+                reason = close.reason,
+                "room closed by the control plane"
+            );
             edge.close_room(&close.room).await;
             None
         }
@@ -138,8 +142,16 @@ fn keys_of(policy: &v1::Policy) -> KeyRing {
             _ => None,
         };
         match algorithm {
-            Some(algorithm) => keys.add_public_key(PublicKey { kid: key.kid.clone(), algorithm, key: key.key.clone() }),
-            None => tracing::warn!(kid = key.kid, algorithm = key.algorithm, "token key of an unknown algorithm ignored"),
+            Some(algorithm) => keys.add_public_key(PublicKey {
+                kid: key.kid.clone(),
+                algorithm,
+                key: key.key.clone(),
+            }),
+            None => tracing::warn!(
+                kid = key.kid,
+                algorithm = key.algorithm,
+                "token key of an unknown algorithm ignored"
+            ),
         }
     }
     keys

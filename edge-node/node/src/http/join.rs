@@ -108,15 +108,29 @@ pub(crate) async fn join(
         passcode: body.passcode,
         client_address: address.ip().to_string(),
         from: body.from,
-        probes: body.probes.into_iter().map(|probe| v1::Probe { region: probe.region, rtt_ms: probe.rtt_ms }).collect(),
+        probes: body
+            .probes
+            .into_iter()
+            .map(|probe| v1::Probe {
+                region: probe.region,
+                rtt_ms: probe.rtt_ms,
+            })
+            .collect(),
         avoid: body.avoid,
         previous_token: body.previous_token,
     };
     match control.join(request).await.map(|answer| answer.answer) {
         Ok(Some(v1::join_answer::Answer::Granted(granted))) => with_cors(Json(Granted::from(granted)).into_response()),
         Ok(Some(v1::join_answer::Answer::Refused(no))) => {
-            let status = u16::try_from(no.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-            refused(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &no.code, &no.message, no.retry_after_s)
+            let status = u16::try_from(no.status)
+                .ok()
+                .and_then(|status| StatusCode::from_u16(status).ok());
+            refused(
+                status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                &no.code,
+                &no.message,
+                no.retry_after_s,
+            )
         }
         Ok(None) | Err(_) => refused(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -132,19 +146,30 @@ pub(crate) async fn preflight() -> Response {
     let mut response = with_cors(StatusCode::NO_CONTENT.into_response());
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("content-type"),
+    );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
 }
 
 fn refused(status: StatusCode, code: &str, message: &str, retry_after_s: u32) -> Response {
-    let body = Refused { code: code.to_owned(), message: message.to_owned(), retry_after_s };
+    let body = Refused {
+        code: code.to_owned(),
+        message: message.to_owned(),
+        retry_after_s,
+    };
     with_cors((status, Json(body)).into_response())
 }
 
 impl From<v1::JoinGranted> for Granted {
     fn from(granted: v1::JoinGranted) -> Granted {
-        let edge = |address: v1::EdgeAddress| EdgeBody { id: address.id, region: address.region, url: address.url };
+        let edge = |address: v1::EdgeAddress| EdgeBody {
+            id: address.id,
+            region: address.region,
+            url: address.url,
+        };
         let ice = |server: v1::IceServer| IceServerBody {
             urls: server.urls,
             username: server.username,

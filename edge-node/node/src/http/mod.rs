@@ -15,8 +15,7 @@ use http::StatusCode;
 
 use crate::edge::EdgeState;
 
-pub(crate) use tls::{ClientAddress, serve};
-pub use tls::TlsError;
+pub(crate) use tls::{ClientAddress, TlsError, serve};
 
 pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
     Router::new()
@@ -24,7 +23,10 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
         .route("/rtc/v1/validate", get(rtc::validate))
         .route("/rtc", any(rtc::unsupported))
         .route("/rtc/{*rest}", any(rtc::unsupported))
-        .route("/api/v1/meetings/{code}/join", post(join::join).options(join::preflight))
+        .route(
+            "/api/v1/meetings/{code}/join",
+            post(join::join).options(join::preflight),
+        )
         .route("/probe", get(probe))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))

@@ -166,7 +166,11 @@ impl Client {
     /// Asks the client for a new offer if one is needed and none is on its way.
     pub(super) fn ask_for_offer(&mut self, now: Instant) {
         let recently = |asked: Instant| now.saturating_duration_since(asked) < OFFER_PATIENCE;
-        if !self.needs_offer || self.transport.is_none() || self.frames.is_none() || self.offer_asked_at.is_some_and(recently) {
+        if !self.needs_offer
+            || self.transport.is_none()
+            || self.frames.is_none()
+            || self.offer_asked_at.is_some_and(recently)
+        {
             return;
         }
         let required = self.negotiation.sections_required();
@@ -193,7 +197,10 @@ impl Client {
             return Some((DisconnectReason::ClientInitiated, "closed its transport"));
         }
         if self.detached_at.is_some_and(|since| longer(since, RESUME_PATIENCE)) {
-            return Some((DisconnectReason::ConnectionTimeout, "did not come back after its socket closed"));
+            return Some((
+                DisconnectReason::ConnectionTimeout,
+                "did not come back after its socket closed",
+            ));
         }
         if !self.is_connected() && self.detached_at.is_none() && longer(self.joined_at, CONNECT_PATIENCE) {
             return Some((DisconnectReason::ConnectionTimeout, "its media transport never stood"));
