@@ -19,6 +19,8 @@ pub(super) struct Mapping {
     pub(super) frame_number: u16,
     pub(super) tl0: u8,
     pub(super) layer: u8,
+    /// The encoder whose packets these are: after a restart, the same numbers can mean other packets.
+    pub(super) source_ssrc: u32,
 }
 
 #[derive(Clone, Debug)]

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// A source that jumps ahead further than a ring holds is a new stream, not a loss.
 const JUMP_MAX: i32 = 512;
+/// Nor does a source that was there all along deliver packets that its ring forgot long ago.
+const BEHIND_MAX: i32 = 4_096;
 /// Numbers remembered as sent, back from the highest.
 const WINDOW: u32 = 64;
 /// A NACK for a number further back than this is not looked up.
@@ -117,8 +119,6 @@ pub struct Downlink {
     format: Option<Format>,
     extensions: OutExtensions,
     selection: Selection,
-    /// SSRC of the source's encoder whose packets were mapped last.
-    source_ssrc: u32,
     history: History,
     /// Highest outgoing extended sequence number, and which of the 64 up to it were sent.
     highest: u32,
@@ -149,7 +149,6 @@ impl Downlink {
             format: None,
             extensions: OutExtensions::new(&config),
             selection: Selection::new(),
-            source_ssrc: 0,
             history: History::new(),
             highest: (1u32 << 16 | u32::from(config.first_sequence)) - 1,
             sent: 0,
@@ -357,11 +356,12 @@ impl Downlink {
         Some(format)
     }
 
-    /// Another encoder, or so far ahead that what lies between will never come (mute, restart).
+    /// Another encoder, or so far off that what lies between will never come (mute, restart, another link).
     fn is_discontinuous(&self, packet: &RtpPacket) -> bool {
         let Some(current) = self.history.current() else { return true };
         let out = (packet.extended_sequence as u32).wrapping_sub(current.sequence);
-        packet.ssrc != self.source_ssrc || out.wrapping_sub(self.highest) as i32 > JUMP_MAX
+        let ahead = out.wrapping_sub(self.highest) as i32;
+        packet.ssrc != current.source_ssrc || !(-BEHIND_MAX..=JUMP_MAX).contains(&ahead)
     }
 
     /// From this packet on, the stream is carried by its layer.
@@ -371,6 +371,7 @@ impl Downlink {
             out_start,
             sequence: (packet.extended_sequence as u32).wrapping_sub(out_start),
             layer: packet.layer.0,
+            source_ssrc: packet.ssrc,
             ..Mapping::default()
         };
         if let (Some(last), Some(old)) = (self.last, self.history.current()) {
@@ -388,13 +389,12 @@ impl Downlink {
             self.switches += 1;
         }
         self.history.push(mapping);
-        self.source_ssrc = packet.ssrc;
         self.dropped_frame = None;
         self.selection.switched(packet.layer);
     }
 
     fn next_timestamp(&self, source: &Source, packet: &RtpPacket, last: LastFrame, old: &Mapping) -> u32 {
-        if packet.ssrc == self.source_ssrc {
+        if packet.ssrc == old.source_ssrc {
             // The same encoder after a pause: its clock went on.
             let same = packet.timestamp.wrapping_add(old.timestamp);
             if same.wrapping_sub(last.timestamp) as i32 > 0 {
@@ -523,7 +523,7 @@ impl Downlink {
         let ring = source.ring(Layer(mapping.layer))?;
         let behind = (ring.newest() as u32).wrapping_sub(out.wrapping_add(mapping.sequence));
         let packet = ring.get(ring.newest().checked_sub(u64::from(behind))?)?;
-        Some((packet, mapping))
+        (packet.ssrc == mapping.source_ssrc).then_some((packet, mapping))
     }
 
     fn note_sent(&mut self, packet: &RtpPacket, mapping: &Mapping) {

@@ -178,6 +178,9 @@ impl Encoder {
     }
 }
 
+/// Timestamp, picture id, TL0PICIDX, and the packets with their sequence numbers.
+type Frame = (u32, u16, u8, Vec<(u64, Content)>);
+
 /// Checks every packet that the SFU sends to one subscriber, and remembers what a receiver would.
 #[derive(Default)]
 pub struct Subscriber {
@@ -262,7 +265,7 @@ impl Subscriber {
     /// Walks what was sent, in order, as a decoder would. Returns (layer, capture time) of each complete frame shown.
     pub fn decode(&self) -> Vec<(u8, u32)> {
         let mut shown = Vec::new();
-        let mut frames: Vec<(u32, u16, u8, Vec<(u64, Content)>)> = Vec::new();
+        let mut frames: Vec<Frame> = Vec::new();
         for (&sequence, (timestamp, payload)) in &self.emitted {
             if payload.is_empty() {
                 continue; // padding that fills a hole
@@ -291,7 +294,7 @@ impl Subscriber {
             if let Some((last_timestamp, last_id, last_tl0, last)) = previous {
                 assert!(timestamp.wrapping_sub(last_timestamp) as i32 > 0, "time goes on");
                 let step = picture_id.wrapping_sub(last_id) & 0x7FFF;
-                assert!(step >= 1 && step < 0x4000, "picture ids go on: {last_id} → {picture_id}");
+                assert!((1..0x4000).contains(&step), "picture ids go on: {last_id} → {picture_id}");
                 assert!(tl0.wrapping_sub(last_tl0) < 128, "tl0picidx goes on");
                 if last.layer != content.layer {
                     assert!(content.keyframe && content.part == 0, "a layer begins with the start of a keyframe");
@@ -426,7 +429,7 @@ impl World {
                 let data = self.encoders[index].padding(at as u32);
                 self.transmit(data);
             }
-            if self.send_reports && at % 495 == 0 {
+            if self.send_reports && at.is_multiple_of(495) {
                 let report = self.encoders[index].report(at as u32);
                 self.uplink.handle_sender_report(self.now, Layer(index as u8), report);
             }
