@@ -10,7 +10,7 @@ use meridian_udp::{Batch, Socket};
 
 use super::Shard;
 use super::peers::{PeerSlot, SendPath};
-use super::tracks::Subscription;
+use super::subscriptions::Subscription;
 use crate::api::{Event, TapBatch};
 use crate::metrics::{Counters, add};
 

@@ -7,6 +7,7 @@ mod ingress;
 mod peers;
 mod rtcp;
 mod slab;
+mod subscriptions;
 mod tick;
 mod tracks;
 
@@ -30,7 +31,8 @@ use crate::metrics::{Counters, add};
 use egress::Egress;
 use peers::Peers;
 use slab::Slab;
-use tracks::{Subscription, Track};
+use subscriptions::Subscription;
+use tracks::Track;
 
 /// What a media thread shares with the front and the other threads.
 pub(crate) struct Shared {
