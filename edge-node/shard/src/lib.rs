@@ -17,9 +17,7 @@ mod metrics;
 mod shards;
 mod thread;
 
-pub use api::{
-    Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch, Tapped,
-};
+pub use api::{Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch, Tapped};
 pub use meridian_sfu::Demand;
 pub use metrics::ShardMetrics;
 pub use shards::Shards;

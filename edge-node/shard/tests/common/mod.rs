@@ -30,8 +30,16 @@ pub const EXTENSIONS: ExtensionMap = ExtensionMap {
     playout_delay: None,
     video_orientation: None,
 };
-pub const OPUS: PayloadType = PayloadType { pt: 111, codec: Codec::Opus, rtx_pt: None };
-pub const VP8: PayloadType = PayloadType { pt: 96, codec: Codec::Vp8, rtx_pt: Some(97) };
+pub const OPUS: PayloadType = PayloadType {
+    pt: 111,
+    codec: Codec::Opus,
+    rtx_pt: None,
+};
+pub const VP8: PayloadType = PayloadType {
+    pt: 96,
+    codec: Codec::Vp8,
+    rtx_pt: Some(97),
+};
 pub const RIDS: [&str; 3] = ["q", "h", "f"];
 
 pub struct World {
@@ -80,7 +88,14 @@ impl World {
             ..ShardsConfig::default()
         };
         let shards = Shards::start(config, identity.clone(), events_tx, taps_tx).expect("start");
-        World { shards, events, taps, seen: Vec::new(), identity, rng: StdRng::seed_from_u64(7) }
+        World {
+            shards,
+            events,
+            taps,
+            seen: Vec::new(),
+            identity,
+            rng: StdRng::seed_from_u64(7),
+        }
     }
 
     /// A client that has begun to connect.
@@ -128,7 +143,10 @@ impl World {
 
     /// Fresh ICE credentials: the server's and the client's.
     pub fn credentials(&mut self) -> (IceCredentials, IceCredentials) {
-        (IceCredentials::generate(&mut self.rng), IceCredentials::generate(&mut self.rng))
+        (
+            IceCredentials::generate(&mut self.rng),
+            IceCredentials::generate(&mut self.rng),
+        )
     }
 
     /// Moves everybody until `done`, or fails after five seconds.
@@ -149,7 +167,11 @@ impl World {
             if done(self, clients) {
                 return;
             }
-            assert!(Instant::now() < deadline, "waited in vain: {what}; events: {:?}", self.seen);
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain: {what}; events: {:?}",
+                self.seen
+            );
             std::thread::sleep(Duration::from_micros(200));
         }
     }
@@ -159,7 +181,10 @@ impl World {
             clients.iter().all(|c| {
                 c.connected
                     && c.channels.len() == 2
-                    && world.seen.iter().any(|e| matches!(e, Event::PeerConnected { peer, .. } if *peer == c.peer))
+                    && world
+                        .seen
+                        .iter()
+                        .any(|e| matches!(e, Event::PeerConnected { peer, .. } if *peer == c.peer))
             })
         });
     }
@@ -214,7 +239,8 @@ impl TestClient {
     pub fn move_away(&mut self) {
         self.socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
         self.socket.set_nonblocking(true).expect("non-blocking");
-        self.client.change_address(Instant::now(), self.socket.local_addr().expect("address"));
+        self.client
+            .change_address(Instant::now(), self.socket.local_addr().expect("address"));
         self.drain();
     }
 
@@ -231,7 +257,11 @@ impl TestClient {
     pub fn send_rtcp(&mut self, write: impl FnOnce(&mut Writer<'_>)) {
         let mut out = Vec::new();
         write(&mut Writer::new(&mut out));
-        self.client.srtp().expect("connected").protect_rtcp(&mut out).expect("protect");
+        self.client
+            .srtp()
+            .expect("connected")
+            .protect_rtcp(&mut out)
+            .expect("protect");
         self.transmit(&out, self.server);
     }
 
@@ -259,12 +289,16 @@ impl TestClient {
     }
 
     pub fn of_ssrc(&self, ssrc: u32) -> Vec<&Arrived> {
-        self.rtp.iter().filter(|p| p.header.ssrc == ssrc && !p.payload.is_empty()).collect()
+        self.rtp
+            .iter()
+            .filter(|p| p.header.ssrc == ssrc && !p.payload.is_empty())
+            .collect()
     }
 
     pub fn plis(&self, ssrc: u32) -> usize {
         let all = self.rtcp.iter().flat_map(|data| parse(data));
-        all.filter(|p| matches!(p, Rtcp::Pli { media_ssrc } if *media_ssrc == ssrc)).count()
+        all.filter(|p| matches!(p, Rtcp::Pli { media_ssrc } if *media_ssrc == ssrc))
+            .count()
     }
 
     pub fn nacked(&self, ssrc: u32) -> Vec<u16> {
@@ -371,7 +405,11 @@ pub struct Microphone {
 
 impl Microphone {
     pub fn new(ssrc: u32) -> Microphone {
-        Microphone { stream: SrtpStream::new(ssrc), ssrc, next: 100 }
+        Microphone {
+            stream: SrtpStream::new(ssrc),
+            ssrc,
+            next: 100,
+        }
     }
 
     /// The payload's first two bytes are the packet's number.
@@ -405,7 +443,12 @@ pub struct Camera {
 
 impl Camera {
     pub fn new(ssrcs: [u32; 3]) -> Camera {
-        Camera { streams: ssrcs.map(SrtpStream::new).into(), ssrcs, next: [1_000, 2_000, 3_000], frame: 0 }
+        Camera {
+            streams: ssrcs.map(SrtpStream::new).into(),
+            ssrcs,
+            next: [1_000, 2_000, 3_000],
+            frame: 0,
+        }
     }
 
     /// Frames sent so far.
@@ -451,7 +494,12 @@ impl Camera {
     /// VP8 descriptor with a 15-bit picture id, then layer, frame and index, slightly unequal in size.
     fn payload(&self, layer: usize, index: usize, keyframe: bool) -> Vec<u8> {
         let start = if index == 0 { 0x10 } else { 0 };
-        let mut payload = vec![0x80 | start, 0x80, 0x80 | (self.frame >> 8) as u8 & 0x7f, self.frame as u8];
+        let mut payload = vec![
+            0x80 | start,
+            0x80,
+            0x80 | (self.frame >> 8) as u8 & 0x7f,
+            self.frame as u8,
+        ];
         if index == 0 {
             payload.push(u8::from(!keyframe));
             payload.extend_from_slice(&[0, 0, 0x9d, 0x01, 0x2a, 64, 1, 240, 0]);
@@ -465,5 +513,9 @@ impl Camera {
 /// Layer, frame and index that [`Camera`] wrote behind the descriptor.
 pub fn video_tag(payload: &[u8]) -> (u8, u16, u8) {
     let at = if payload[0] & 0x10 != 0 { 4 + 10 } else { 4 };
-    (payload[at], u16::from_be_bytes([payload[at + 1], payload[at + 2]]), payload[at + 3])
+    (
+        payload[at],
+        u16::from_be_bytes([payload[at + 1], payload[at + 2]]),
+        payload[at + 3],
+    )
 }

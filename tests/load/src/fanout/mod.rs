@@ -84,7 +84,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     );
     println!(
         "{:>7} {:>5} {:>9} {:>9} {:>8} {:>8} {:>6} {:>9} {:>8} {:>8} {:>10} {:>8} {:>8}",
-        "viewers", "pace", "pps", "packets", "ns/pkt", "floor", "ratio", "hot floor", "seg/msg", "msg/call", "B/viewer", "loss", "checked"
+        "viewers",
+        "pace",
+        "pps",
+        "packets",
+        "ns/pkt",
+        "floor",
+        "ratio",
+        "hot floor",
+        "seg/msg",
+        "msg/call",
+        "B/viewer",
+        "loss",
+        "checked"
     );
     let mut rows = Vec::new();
     for &viewers in &options.viewers {
@@ -110,8 +122,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 fn run_in_process(options: &Options, viewers: usize) -> anyhow::Result<Value> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg("fanout-row")
-        .args(["--viewers", &viewers.to_string(), "--seconds", &options.seconds.to_string()])
-        .args(["--shards", &options.shards.to_string(), "--seed", &options.seed.to_string()])
+        .args([
+            "--viewers",
+            &viewers.to_string(),
+            "--seconds",
+            &options.seconds.to_string(),
+        ])
+        .args([
+            "--shards",
+            &options.shards.to_string(),
+            "--seed",
+            &options.seed.to_string(),
+        ])
         .stdout(Stdio::piped())
         .spawn()?;
     let stdout = child.stdout.take().context("piped")?;
@@ -130,7 +152,11 @@ fn print_row(row: &Value) {
     println!(
         "{:>7} {:>5} {:>9.0} {:>9.0} {:>8.0} {:>8.0} {:>6.2} {:>9.0} {:>8.2} {:>8.1} {:>10.0} {:>7.3}% {:>8.0}",
         number("viewers"),
-        if number("pace") == 1.0 { "real".to_owned() } else { format!("1/{:.0}", 1.0 / number("pace")) },
+        if number("pace") == 1.0 {
+            "real".to_owned()
+        } else {
+            format!("1/{:.0}", 1.0 / number("pace"))
+        },
         number("pps"),
         number("packets"),
         number("ns_per_packet"),
