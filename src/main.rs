@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::ControlPlane(_) => Ok(()),
+            Command::ControlPlane(args) => run::control_plane(args).await,
             Command::Edge(args) => run::edge(args).await,
             Command::Dev(args) => dev::run(args).await,
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use meridian_api::config::{Loader, Settings};
 use meridian_api::pki::NodeIdentity;
+use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{RegistryKind, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
 use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};
@@ -35,6 +36,28 @@ pub(crate) async fn edge(args: RoleArgs) -> anyhow::Result<()> {
     stop_signal().await;
     tracing::info!("stopping");
     edge.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn control_plane(args: RoleArgs) -> anyhow::Result<()> {
+    let config: ControlPlaneConfig = load(&args)?;
+    if args.check {
+        println!("the configuration is good");
+        return Ok(());
+    }
+    let settings = RegistrySettings {
+        kind: match config.registry.kind {
+            meridian_control_plane::config::RegistryKind::Memory => RegistryKind::Memory,
+            meridian_control_plane::config::RegistryKind::Etcd => RegistryKind::Etcd,
+        },
+        endpoints: config.registry.endpoints.clone(),
+        lease_s: config.registry.lease_s,
+    };
+    let registry = registry(&settings).await?;
+    let control = ControlPlane::start(config, registry).await?;
+    stop_signal().await;
+    tracing::info!("stopping");
+    control.shutdown().await;
     Ok(())
 }
 

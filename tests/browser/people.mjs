@@ -1,13 +1,26 @@
 /** What a person does in the app, and what can be seen on their page: shared by the browser tests. */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { startMock } from './mock.mjs';
 
 export const ARTIFACTS = join(dirname(fileURLToPath(import.meta.url)), 'artifacts');
 mkdirSync(ARTIFACTS, { recursive: true });
 
 export const testId = (id) => `[data-testid="${id}"]`;
 export const VIEWPORT = { width: 960, height: 600 };
+
+/**
+ * Where the app is served: MERIDIAN_URL, else the page of the running demo (MERIDIAN_READY names the file that `meridian dev --ready-file`
+ * wrote), else the mock, with the demo's edges behind it when there are any. Resolves to {url, real, edges, close}.
+ */
+export async function findMeridian() {
+  const ready = process.env.MERIDIAN_READY ? JSON.parse(readFileSync(process.env.MERIDIAN_READY, 'utf8')) : null;
+  const page = process.env.MERIDIAN_URL ?? ready?.page ?? ready?.url;
+  if (page) return { url: page.replace(/\/$/, ''), real: true, edges: true, close: async () => {} };
+  const mock = await startMock(ready?.edges ? { mesh: ready } : {});
+  return { url: mock.url, real: false, edges: Boolean(ready?.edges), close: mock.close };
+}
 
 /** A window of its own (own storage, own permissions), with the page's sockets and complaints on record. */
 export async function openWindow(browser, { viewport = VIEWPORT, ...options } = {}) {

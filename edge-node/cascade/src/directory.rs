@@ -14,6 +14,7 @@ use rand::Rng;
 
 use crate::mesh::Context;
 use crate::rendezvous;
+use crate::view::{Edge, Homes, View};
 use crate::wire::{AnnouncedRoom, Body, EDGES_MAX, RoomEdge, RoomPeers, RoomQuery, TTL_MS_MAX};
 
 /// How often an edge repeats its announcements.
@@ -24,17 +25,8 @@ pub const TTL: Duration = Duration::from_secs(35);
 const ASK_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How long any other edge waits for the first home before it fixes an incarnation itself.
 const STAND_IN_PATIENCE: Duration = Duration::from_millis(2_000);
-/// How often homes repeat to each other what they know of a room.
-const SYNC: Duration = Duration::from_secs(25);
 /// Rooms one edge is home to.
 const RECORDS_MAX: usize = 200_000;
-
-/// A live edge, as the registry shows it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Edge {
-    pub node: NodeId,
-    pub region: String,
-}
 
 /// Which life of a room's name: what the home edges fix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,10 +41,15 @@ impl Life {
     /// but which of two rooms keeps its sid when they turn out to be one.
     const EPOCH_END_MS: u64 = 1 << 44;
 
-    fn fix(proposal: &Proposal, rng: &mut impl Rng) -> Life {
-        let created = u64::try_from(proposal.created_at_ms).unwrap_or(0).clamp(1, Self::EPOCH_END_MS - 1);
+    pub(crate) fn fix(proposal: &Proposal, rng: &mut impl Rng) -> Life {
+        let created = u64::try_from(proposal.created_at_ms)
+            .unwrap_or(0)
+            .clamp(1, Self::EPOCH_END_MS - 1);
         let incarnation = (Self::EPOCH_END_MS - created) << 16 | u64::from(rng.random::<u16>());
-        Life { incarnation, sid: proposal.sid.clone() }
+        Life {
+            incarnation,
+            sid: proposal.sid.clone(),
+        }
     }
 
     /// When the room was opened, in milliseconds since 1970: the same on every edge.
@@ -68,41 +65,19 @@ pub(crate) struct Proposal {
     pub(crate) created_at_ms: i64,
 }
 
-/// The home edges of a room, the first being the one that fixes its incarnation. Nobody, before this edge has a view.
-pub(crate) struct Homes {
-    first: Option<NodeId>,
-    second: Option<NodeId>,
-}
-
-impl Homes {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &NodeId> {
-        self.first.iter().chain(&self.second)
-    }
-
-    fn is_first(&self, node: &NodeId) -> bool {
-        self.first.as_ref() == Some(node)
-    }
-
-    fn is_second(&self, node: &NodeId) -> bool {
-        self.second.as_ref() == Some(node)
-    }
-}
-
 #[derive(Default)]
 pub(crate) struct Directory {
-    view: Vec<Edge>,
-    viewed_at: Option<Instant>,
+    view: View,
     records: BTreeMap<RoomName, Record>,
 }
 
 /// What this edge knows of a room as one of its homes.
 struct Record {
     region: String,
+    homes: Homes,
     life: Option<Life>,
     edges: BTreeMap<NodeId, Announced>,
     fixing: Option<Fixing>,
-    /// When the other home is told again of the edges that announced themselves here: they may not reach it.
-    next_sync: Instant,
 }
 
 struct Announced {
@@ -121,62 +96,69 @@ struct Fixing {
 }
 
 impl Directory {
-    /// The two home edges of a room: of its region if any edge lives there, else of all. An edge whose view is empty is its
-    /// own home.
     pub(crate) fn homes(&self, own: &NodeId, room: &RoomName, region: &str) -> Homes {
-        let regional = !region.is_empty() && self.view.iter().any(|edge| edge.region == region);
-        let mut best: Vec<(u64, &NodeId)> = Vec::with_capacity(3);
-        for edge in self.view.iter().filter(|edge| !regional || edge.region == region) {
-            best.push((rendezvous::weight(room.as_str(), edge.node.as_str()), &edge.node));
-            best.sort_unstable_by(|a, b| b.cmp(a));
-            best.truncate(2);
-        }
-        let mut best = best.into_iter().map(|(_, node)| node.clone());
-        let alone = || self.viewed_at.map(|_| own.clone());
-        Homes { first: best.next().or_else(alone), second: best.next() }
+        self.view.homes(own, room, region)
     }
 
-    /// A new view of the live edges: rooms whose homes moved are handed over to the new ones.
-    pub(crate) fn set_view(&mut self, ctx: &mut Context, now: Instant, mut edges: Vec<Edge>) {
-        edges.sort_unstable();
-        edges.dedup_by(|a, b| a.node == b.node);
-        edges.truncate(EDGES_MAX);
-        if edges == self.view && self.viewed_at.is_some() {
-            return;
+    /// A new view of the live edges: rooms whose homes moved are handed over to the new ones. False if it is the old view.
+    pub(crate) fn set_view(&mut self, ctx: &mut Context, now: Instant, edges: Vec<Edge>) -> bool {
+        if !self.view.replace(now, edges) {
+            return false;
         }
-        self.view = edges;
-        self.viewed_at = Some(now);
-        for (room, record) in self.records.iter().filter(|(_, record)| record.life.is_some()) {
-            for home in self.homes(&ctx.node, room, &record.region).iter() {
-                if *home != ctx.node {
-                    ctx.need(home);
-                    ctx.send(home, Body::Peers(record.first_hand(now, room)));
+        let mut unfixed = Vec::new();
+        for (room, record) in &mut self.records {
+            let homes = self.view.homes(&ctx.node, room, &record.region);
+            let former = std::mem::replace(&mut record.homes, homes);
+            if record.fixing.is_some() {
+                unfixed.push(room.clone());
+            } else {
+                let fresh = record
+                    .homes
+                    .iter()
+                    .filter(|home| !former.contains(home) && **home != ctx.node);
+                for home in fresh.cloned().collect::<Vec<_>>() {
+                    ctx.need(&home);
+                    ctx.send(&home, Body::Peers(record.first_hand(now, room)));
                 }
             }
         }
+        for room in unfixed {
+            self.pursue(ctx, now, &room);
+        }
+        true
     }
 
     /// Neighbours this edge keeps links to as a home: those who announced rooms here, and the other homes of those rooms.
-    pub(crate) fn needed(&self, own: &NodeId, needed: &mut BTreeSet<NodeId>) {
-        for (room, record) in &self.records {
-            needed.extend(record.edges.keys().cloned());
-            needed.extend(self.homes(own, room, &record.region).iter().cloned());
+    pub(crate) fn needed(&self, needed: &mut BTreeSet<NodeId>) {
+        for record in self.records.values() {
+            needed.extend(record.edges.keys().chain(record.homes.iter()).cloned());
         }
     }
 
     pub(crate) fn announced(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, said: &AnnouncedRoom, ttl: u32) {
         let room = RoomName::from(said.room.as_str());
-        let Some(record) = self.record(now, &room, &said.home_region) else { return };
+        let Some(record) = self.record(ctx, &room, &said.home_region) else {
+            return;
+        };
         if record.edges.len() >= EDGES_MAX && !record.edges.contains_key(from) {
             return;
         }
         let ttl = Duration::from_millis(u64::from(ttl.min(TTL_MS_MAX)));
-        let held = record.edges.insert(from.clone(), Announced { until: now + ttl, via: None });
+        let held = record.edges.insert(
+            from.clone(),
+            Announced {
+                until: now + ttl,
+                via: None,
+            },
+        );
         let is_new = held.is_none_or(|held| held.via.is_some());
         let adopted = record.adopt(life(said.incarnation, &said.sid));
         if record.life.is_none() {
             if record.fixing.is_none() {
-                let proposal = Proposal { sid: RoomSid::new(&*said.sid), created_at_ms: said.created_at_ms };
+                let proposal = Proposal {
+                    sid: RoomSid::new(&*said.sid),
+                    created_at_ms: said.created_at_ms,
+                };
                 self.start_fixing(ctx, now, &room, proposal, None);
             }
             if let Some(record) = self.records.get(&room).filter(|record| record.life.is_none()) {
@@ -193,7 +175,9 @@ impl Directory {
     }
 
     pub(crate) fn left(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, room: &RoomName) {
-        let Some(record) = self.records.get_mut(room) else { return };
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
         if record.edges.remove(from).is_some() {
             self.tell_homes(ctx, now, room);
             if self.records.get(room).is_some_and(|record| record.edges.is_empty()) {
@@ -210,10 +194,16 @@ impl Directory {
             return ctx.send(from, Body::Peers(record.first_hand(now, &room)));
         }
         if !homes.is_first(&ctx.node) {
-            let nothing = RoomPeers { room: query.room.clone(), to_home: true, ..RoomPeers::default() };
+            let nothing = RoomPeers {
+                room: query.room.clone(),
+                to_home: true,
+                ..RoomPeers::default()
+            };
             return ctx.send(from, Body::Peers(nothing));
         }
-        let Some(record) = self.record(now, &room, &query.home_region) else { return };
+        let Some(record) = self.record(ctx, &room, &query.home_region) else {
+            return;
+        };
         match &mut record.fixing {
             Some(fixing) => {
                 fixing.askers.insert(from.clone());
@@ -223,7 +213,10 @@ impl Directory {
                 }
             }
             None => {
-                let proposal = Proposal { sid: RoomSid::new(&*query.sid), created_at_ms: query.created_at_ms };
+                let proposal = Proposal {
+                    sid: RoomSid::new(&*query.sid),
+                    created_at_ms: query.created_at_ms,
+                };
                 self.start_fixing(ctx, now, &room, proposal, Some(from));
             }
         }
@@ -233,12 +226,14 @@ impl Directory {
     pub(crate) fn told(&mut self, ctx: &mut Context, now: Instant, from: &NodeId, peers: &RoomPeers) {
         let room = RoomName::from(peers.room.as_str());
         let homes = self.homes(&ctx.node, &room, &peers.home_region);
-        let is_home = homes.iter().any(|home| *home == ctx.node);
+        let is_home = homes.contains(&ctx.node);
         let worth_a_record = is_home && peers.to_home && !peers.edges.is_empty();
         if !self.records.contains_key(&room) && !worth_a_record {
             return;
         }
-        let Some(record) = self.record(now, &room, &peers.home_region) else { return };
+        let Some(record) = self.record(ctx, &room, &peers.home_region) else {
+            return;
+        };
         let adopted = record.adopt(life(peers.incarnation, &peers.sid));
         let news = peers.to_home && record.merge(now, from, peers);
         let asked_in_vain = peers.to_home && homes.is_second(from) && homes.is_first(&ctx.node);
@@ -260,36 +255,29 @@ impl Directory {
     }
 
     pub(crate) fn tick(&mut self, ctx: &mut Context, now: Instant) {
-        let (mut due, mut stale) = (Vec::new(), Vec::new());
+        let mut due = Vec::new();
         self.records.retain(|room, record| {
             record.edges.retain(|_, announced| announced.until > now);
             if record.fixing.as_ref().is_some_and(|fixing| fixing.until <= now) {
                 due.push(room.clone());
             }
-            if record.next_sync <= now {
-                record.next_sync = now + SYNC;
-                stale.push(room.clone());
-            }
             !record.edges.is_empty() || record.fixing.is_some()
         });
-        for room in stale {
-            self.tell_homes(ctx, now, &room);
-        }
         for room in due {
             self.fix(ctx, now, &room);
         }
     }
 
-    fn record(&mut self, now: Instant, room: &RoomName, region: &str) -> Option<&mut Record> {
+    fn record(&mut self, ctx: &Context, room: &RoomName, region: &str) -> Option<&mut Record> {
         if self.records.len() >= RECORDS_MAX && !self.records.contains_key(room) {
             return None;
         }
         Some(self.records.entry(room.clone()).or_insert_with(|| Record {
             region: region.to_owned(),
+            homes: self.view.homes(&ctx.node, room, region),
             life: None,
             edges: BTreeMap::new(),
             fixing: None,
-            next_sync: now + SYNC,
         }))
     }
 
@@ -302,18 +290,46 @@ impl Directory {
         proposal: Proposal,
         asker: Option<&NodeId>,
     ) {
-        let Some(record) = self.records.get_mut(room) else { return };
-        let region = record.region.clone();
-        record.fixing = Some(Fixing { proposal, until: now, askers: asker.into_iter().cloned().collect() });
-        let homes = self.homes(&ctx.node, room, &region);
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
+        record.fixing = Some(Fixing {
+            proposal,
+            until: now,
+            askers: asker.into_iter().cloned().collect(),
+        });
+        self.pursue(ctx, now, room);
+    }
+
+    /// Fixes at once, or asks the other home and gives it time.
+    fn pursue(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
+        let Some(Record {
+            homes,
+            fixing: Some(fixing),
+            ..
+        }) = self.records.get(room)
+        else {
+            return;
+        };
+        let (homes, askers) = (homes.clone(), fixing.askers.clone());
         let is_first = homes.is_first(&ctx.node);
         let other = if is_first { homes.second } else { homes.first };
-        let settled = self.viewed_at.is_some_and(|at| now.duration_since(at) >= TTL);
-        if is_first && (settled || other.is_none() || other.as_ref() == asker) {
+        let settled = self.view.since().is_some_and(|at| now.duration_since(at) >= TTL);
+        let knows_nothing = other.as_ref().is_none_or(|other| askers.contains(other));
+        if is_first && (settled || knows_nothing) {
             return self.fix(ctx, now, room);
         }
-        if let Some(Record { fixing: Some(fixing), .. }) = self.records.get_mut(room) {
-            fixing.until = now + if is_first { ASK_PATIENCE } else { STAND_IN_PATIENCE };
+        if let Some(Record {
+            fixing: Some(fixing), ..
+        }) = self.records.get_mut(room)
+        {
+            let until = now + if is_first { ASK_PATIENCE } else { STAND_IN_PATIENCE };
+            // Views that keep changing must not put it off for ever.
+            fixing.until = if fixing.until > now {
+                until.min(fixing.until)
+            } else {
+                until
+            };
         }
         if let Some(other) = other {
             ctx.need(&other);
@@ -322,7 +338,14 @@ impl Directory {
     }
 
     fn ask(&self, ctx: &mut Context, room: &RoomName, other: &NodeId) {
-        let Some(Record { region, fixing: Some(Fixing { proposal, .. }), .. }) = self.records.get(room) else { return };
+        let Some(Record {
+            region,
+            fixing: Some(Fixing { proposal, .. }),
+            ..
+        }) = self.records.get(room)
+        else {
+            return;
+        };
         let query = RoomQuery {
             room: room.as_str().to_owned(),
             home_region: region.clone(),
@@ -335,7 +358,7 @@ impl Directory {
     /// What could not be said while the link was down.
     pub(crate) fn link_up(&self, ctx: &mut Context, now: Instant, node: &NodeId) {
         for (room, record) in &self.records {
-            if self.homes(&ctx.node, room, &record.region).iter().any(|home| home == node) {
+            if record.homes.contains(node) {
                 self.ask(ctx, room, node);
                 if record.life.is_some() {
                     ctx.send(node, Body::Peers(record.first_hand(now, room)));
@@ -345,7 +368,9 @@ impl Directory {
     }
 
     fn fix(&mut self, ctx: &mut Context, now: Instant, room: &RoomName) {
-        let Some(record) = self.records.get_mut(room) else { return };
+        let Some(record) = self.records.get_mut(room) else {
+            return;
+        };
         let Some(fixing) = record.fixing.take() else { return };
         record.adopt(Some(Life::fix(&fixing.proposal, &mut ctx.rng)));
         for asker in &fixing.askers {
@@ -364,7 +389,7 @@ impl Directory {
 
     fn tell_homes(&self, ctx: &mut Context, now: Instant, room: &RoomName) {
         let Some(record) = self.records.get(room) else { return };
-        for home in self.homes(&ctx.node, room, &record.region).iter() {
+        for home in record.homes.iter() {
             if *home != ctx.node {
                 ctx.need(home);
                 ctx.send(home, Body::Peers(record.first_hand(now, room)));
@@ -397,7 +422,8 @@ impl Record {
                 (NodeId::from(edge.node.as_str()), now + ttl)
             })
             .collect();
-        self.edges.retain(|node, held| held.via.as_ref() != Some(from) || said.contains_key(node));
+        self.edges
+            .retain(|node, held| held.via.as_ref() != Some(from) || said.contains_key(node));
         let mut news = false;
         for (node, until) in said {
             let full = self.edges.len() >= EDGES_MAX;
@@ -405,7 +431,13 @@ impl Record {
                 Some(held) if held.via.as_ref() == Some(from) => held.until = until,
                 Some(_) => {}
                 None if !full => {
-                    self.edges.insert(node, Announced { until, via: Some(from.clone()) });
+                    self.edges.insert(
+                        node,
+                        Announced {
+                            until,
+                            via: Some(from.clone()),
+                        },
+                    );
                     news = true;
                 }
                 None => {}
@@ -421,21 +453,31 @@ impl Record {
 
     /// For another home.
     fn first_hand(&self, now: Instant, room: &RoomName) -> RoomPeers {
-        RoomPeers { to_home: true, ..self.message(now, room, |announced| announced.via.is_none()) }
+        RoomPeers {
+            to_home: true,
+            ..self.message(now, room, |announced| announced.via.is_none())
+        }
     }
 
     fn message(&self, now: Instant, room: &RoomName, which: impl Fn(&Announced) -> bool) -> RoomPeers {
-        let ttl_ms = |until: Instant| u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(TTL_MS_MAX);
+        let ttl_ms =
+            |until: Instant| u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(TTL_MS_MAX);
         RoomPeers {
             room: room.as_str().to_owned(),
             home_region: self.region.clone(),
-            sid: self.life.as_ref().map_or(String::new(), |life| life.sid.as_str().to_owned()),
+            sid: self
+                .life
+                .as_ref()
+                .map_or(String::new(), |life| life.sid.as_str().to_owned()),
             incarnation: self.life.as_ref().map_or(0, |life| life.incarnation),
             edges: self
                 .edges
                 .iter()
                 .filter(|(_, announced)| which(announced))
-                .map(|(node, announced)| RoomEdge { node: node.as_str().to_owned(), ttl_ms: ttl_ms(announced.until) })
+                .map(|(node, announced)| RoomEdge {
+                    node: node.as_str().to_owned(),
+                    ttl_ms: ttl_ms(announced.until),
+                })
                 .collect(),
             to_home: false,
         }
@@ -455,9 +497,14 @@ impl Record {
 
 /// Does not depend on order, so both sides may hold their sets as they like.
 pub(crate) fn edges_hash<'a>(edges: impl Iterator<Item = &'a NodeId>) -> u64 {
-    edges.fold(0, |hash, node| hash ^ rendezvous::weight("", node.as_str()))
+    edges.fold(0, |hash, node| {
+        hash ^ rendezvous::weight(0, rendezvous::hash(node.as_str()))
+    })
 }
 
 pub(crate) fn life(incarnation: u64, sid: &str) -> Option<Life> {
-    (incarnation != 0 && !sid.is_empty()).then(|| Life { incarnation, sid: RoomSid::new(sid) })
+    (incarnation != 0 && !sid.is_empty()).then(|| Life {
+        incarnation,
+        sid: RoomSid::new(sid),
+    })
 }

@@ -12,6 +12,7 @@ pub mod mesh;
 mod rendezvous;
 mod replication;
 mod subscriptions;
+mod view;
 pub mod wire;
 
 pub use mesh::{Data, Edge, Life, Mesh, MeshCounters, Output, RoomInput, SpeakerLevel};

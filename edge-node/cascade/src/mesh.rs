@@ -14,10 +14,11 @@ use meridian_sfu::media::{Layer, LayerSet};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+pub use crate::directory::Life;
 use crate::directory::{Directory, Proposal};
-pub use crate::directory::{Edge, Life};
 use crate::replication::Rooms;
 use crate::subscriptions::{Demand, Subscriptions};
+pub use crate::view::Edge;
 use crate::wire::{self, Body, Content, Hello, WireError};
 pub use crate::wire::{Data, SpeakerLevel};
 
@@ -32,15 +33,31 @@ const LINGER: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// One control message on the link to `to`.
-    Send { to: NodeId, message: Bytes },
+    Send {
+        to: NodeId,
+        message: Bytes,
+    },
     /// A link is needed until `Disconnect`: dial, or let it dial, again and again.
     ConnectTo(NodeId),
     Disconnect(NodeId),
-    Room { room: RoomName, input: RoomInput },
+    Room {
+        room: RoomName,
+        input: RoomInput,
+    },
     /// Media of this track comes from that edge under that number, from now on and until told otherwise; `None`: from nobody.
-    Receive { room: RoomName, track: TrackSid, source: Option<(NodeId, u32)> },
+    Receive {
+        room: RoomName,
+        track: TrackSid,
+        source: Option<(NodeId, u32)>,
+    },
     /// Send these layers of the track to that edge under that number. Replaces what was said before; no layers: stop.
-    Forward { room: RoomName, track: TrackSid, to: NodeId, number: u32, layers: LayerSet },
+    Forward {
+        room: RoomName,
+        track: TrackSid,
+        to: NodeId,
+        number: u32,
+        layers: LayerSet,
+    },
 }
 
 /// For a room with people on this edge.
@@ -49,21 +66,41 @@ pub enum RoomInput {
     /// The home edges fixed which life of the room this is (or, after a partition, that it is another): set it in `RoomInfo`.
     Life(Life),
     /// `Room::apply(now, &from, delta)`, then [`Mesh::relay_delta`] with its news.
-    Delta { from: NodeId, delta: RoomDelta },
+    Delta {
+        from: NodeId,
+        delta: RoomDelta,
+    },
     /// `Room::delta_since(&digest)`, each to [`Mesh::answer_digest`].
-    Digest { from: NodeId, digest: RoomDigest },
+    Digest {
+        from: NodeId,
+        digest: RoomDigest,
+    },
     /// `Room::digest()` to [`Mesh::send_digest`].
-    DigestWanted { to: Vec<NodeId> },
+    DigestWanted {
+        to: Vec<NodeId>,
+    },
     /// `Room::node_heard`
     NodeHeard(NodeId),
     /// `Room::node_silent`
     NodeSilent(NodeId),
     /// Layers of a track published here that other edges want, all together.
-    Wanted { track: TrackSid, layers: LayerSet },
+    Wanted {
+        track: TrackSid,
+        layers: LayerSet,
+    },
     /// Another edge needs a keyframe of a track published here.
-    Keyframe { track: TrackSid, layer: Layer },
-    Data { from: NodeId, data: Data },
-    Speakers { from: NodeId, levels: Vec<SpeakerLevel> },
+    Keyframe {
+        track: TrackSid,
+        layer: Layer,
+    },
+    Data {
+        from: NodeId,
+        data: Data,
+    },
+    Speakers {
+        from: NodeId,
+        levels: Vec<SpeakerLevel>,
+    },
 }
 
 /// What went wrong, for metrics.
@@ -113,7 +150,10 @@ impl Context {
         if *to == self.node {
             self.loopback.push_back(body);
         } else if self.links.contains(to) {
-            self.out.push_back(Output::Send { to: to.clone(), message: wire::encode(body) });
+            self.out.push_back(Output::Send {
+                to: to.clone(),
+                message: wire::encode(body),
+            });
         }
     }
 
@@ -147,11 +187,12 @@ impl Mesh {
     }
 
     /// The live edges, this one included. To be called once at the start, with an empty list if nobody is known: until then
-    /// no room gets its life. A lost lease only moves homes: it closes no link and drops no room.
+    /// a room waits 3 s for its life. A lost lease only moves homes: it closes no link and drops no room.
     pub fn view_changed(&mut self, now: Instant, edges: Vec<Edge>) {
-        self.directory.set_view(&mut self.ctx, now, edges);
-        self.rooms.announce(&mut self.ctx, &self.directory, now, true);
-        self.finish(now);
+        if self.directory.set_view(&mut self.ctx, now, edges) {
+            self.rooms.view_changed(&mut self.ctx, &self.directory);
+            self.finish(now);
+        }
     }
 
     /// The control connection to `node` is up, both hellos exchanged and its name proven. Calling it for a link that was up
@@ -161,10 +202,13 @@ impl Mesh {
             self.link_down(now, &node);
         }
         self.ctx.links.insert(node.clone());
-        let hello = Hello { node: self.ctx.node.as_str().to_owned(), capabilities: Vec::new() };
+        let hello = Hello {
+            node: self.ctx.node.as_str().to_owned(),
+            capabilities: Vec::new(),
+        };
         self.ctx.send(&node, Body::Hello(hello));
         self.directory.link_up(&mut self.ctx, now, &node);
-        let shared = self.rooms.link_up(&mut self.ctx, &self.directory, &node);
+        let shared = self.rooms.link_up(&mut self.ctx, &node);
         self.subscriptions.link_up(&mut self.ctx, &self.rooms, &shared);
         self.finish(now);
     }
@@ -201,18 +245,19 @@ impl Mesh {
 
     /// This edge has people in `room`. `home_region` must be the same on all edges (from the token; empty = anywhere);
     /// `sid` and `created_at_ms` (since 1970) become the room's if it is new. Answered with [`RoomInput::Life`] once the homes
-    /// have spoken: within one round trip to the first, another between them if the view is younger than 35 s, about 2 s
-    /// if the first cannot be reached.
+    /// have spoken: within one round trip to the first, another between them if the view is younger than 35 s, after 3 s
+    /// at the latest if they cannot be reached.
     pub fn join_room(&mut self, now: Instant, room: RoomName, home_region: &str, sid: RoomSid, created_at_ms: i64) {
         let proposal = Proposal { sid, created_at_ms };
-        self.rooms.join(&mut self.ctx, &self.directory, now, &room, home_region, proposal);
+        self.rooms
+            .join(&mut self.ctx, &self.directory, now, &room, home_region, proposal);
         self.finish(now);
     }
 
     /// The last person here is gone.
     pub fn leave_room(&mut self, now: Instant, room: &RoomName) {
         self.subscriptions.leave(&mut self.ctx, room);
-        self.rooms.leave(&mut self.ctx, &self.directory, room);
+        self.rooms.leave(&mut self.ctx, room);
         self.finish(now);
     }
 
@@ -237,7 +282,7 @@ impl Mesh {
     }
 
     /// What people here want of a track published at `origin` in its publisher's `epoch`: all their layers together; none
-    /// when nobody wants it any more. Replaces what was said before.
+    /// when nobody wants it any more. Replaces what was said before. Ignored unless this edge is in the room.
     pub fn want(
         &mut self,
         now: Instant,
@@ -247,7 +292,12 @@ impl Mesh {
         epoch: Epoch,
         layers: LayerSet,
     ) {
-        let demand = Demand { key: (room, track), origin, epoch: epoch.0, layers };
+        let demand = Demand {
+            key: (room, track),
+            origin,
+            epoch: epoch.0,
+            layers,
+        };
         self.subscriptions.want(&mut self.ctx, &self.rooms, demand);
         self.finish(now);
     }
@@ -257,13 +307,21 @@ impl Mesh {
         self.subscriptions.keyframe(&mut self.ctx, None, &(room, track), layer);
     }
 
+    /// Says again what a room must know, for a driver that could not hand over some [`RoomInput`]: its life, the edges heard,
+    /// what other edges want of its tracks; and has its state compared with theirs.
+    pub fn repeat(&mut self, room: &RoomName) {
+        self.rooms.repeat(&mut self.ctx, room);
+        self.subscriptions.repeat(&mut self.ctx, room);
+    }
+
     /// To these edges of the room, or to all.
     pub fn send_data(&mut self, room: &RoomName, to: Option<&[NodeId]>, data: Data) {
         self.rooms.cast(&mut self.ctx, room, to, Content::Data(data));
     }
 
     pub fn send_speakers(&mut self, room: &RoomName, levels: Vec<SpeakerLevel>) {
-        self.rooms.cast(&mut self.ctx, room, None, Content::Speakers(wire::Speakers { levels }));
+        self.rooms
+            .cast(&mut self.ctx, room, None, Content::Speakers(wire::Speakers { levels }));
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -280,7 +338,7 @@ impl Mesh {
         }
         self.next_tick = Some(now + TICK);
         self.directory.tick(&mut self.ctx, now);
-        let changed = self.rooms.tick(&mut self.ctx, &self.directory, now);
+        let changed = self.rooms.tick(&mut self.ctx, now);
         self.subscriptions.settle_rooms(&mut self.ctx, &self.rooms, &changed);
         self.subscriptions.tick(&mut self.ctx, &self.rooms, now);
         if self.next_sweep.is_none_or(|at| at <= now) {
@@ -339,13 +397,25 @@ impl Mesh {
                 let Some(digest) = message.digest else { return };
                 let room = RoomName::from(digest.room.as_str());
                 if self.speaks_of(&room, from, Some(&message.hears)) {
-                    self.ctx.room(&room, RoomInput::Digest { from: from.clone(), digest });
+                    self.ctx.room(
+                        &room,
+                        RoomInput::Digest {
+                            from: from.clone(),
+                            digest,
+                        },
+                    );
                 }
             }
             Body::Delta(delta) => {
                 let room = RoomName::from(delta.room.as_str());
                 if self.speaks_of(&room, from, None) {
-                    self.ctx.room(&room, RoomInput::Delta { from: from.clone(), delta });
+                    self.ctx.room(
+                        &room,
+                        RoomInput::Delta {
+                            from: from.clone(),
+                            delta,
+                        },
+                    );
                 }
             }
             Body::Hears(hears) => {
@@ -378,7 +448,8 @@ impl Mesh {
             return false;
         }
         if hears.is_some_and(|hears| self.rooms.hears(room, from, hears)) {
-            self.subscriptions.settle_rooms(&mut self.ctx, &self.rooms, std::slice::from_ref(room));
+            self.subscriptions
+                .settle_rooms(&mut self.ctx, &self.rooms, std::slice::from_ref(room));
         }
         true
     }
@@ -386,8 +457,8 @@ impl Mesh {
     /// Dials what is needed and lets go of what has not been needed for a while.
     fn sweep(&mut self, now: Instant) {
         let mut needed = BTreeSet::new();
-        self.rooms.needed(&self.ctx.node, &self.directory, &mut needed);
-        self.directory.needed(&self.ctx.node, &mut needed);
+        self.rooms.needed(&mut needed);
+        self.directory.needed(&mut needed);
         for node in &needed {
             self.ctx.need(node);
         }

@@ -14,6 +14,7 @@ use rand::seq::IteratorRandom;
 use crate::directory::{self, Directory, Life, Proposal, REFRESH, TTL};
 use crate::mesh::{Context, Output, RoomInput};
 use crate::rendezvous;
+use crate::view::Homes;
 use crate::wire::{
     self, ANNOUNCED_MAX, AnnouncedRoom, Body, Content, Digest, EDGES_MAX, Hears, RoomAnnounce, RoomCast, RoomLeave,
     RoomPeers,
@@ -24,12 +25,18 @@ const DIGEST_EVERY: Duration = Duration::from_secs(1);
 /// To how many of them: a difference between any two edges then lasts a few rounds, whatever the room's size.
 const DIGEST_FANOUT: usize = 3;
 
+/// How long an edge waits for the homes before it gives a room its life by itself. Should they fix another meanwhile, the
+/// elder will win.
+const HOMELESS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A room with people on this edge.
 pub(crate) struct RoomState {
     region: String,
+    homes: Homes,
     /// What this edge calls the room until its life is fixed.
     proposal: Proposal,
     life: Option<Life>,
+    joined: Instant,
     pub(crate) members: BTreeMap<NodeId, Member>,
     next_announce: Instant,
     next_digest: Instant,
@@ -73,55 +80,67 @@ impl Rooms {
         let spread = DIGEST_EVERY.mul_f64(ctx.rng.random());
         let state = RoomState {
             region: region.to_owned(),
+            homes: directory.homes(&ctx.node, room, region),
             proposal,
             life: None,
+            joined: now,
             members: BTreeMap::new(),
             next_announce: now + REFRESH.mul_f64(ctx.rng.random_range(0.7..1.0)),
             next_digest: now + spread,
         };
         let said = state.announcement(&ctx.node, room);
-        for home in directory.homes(&ctx.node, room, region).iter() {
+        for home in state.homes.iter() {
             ctx.need(home);
             ctx.send(home, announce(vec![said.clone()]));
         }
         self.joined.insert(room.clone(), state);
     }
 
-    pub(crate) fn leave(&mut self, ctx: &mut Context, directory: &Directory, room: &RoomName) {
+    pub(crate) fn leave(&mut self, ctx: &mut Context, room: &RoomName) {
         let Some(state) = self.joined.remove(room) else { return };
         let mut told: BTreeSet<NodeId> = state.members.into_keys().collect();
-        told.extend(directory.homes(&ctx.node, room, &state.region).iter().cloned());
+        told.extend(state.homes.iter().cloned());
         for node in told {
             ctx.send(&node, leave(room));
         }
     }
 
-    /// The view changed, or the time has come: every room to its homes, many in a message.
-    pub(crate) fn announce(&mut self, ctx: &mut Context, directory: &Directory, now: Instant, all: bool) {
-        let mut batches: BTreeMap<NodeId, Vec<AnnouncedRoom>> = BTreeMap::new();
+    /// The view changed: rooms announce themselves to homes that are new to them.
+    pub(crate) fn view_changed(&mut self, ctx: &mut Context, directory: &Directory) {
+        let mut batches = Batches::new();
         for (room, state) in &mut self.joined {
-            if !all && state.next_announce > now {
-                continue;
+            let homes = directory.homes(&ctx.node, room, &state.region);
+            let former = std::mem::replace(&mut state.homes, homes);
+            for home in state.homes.iter().filter(|home| !former.contains(home)) {
+                batches
+                    .entry(home.clone())
+                    .or_default()
+                    .push(state.announcement(&ctx.node, room));
             }
+        }
+        send_batches(ctx, batches);
+    }
+
+    fn refresh(&mut self, ctx: &mut Context, now: Instant) {
+        let mut batches = Batches::new();
+        for (room, state) in self.joined.iter_mut().filter(|(_, state)| state.next_announce <= now) {
             state.next_announce = now + REFRESH.mul_f64(ctx.rng.random_range(0.7..1.0));
-            for home in directory.homes(&ctx.node, room, &state.region).iter() {
-                batches.entry(home.clone()).or_default().push(state.announcement(&ctx.node, room));
+            for home in state.homes.iter() {
+                batches
+                    .entry(home.clone())
+                    .or_default()
+                    .push(state.announcement(&ctx.node, room));
             }
         }
-        for (home, rooms) in batches {
-            ctx.need(&home);
-            for rooms in rooms.chunks(ANNOUNCED_MAX) {
-                ctx.send(&home, announce(rooms.to_vec()));
-            }
-        }
+        send_batches(ctx, batches);
     }
 
     /// Returns the rooms the new link concerns.
-    pub(crate) fn link_up(&mut self, ctx: &mut Context, directory: &Directory, node: &NodeId) -> Vec<RoomName> {
+    pub(crate) fn link_up(&mut self, ctx: &mut Context, node: &NodeId) -> Vec<RoomName> {
         let mut said = Vec::new();
         let mut shared = Vec::new();
         for (room, state) in &mut self.joined {
-            if directory.homes(&ctx.node, room, &state.region).iter().any(|home| home == node) {
+            if state.homes.contains(node) {
                 said.push(state.announcement(&ctx.node, room));
             }
             if state.members.contains_key(node) {
@@ -154,7 +173,9 @@ impl Rooms {
     /// What a home edge says: the room's life and its edges. True if the members changed.
     pub(crate) fn peers(&mut self, ctx: &mut Context, now: Instant, peers: &RoomPeers) -> bool {
         let room = RoomName::from(peers.room.as_str());
-        let Some(state) = self.joined.get_mut(&room) else { return false };
+        let Some(state) = self.joined.get_mut(&room) else {
+            return false;
+        };
         let life = directory::life(peers.incarnation, &peers.sid);
         if life > state.life {
             state.life = life.clone();
@@ -172,7 +193,9 @@ impl Rooms {
 
     /// True if it was a member of the room.
     pub(crate) fn left(&mut self, ctx: &mut Context, room: &RoomName, node: &NodeId) -> bool {
-        let Some(state) = self.joined.get_mut(room) else { return false };
+        let Some(state) = self.joined.get_mut(room) else {
+            return false;
+        };
         let was = state.members.remove(node).is_some();
         if was {
             ctx.room(room, RoomInput::NodeSilent(node.clone()));
@@ -206,6 +229,26 @@ impl Rooms {
         changed
     }
 
+    pub(crate) fn repeat(&self, ctx: &mut Context, room: &RoomName) {
+        let Some(state) = self.joined.get(room) else { return };
+        if let Some(life) = state.life.clone() {
+            ctx.room(room, RoomInput::Life(life));
+        }
+        for member in state.members.keys() {
+            let heard = ctx.is_linked(member);
+            let input = if heard {
+                RoomInput::NodeHeard
+            } else {
+                RoomInput::NodeSilent
+            };
+            ctx.room(room, input(member.clone()));
+        }
+        let to: Vec<NodeId> = state.linked(ctx).cloned().collect();
+        if !to.is_empty() {
+            ctx.room(room, RoomInput::DigestWanted { to });
+        }
+    }
+
     pub(crate) fn send_delta(&self, ctx: &mut Context, room: &RoomName, delta: RoomDelta) {
         let Some(state) = self.joined.get(room) else { return };
         let linked: Vec<NodeId> = state.linked(ctx).cloned().collect();
@@ -217,11 +260,24 @@ impl Rooms {
         let Some(state) = self.joined.get(room) else { return };
         let linked: Vec<NodeId> = state.linked(ctx).filter(|node| *node != from).cloned().collect();
         for node in linked {
-            let Some(member) = state.members.get(&node).filter(|member| !member.hears.is_empty()) else { continue };
+            let Some(member) = state.members.get(&node).filter(|member| !member.hears.is_empty()) else {
+                continue;
+            };
             let unheard = |writer: &str| writer != node.as_str() && !member.hears.contains(writer);
-            let writers: Vec<_> = news.writers.iter().filter(|writer| unheard(&writer.node)).cloned().collect();
+            let writers: Vec<_> = news
+                .writers
+                .iter()
+                .filter(|writer| unheard(&writer.node))
+                .cloned()
+                .collect();
             if !writers.is_empty() || (news.info.is_some() && !member.hears.contains(from)) {
-                ctx.send(&node, Body::Delta(RoomDelta { writers, ..news.clone() }));
+                ctx.send(
+                    &node,
+                    Body::Delta(RoomDelta {
+                        writers,
+                        ..news.clone()
+                    }),
+                );
             }
         }
     }
@@ -229,7 +285,13 @@ impl Rooms {
     pub(crate) fn send_digest(&self, ctx: &mut Context, room: &RoomName, to: &[NodeId], digest: RoomDigest) {
         let Some(state) = self.joined.get(room) else { return };
         let hears = state.linked(ctx).map(|node| node.as_str().to_owned()).collect();
-        ctx.send_many(to, Body::Digest(Digest { digest: Some(digest), hears }));
+        ctx.send_many(
+            to,
+            Body::Digest(Digest {
+                digest: Some(digest),
+                hears,
+            }),
+        );
     }
 
     /// To `targets`, or to every edge of the room. Those without a link get it through one that hears them; what
@@ -248,11 +310,26 @@ impl Rooms {
                 ctx.counters.unreachable += 1;
             }
         }
-        let plain: Vec<NodeId> = direct.iter().filter(|node| !relays.contains_key(*node)).cloned().collect();
-        let cast = RoomCast { room: room.as_str().to_owned(), content: Some(content), ..RoomCast::default() };
+        let plain: Vec<NodeId> = direct
+            .iter()
+            .filter(|node| !relays.contains_key(*node))
+            .cloned()
+            .collect();
+        let cast = RoomCast {
+            room: room.as_str().to_owned(),
+            content: Some(content),
+            ..RoomCast::default()
+        };
         for (relay, relay_to) in relays {
             let relay_only = !direct.contains(&relay);
-            ctx.send(&relay, Body::Cast(RoomCast { relay_to, relay_only, ..cast.clone() }));
+            ctx.send(
+                &relay,
+                Body::Cast(RoomCast {
+                    relay_to,
+                    relay_only,
+                    ..cast.clone()
+                }),
+            );
         }
         ctx.send_many(&plain, Body::Cast(cast));
     }
@@ -260,7 +337,11 @@ impl Rooms {
     pub(crate) fn handle_cast(&mut self, ctx: &mut Context, from: &NodeId, mut cast: RoomCast) {
         let room = RoomName::from(cast.room.as_str());
         let Some(state) = self.joined.get(&room) else { return };
-        let origin = if cast.origin.is_empty() { from.clone() } else { NodeId::from(cast.origin.as_str()) };
+        let origin = if cast.origin.is_empty() {
+            from.clone()
+        } else {
+            NodeId::from(cast.origin.as_str())
+        };
         let relay_to = std::mem::take(&mut cast.relay_to);
         let deliver = !std::mem::take(&mut cast.relay_only);
         // One hop: what was relayed once is not relayed again.
@@ -276,19 +357,33 @@ impl Rooms {
         match cast.content {
             Some(Content::Data(data)) if deliver => ctx.room(&room, RoomInput::Data { from: origin, data }),
             Some(Content::Speakers(speakers)) if deliver => {
-                ctx.room(&room, RoomInput::Speakers { from: origin, levels: speakers.levels });
+                ctx.room(
+                    &room,
+                    RoomInput::Speakers {
+                        from: origin,
+                        levels: speakers.levels,
+                    },
+                );
             }
             _ => {}
         }
     }
 
     /// Digests, refreshed announcements, members that were not heard of again. Returns rooms that lost members.
-    pub(crate) fn tick(&mut self, ctx: &mut Context, directory: &Directory, now: Instant) -> Vec<RoomName> {
+    pub(crate) fn tick(&mut self, ctx: &mut Context, now: Instant) -> Vec<RoomName> {
         let mut changed = Vec::new();
         for (room, state) in &mut self.joined {
+            if state.life.is_none() && now.duration_since(state.joined) >= HOMELESS_PATIENCE {
+                let life = Life::fix(&state.proposal, &mut ctx.rng);
+                state.life = Some(life.clone());
+                state.next_announce = now;
+                ctx.room(room, RoomInput::Life(life));
+            }
             let before = state.members.len();
             let links = &ctx.links;
-            state.members.retain(|node, member| links.contains(node) || member.expires.is_some_and(|at| at > now));
+            state
+                .members
+                .retain(|node, member| links.contains(node) || member.expires.is_some_and(|at| at > now));
             if state.members.len() < before {
                 changed.push(room.clone());
             }
@@ -301,14 +396,13 @@ impl Rooms {
                 }
             }
         }
-        self.announce(ctx, directory, now, false);
+        self.refresh(ctx, now);
         changed
     }
 
-    pub(crate) fn needed(&self, own: &NodeId, directory: &Directory, needed: &mut BTreeSet<NodeId>) {
-        for (room, state) in &self.joined {
-            needed.extend(state.members.keys().cloned());
-            needed.extend(directory.homes(own, room, &state.region).iter().cloned());
+    pub(crate) fn needed(&self, needed: &mut BTreeSet<NodeId>) {
+        for state in self.joined.values() {
+            needed.extend(state.members.keys().chain(state.homes.iter()).cloned());
         }
     }
 }
@@ -320,13 +414,19 @@ impl RoomState {
 
     /// The linked edges that hear `target`, in the order that everybody would choose for `key`.
     pub(crate) fn relays_to(&self, ctx: &Context, target: &NodeId, key: &str) -> Vec<NodeId> {
+        let key = rendezvous::hash(key);
         let mut relays: Vec<&NodeId> = self
             .members
             .iter()
             .filter(|(node, member)| *node != target && member.hears.contains(target) && ctx.is_linked(node))
             .map(|(node, _)| node)
             .collect();
-        relays.sort_unstable_by_key(|node| (std::cmp::Reverse(rendezvous::weight(key, node.as_str())), *node));
+        relays.sort_unstable_by_key(|node| {
+            (
+                std::cmp::Reverse(rendezvous::weight(key, rendezvous::hash(node.as_str()))),
+                *node,
+            )
+        });
         relays.into_iter().cloned().collect()
     }
 
@@ -342,7 +442,13 @@ impl RoomState {
         if self.members.len() >= EDGES_MAX {
             return false;
         }
-        self.members.insert(node.clone(), Member { expires: until, hears: BTreeSet::new() });
+        self.members.insert(
+            node.clone(),
+            Member {
+                expires: until,
+                hears: BTreeSet::new(),
+            },
+        );
         ctx.need(node);
         if ctx.is_linked(node) {
             self.greet(ctx, room, node);
@@ -360,12 +466,20 @@ impl RoomState {
     fn tell_hears(&self, ctx: &mut Context, room: &RoomName) {
         let linked: Vec<NodeId> = self.linked(ctx).cloned().collect();
         let nodes = linked.iter().map(|node| node.as_str().to_owned()).collect();
-        ctx.send_many(&linked, Body::Hears(Hears { room: room.as_str().to_owned(), nodes }));
+        ctx.send_many(
+            &linked,
+            Body::Hears(Hears {
+                room: room.as_str().to_owned(),
+                nodes,
+            }),
+        );
     }
 
     fn announcement(&self, own: &NodeId, room: &RoomName) -> AnnouncedRoom {
-        let (sid, incarnation) =
-            self.life.as_ref().map_or((&self.proposal.sid, 0), |life| (&life.sid, life.incarnation));
+        let (sid, incarnation) = self
+            .life
+            .as_ref()
+            .map_or((&self.proposal.sid, 0), |life| (&life.sid, life.incarnation));
         AnnouncedRoom {
             room: room.as_str().to_owned(),
             home_region: self.region.clone(),
@@ -377,17 +491,37 @@ impl RoomState {
     }
 }
 
+/// Announcements by home edge.
+type Batches = BTreeMap<NodeId, Vec<AnnouncedRoom>>;
+
+fn send_batches(ctx: &mut Context, batches: Batches) {
+    for (home, rooms) in batches {
+        ctx.need(&home);
+        for rooms in rooms.chunks(ANNOUNCED_MAX) {
+            ctx.send(&home, announce(rooms.to_vec()));
+        }
+    }
+}
+
 fn announce(rooms: Vec<AnnouncedRoom>) -> Body {
-    Body::Announce(RoomAnnounce { rooms, ttl_ms: TTL.as_millis() as u32 })
+    Body::Announce(RoomAnnounce {
+        rooms,
+        ttl_ms: TTL.as_millis() as u32,
+    })
 }
 
 fn leave(room: &RoomName) -> Body {
-    Body::Leave(RoomLeave { room: room.as_str().to_owned() })
+    Body::Leave(RoomLeave {
+        room: room.as_str().to_owned(),
+    })
 }
 
 impl Context {
     pub(crate) fn room(&mut self, room: &RoomName, input: RoomInput) {
-        self.out.push_back(Output::Room { room: room.clone(), input });
+        self.out.push_back(Output::Room {
+            room: room.clone(),
+            input,
+        });
     }
 
     /// One encoding for all of them.
@@ -398,7 +532,10 @@ impl Context {
         }
         let message = wire::encode(body);
         for node in to.iter().filter(|node| self.links.contains(*node)) {
-            self.out.push_back(Output::Send { to: node.clone(), message: message.clone() });
+            self.out.push_back(Output::Send {
+                to: node.clone(),
+                message: message.clone(),
+            });
         }
     }
 }

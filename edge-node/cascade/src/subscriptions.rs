@@ -66,6 +66,10 @@ pub(crate) struct Demand {
 
 impl Subscriptions {
     pub(crate) fn want(&mut self, ctx: &mut Context, rooms: &Rooms, demand: Demand) {
+        // Without the room there is no way to anybody, and no leaving to forget the demand.
+        if rooms.get(&demand.key.0).is_none() {
+            return;
+        }
         let Some(route) = self.route(&demand) else { return };
         route.local = demand.layers;
         self.settle(ctx, rooms, &demand.key);
@@ -85,16 +89,32 @@ impl Subscriptions {
         if loops || !served || upstream || rooms.get(&key.0).is_none() || origin == *from {
             return ctx.send(from, gone(&key));
         }
-        let demand = Demand { key: key.clone(), origin, epoch: want.epoch, layers };
+        let demand = Demand {
+            key: key.clone(),
+            origin,
+            epoch: want.epoch,
+            layers,
+        };
         if self.route(&demand).is_none() {
             return ctx.send(from, gone(&key));
         }
         self.last_number = self.last_number.wrapping_add(1);
         let number = self.last_number;
         let Some(route) = self.routes.get_mut(&key) else { return };
-        let child = Child { layers, number, path: want.path, granted: false };
+        let child = Child {
+            layers,
+            number,
+            path: want.path,
+            granted: false,
+        };
         match route.children.get_mut(from) {
-            Some(held) => *held = Child { number: held.number, granted: held.granted, ..child },
+            Some(held) => {
+                *held = Child {
+                    number: held.number,
+                    granted: held.granted,
+                    ..child
+                }
+            }
             None => drop(route.children.insert(from.clone(), child)),
         }
         self.settle(ctx, rooms, &key);
@@ -109,7 +129,10 @@ impl Subscriptions {
     }
 
     pub(crate) fn granted(&mut self, ctx: &mut Context, rooms: &Rooms, now: Instant, from: &NodeId, grant: TrackGrant) {
-        let key = (RoomName::from(grant.room.as_str()), TrackSid::from(grant.track.as_str()));
+        let key = (
+            RoomName::from(grant.room.as_str()),
+            TrackSid::from(grant.track.as_str()),
+        );
         let Some(route) = self.routes.get_mut(&key) else { return };
         let is_parent = route.parent.as_ref().is_some_and(|parent| parent.node == *from);
         let is_next = route.next.as_ref().is_some_and(|parent| parent.node == *from);
@@ -151,10 +174,23 @@ impl Subscriptions {
             return;
         }
         if route.origin == ctx.node {
-            ctx.room(&key.0, RoomInput::Keyframe { track: key.1.clone(), layer });
+            ctx.room(
+                &key.0,
+                RoomInput::Keyframe {
+                    track: key.1.clone(),
+                    layer,
+                },
+            );
         } else if let Some(parent) = &route.parent {
             let (room, track) = names(key);
-            ctx.send(&parent.node, Body::Pli(Pli { room, track, layer: u32::from(layer.0) }));
+            ctx.send(
+                &parent.node,
+                Body::Pli(Pli {
+                    room,
+                    track,
+                    layer: u32::from(layer.0),
+                }),
+            );
         }
     }
 
@@ -206,7 +242,9 @@ impl Subscriptions {
     pub(crate) fn leave(&mut self, ctx: &mut Context, room: &RoomName) {
         let keys: Vec<Key> = self.of_room(room).cloned().collect();
         for key in keys {
-            let Some(mut route) = self.routes.remove(&key) else { continue };
+            let Some(mut route) = self.routes.remove(&key) else {
+                continue;
+            };
             let children: Vec<NodeId> = route.children.keys().cloned().collect();
             for child in children {
                 ctx.send(&child, gone(&key));
@@ -230,13 +268,25 @@ impl Subscriptions {
         }
     }
 
+    pub(crate) fn repeat(&self, ctx: &mut Context, room: &RoomName) {
+        for key in self.of_room(room) {
+            if let Some(route) = self.routes.get(key).filter(|route| !route.exported.is_empty()) {
+                let (track, layers) = (key.1.clone(), route.exported);
+                ctx.room(room, RoomInput::Wanted { track, layers });
+            }
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.routes.len()
     }
 
     fn of_room<'a>(&'a self, room: &'a RoomName) -> impl Iterator<Item = &'a Key> {
         let first = (room.clone(), TrackSid::from(""));
-        self.routes.range(first..).map(|(key, _)| key).take_while(move |key| key.0 == *room)
+        self.routes
+            .range(first..)
+            .map(|(key, _)| key)
+            .take_while(move |key| key.0 == *room)
     }
 
     fn drop_child(&mut self, ctx: &mut Context, rooms: &Rooms, key: &Key, from: &NodeId) {
@@ -274,11 +324,20 @@ impl Subscriptions {
     fn settle(&mut self, ctx: &mut Context, rooms: &Rooms, key: &Key) {
         let Some(route) = self.routes.get_mut(key) else { return };
         let local_track = route.origin == ctx.node;
-        let remote_demand = route.children.values().fold(LayerSet::EMPTY, |all, child| all | child.layers);
+        let remote_demand = route
+            .children
+            .values()
+            .fold(LayerSet::EMPTY, |all, child| all | child.layers);
         let exported = if local_track { remote_demand } else { LayerSet::EMPTY };
         if exported != route.exported {
             route.exported = exported;
-            ctx.room(&key.0, RoomInput::Wanted { track: key.1.clone(), layers: exported });
+            ctx.room(
+                &key.0,
+                RoomInput::Wanted {
+                    track: key.1.clone(),
+                    layers: exported,
+                },
+            );
         }
         let demand = route.local | remote_demand;
         if local_track || demand.is_empty() {
@@ -304,7 +363,10 @@ impl Subscriptions {
 
 impl Route {
     fn takes_from(&self, node: &NodeId) -> bool {
-        [&self.parent, &self.next].into_iter().flatten().any(|parent| parent.node == *node)
+        [&self.parent, &self.next]
+            .into_iter()
+            .flatten()
+            .any(|parent| parent.node == *node)
     }
 
     /// The origin where there is a link, else the edge that hears it and that rendezvous hashing prefers.
@@ -328,7 +390,11 @@ impl Route {
             if let Some(next) = self.next.take() {
                 ctx.send(&next.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
             }
-            let parent = Parent { node: best, asked: LayerSet::EMPTY, granted: None };
+            let parent = Parent {
+                node: best,
+                asked: LayerSet::EMPTY,
+                granted: None,
+            };
             match self.parent {
                 // Nothing flows yet: no reason to hold on to it.
                 Some(Parent { granted: Some(_), .. }) => self.next = Some(parent),
@@ -350,7 +416,11 @@ impl Route {
 
     fn want(&self, key: &Key, own: &NodeId, layers: LayerSet) -> Body {
         let (room, track) = names(key);
-        let behind = self.children.values().map(|child| &child.path).max_by_key(|path| path.len());
+        let behind = self
+            .children
+            .values()
+            .map(|child| &child.path)
+            .max_by_key(|path| path.len());
         let mut path = behind.cloned().unwrap_or_default();
         path.push(own.as_str().to_owned());
         Body::Want(TrackWant {
@@ -398,14 +468,22 @@ impl Route {
     fn grant_children(&mut self, ctx: &mut Context, key: &Key) {
         let mut path = match &self.parent {
             _ if self.origin == ctx.node => Vec::new(),
-            Some(Parent { granted: Some((_, path)), .. }) => path.clone(),
+            Some(Parent {
+                granted: Some((_, path)),
+                ..
+            }) => path.clone(),
             _ => return,
         };
         path.push(ctx.node.as_str().to_owned());
         let (room, track) = names(key);
         for (node, child) in self.children.iter_mut().filter(|(_, child)| !child.granted) {
             child.granted = true;
-            let grant = TrackGrant { room: room.clone(), track: track.clone(), number: child.number, path: path.clone() };
+            let grant = TrackGrant {
+                room: room.clone(),
+                track: track.clone(),
+                number: child.number,
+                path: path.clone(),
+            };
             ctx.send(node, Body::Grant(grant));
             ctx.out.push_back(forward(key, node, child.number, child.layers));
         }
@@ -428,9 +506,19 @@ fn gone(key: &Key) -> Body {
 }
 
 fn receive(key: &Key, source: Option<(NodeId, u32)>) -> Output {
-    Output::Receive { room: key.0.clone(), track: key.1.clone(), source }
+    Output::Receive {
+        room: key.0.clone(),
+        track: key.1.clone(),
+        source,
+    }
 }
 
 fn forward(key: &Key, to: &NodeId, number: u32, layers: LayerSet) -> Output {
-    Output::Forward { room: key.0.clone(), track: key.1.clone(), to: to.clone(), number, layers }
+    Output::Forward {
+        room: key.0.clone(),
+        track: key.1.clone(),
+        to: to.clone(),
+        number,
+        layers,
+    }
 }

@@ -14,7 +14,7 @@ pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a node id, room name, sid, region or identity.
 pub const ID_BYTES_MAX: usize = 256;
 /// Rooms in one announcement.
-pub const ANNOUNCED_MAX: usize = 256;
+pub const ANNOUNCED_MAX: usize = 128;
 /// Edges in one list: as many as may hold state in one room.
 pub const EDGES_MAX: usize = meridian_room::limits::NODES;
 /// Edges between a track's origin and anybody who gets it (DESIGN.md §5).
@@ -293,7 +293,12 @@ pub enum WireError {
 }
 
 pub fn encode(body: Body) -> Bytes {
-    Envelope { version: VERSION, body: Some(body) }.encode_to_vec().into()
+    Envelope {
+        version: VERSION,
+        body: Some(body),
+    }
+    .encode_to_vec()
+    .into()
 }
 
 /// Reads one message; `None` if it is of a kind this version does not know.
@@ -319,7 +324,10 @@ fn check(body: &Body) -> Result<(), WireError> {
         }
         Body::Announce(announce) => {
             at_most("announcement", announce.rooms.len(), ANNOUNCED_MAX)?;
-            announce.rooms.iter().try_for_each(|room| ids([&room.room, &room.home_region, &room.sid]))
+            announce
+                .rooms
+                .iter()
+                .try_for_each(|room| ids([&room.room, &room.home_region, &room.sid]))
         }
         Body::Query(query) => ids([&query.room, &query.home_region, &query.sid]),
         Body::Peers(peers) => {
@@ -360,7 +368,10 @@ fn check(body: &Body) -> Result<(), WireError> {
                 }
                 Some(Content::Speakers(speakers)) => {
                     at_most("list of speakers", speakers.levels.len(), NAMES_MAX)?;
-                    speakers.levels.iter().try_for_each(|speaker| ids([&speaker.participant]))
+                    speakers
+                        .levels
+                        .iter()
+                        .try_for_each(|speaker| ids([&speaker.participant]))
                 }
                 None => Ok(()),
             }
@@ -369,7 +380,11 @@ fn check(body: &Body) -> Result<(), WireError> {
 }
 
 fn at_most(what: &'static str, len: usize, max: usize) -> Result<(), WireError> {
-    if len <= max { Ok(()) } else { Err(WireError::TooMany(what)) }
+    if len <= max {
+        Ok(())
+    } else {
+        Err(WireError::TooMany(what))
+    }
 }
 
 fn ids<const N: usize>(ids: [&String; N]) -> Result<(), WireError> {
@@ -399,7 +414,10 @@ mod tests {
     fn what_a_peer_could_grow_is_refused_beyond_its_limit() {
         let long = "x".repeat(ID_BYTES_MAX + 1);
         let path = vec!["n".to_owned(); HOPS_MAX + 1];
-        let want = TrackWant { path, ..Default::default() };
+        let want = TrackWant {
+            path,
+            ..Default::default()
+        };
         let rooms = vec![AnnouncedRoom::default(); ANNOUNCED_MAX + 1];
         for body in [
             Body::Leave(RoomLeave { room: long }),
@@ -408,7 +426,10 @@ mod tests {
         ] {
             assert!(matches!(decode(&encode(body)), Err(WireError::TooMany(_))));
         }
-        assert_eq!(decode(&vec![0; MESSAGE_BYTES_MAX + 1]), Err(WireError::TooLong(MESSAGE_BYTES_MAX + 1)));
+        assert_eq!(
+            decode(&vec![0; MESSAGE_BYTES_MAX + 1]),
+            Err(WireError::TooLong(MESSAGE_BYTES_MAX + 1))
+        );
         assert_eq!(decode(&[]), Err(WireError::Version));
     }
 

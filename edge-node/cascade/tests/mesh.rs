@@ -5,7 +5,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meridian_cascade::{Data, Output, RoomInput};
+use meridian_cascade::{Data, Output, RoomInput, wire};
 use meridian_room::{Epoch, RoomEvent, TrackSid};
 use meridian_sfu::media::{Layer, LayerSet};
 use rand::rngs::SmallRng;
@@ -13,6 +13,15 @@ use rand::{Rng, SeedableRng};
 use world::{World, room};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// `MESH_SEEDS=20 cargo nextest run -p meridian-cascade` tries twenty times as many worlds.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let times = std::env::var("MESH_SEEDS")
+        .ok()
+        .and_then(|times| times.parse().ok())
+        .unwrap_or(1);
+    0..count * times
+}
 
 #[test]
 fn people_on_three_edges_meet_within_a_second() {
@@ -27,7 +36,7 @@ fn people_on_three_edges_meet_within_a_second() {
 
 #[test]
 fn one_name_opened_on_many_edges_at_once_is_one_room() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut world = World::new(seed, 8);
         let mut rng = SmallRng::seed_from_u64(seed);
         world.view_all();
@@ -42,7 +51,10 @@ fn one_name_opened_on_many_edges_at_once_is_one_room() {
         world.run(3 * SECOND);
         let people: Vec<&str> = people.iter().map(String::as_str).collect();
         world.assert_agreed("r", &people);
-        assert!(world.nodes.iter().all(|node| node.told == 1), "seed {seed}: somebody was told a sid and then another");
+        assert!(
+            world.nodes.iter().all(|node| node.told == 1),
+            "seed {seed}: somebody was told a sid and then another"
+        );
     }
 }
 
@@ -54,7 +66,9 @@ fn edges_that_each_reach_only_one_home_meet_through_the_homes() {
     probe.join(0, "r", "probe");
     probe.run(SECOND);
     let homes: Vec<usize> = (0..8).filter(|&i| probe.is_linked(0, i)).collect();
-    let [first, second] = homes[..] else { panic!("two homes, elsewhere: {homes:?}") };
+    let [first, second] = homes[..] else {
+        panic!("two homes, elsewhere: {homes:?}")
+    };
     let mut others = (0..8).filter(|i| !homes.contains(i));
     let (a, b) = (others.next().expect("many"), others.next().expect("many"));
 
@@ -69,12 +83,32 @@ fn edges_that_each_reach_only_one_home_meet_through_the_homes() {
     world.assert_agreed("r", &["a", "b"]);
     // And still do when the homes' first word has expired.
     world.run(100 * SECOND);
-    assert!(world.nodes[a].mesh.members(&room("r")).any(|member| *member == world::id(b)));
+    assert!(
+        world.nodes[a]
+            .mesh
+            .members(&room("r"))
+            .any(|member| *member == world::id(b))
+    );
     assert!(world.nodes[first].mesh.held().0 == 1 && world.nodes[second].mesh.held().0 == 1);
+    let c = others.next().expect("many");
+    world.break_pair(c, second);
+    world.join(c, "r", "c");
+    world.run(SECOND);
+    assert!(
+        world.nodes[c]
+            .mesh
+            .members(&room("r"))
+            .any(|member| *member == world::id(b)),
+        "the first home knows b too"
+    );
+    world.leave(c, "r", "c");
     world.leave(a, "r", "a");
     world.leave(b, "r", "b");
     world.run(SECOND);
-    assert!(world.nodes.iter().all(|node| node.mesh.held() == (0, 0, 0)), "nothing of the room remains");
+    assert!(
+        world.nodes.iter().all(|node| node.mesh.held() == (0, 0, 0)),
+        "nothing of the room remains"
+    );
 }
 
 #[test]
@@ -92,7 +126,10 @@ fn a_quiet_room_costs_each_edge_a_few_messages_a_second() {
         // A heartbeat of the room to each other edge and three digests a second, answered at most; announcements on top.
         let each = (world.sent - before) as f64 / (60.0 * edges as f64);
         let budget = (edges - 1) as f64 + 2.0 * 3f64.min((edges - 1) as f64) + 1.0;
-        assert!(each <= budget, "{edges} edges: {each:.1} messages a second each, {budget} expected");
+        assert!(
+            each <= budget,
+            "{edges} edges: {each:.1} messages a second each, {budget} expected"
+        );
         world.assert_agreed("r", &people.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
@@ -114,10 +151,19 @@ fn a_broken_pair_hides_nobody() {
     world.run(SECOND / 2);
     world.assert_agreed("r", &["late", "p0", "p1", "p2"]);
     for node in &world.nodes {
-        assert!(!node.events.iter().any(|event| matches!(event, RoomEvent::ParticipantLeft { .. })));
+        assert!(
+            !node
+                .events
+                .iter()
+                .any(|event| matches!(event, RoomEvent::ParticipantLeft { .. }))
+        );
     }
     // Data and media take the way round as well.
-    let packet = Data { packet: "hello".into(), reliable: true, ..Data::default() };
+    let packet = Data {
+        packet: "hello".into(),
+        reliable: true,
+        ..Data::default()
+    };
     world.nodes[0].mesh.send_data(&room("r"), None, packet);
     world.pump(0);
     world.run(SECOND);
@@ -140,9 +186,22 @@ fn a_lost_link_to_a_peer_shows_nobody_gone_while_others_hear_it_and_a_dead_edge_
     world.run(3 * SECOND);
     world.forget_events();
     world.break_pair(0, 3);
-    world.run(30 * SECOND);
+    for _ in 0..30 {
+        world.run(SECOND);
+        assert!(
+            world.nodes[0]
+                .mesh
+                .members(&room("r"))
+                .any(|member| *member == world::id(3))
+        );
+    }
     world.assert_agreed("r", &["p0", "p1", "p2", "p3"]);
-    assert!(world.nodes[0].events.iter().all(|event| !matches!(event, RoomEvent::ParticipantLeft { .. })));
+    assert!(
+        world.nodes[0]
+            .events
+            .iter()
+            .all(|event| !matches!(event, RoomEvent::ParticipantLeft { .. }))
+    );
     world.kill(3);
     world.run(Duration::from_millis(14_500));
     world.assert_agreed("r", &["p0", "p1", "p2"]);
@@ -150,7 +209,7 @@ fn a_lost_link_to_a_peer_shows_nobody_gone_while_others_hear_it_and_a_dead_edge_
 
 #[test]
 fn when_home_edges_die_the_room_is_found_at_others_and_keeps_its_life() {
-    for seed in 0..10 {
+    for seed in seeds(10) {
         let mut world = World::new(seed, 9);
         world.view_all();
         world.join(0, "r", "p0");
@@ -169,9 +228,31 @@ fn when_home_edges_die_the_room_is_found_at_others_and_keeps_its_life() {
         world.run(5 * SECOND);
         world.assert_agreed("r", &["late", "p0", "p1"]);
         for edge in [0, 1, joiner] {
-            assert_eq!(world.nodes[edge].lives[&room("r")], life, "seed {seed}: the elder life holds");
+            assert_eq!(
+                world.nodes[edge].lives[&room("r")],
+                life,
+                "seed {seed}: the elder life holds"
+            );
         }
     }
+}
+
+#[test]
+fn a_room_whose_homes_cannot_be_reached_lives_all_the_same() {
+    let mut world = World::new(6, 8);
+    world.view_all();
+    world.run(SECOND);
+    for other in 1..8 {
+        world.break_pair(0, other);
+    }
+    world.join(0, "r", "p0");
+    world.run(Duration::from_millis(3_300));
+    world.assert_agreed("r", &["p0"]);
+    world.heal_all();
+    world.join(1, "r", "p1");
+    world.run(10 * SECOND);
+    world.assert_agreed("r", &["p0", "p1"]);
+    assert_eq!(world.nodes[0].told, 1, "the elder keeps its name");
 }
 
 #[test]
@@ -188,7 +269,10 @@ fn a_lost_lease_moves_homes_and_breaks_nothing() {
     world.run(120 * SECOND);
     world.assert_agreed("r", &["p0", "p1", "p2", "p3"]);
     for (a, b) in links.into_iter().filter(|(_, b)| *b < 4) {
-        assert!(world.is_linked(a, b) && world.generation(a, b) == 1, "the link {a}–{b} was dropped");
+        assert!(
+            world.is_linked(a, b) && world.generation(a, b) == 1,
+            "the link {a}–{b} was dropped"
+        );
     }
     assert!(world.nodes.iter().all(|node| node.events.is_empty()));
     world.view_only(&[]);
@@ -198,7 +282,7 @@ fn a_lost_lease_moves_homes_and_breaks_nothing() {
 
 #[test]
 fn a_partition_shows_each_side_its_own_and_heals_to_one_room() {
-    for seed in 0..10 {
+    for seed in seeds(10) {
         let mut world = World::new(seed, 6);
         world.view_all();
         for a in 0..3 {
@@ -221,7 +305,7 @@ fn a_partition_shows_each_side_its_own_and_heals_to_one_room() {
 
 #[test]
 fn edges_of_a_room_converge_through_joins_leaves_losses_and_partitions() {
-    for seed in 100..112 {
+    for seed in seeds(12) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let edges = rng.random_range(3..=20);
         let mut world = World::new(seed, edges);
@@ -255,8 +339,11 @@ fn edges_of_a_room_converge_through_joins_leaves_losses_and_partitions() {
         world.run(40 * SECOND);
         assert!(world.sent < 50_000, "{} messages among {edges} edges", world.sent);
         for name in ["r", "s"] {
-            let mut expected: Vec<&str> =
-                people.iter().filter(|(_, of, _)| of == name).map(|(.., who)| who.as_str()).collect();
+            let mut expected: Vec<&str> = people
+                .iter()
+                .filter(|(_, of, _)| of == name)
+                .map(|(.., who)| who.as_str())
+                .collect();
             expected.sort_unstable();
             world.assert_agreed(name, &expected);
         }
@@ -279,7 +366,9 @@ fn a_layer_crosses_a_link_only_while_somebody_beyond_it_wants_it() {
     assert_eq!(world.nodes[0].sent("TR_a", 2), LayerSet(0b110));
     assert_eq!(world.flow("TR_a", 0, 1), Some(vec![0, 1]));
 
-    world.nodes[2].mesh.request_keyframe(room("r"), TrackSid::from("TR_a"), Layer(2));
+    world.nodes[2]
+        .mesh
+        .request_keyframe(room("r"), TrackSid::from("TR_a"), Layer(2));
     world.pump(2);
     world.want(2, "r", "TR_a", 0, LayerSet(0b010));
     world.run(SECOND);
@@ -307,11 +396,15 @@ fn media_moves_to_the_direct_link_once_there_is_one_and_round_a_lost_one() {
     let round = world.flow("TR_a", 0, 1).expect("a way round");
     assert_eq!((round.len(), round[0], round[2]), (3, 0, 1));
 
-    world.nodes[1].gaps = 0;
     world.heal_all();
-    world.run(5 * SECOND);
+    for _ in 0..500 {
+        world.run(Duration::from_millis(10));
+        assert!(
+            world.flow("TR_a", 0, 1).is_some(),
+            "the old way is kept until the new one is granted"
+        );
+    }
     assert_eq!(world.flow("TR_a", 0, 1), Some(vec![0, 1]));
-    assert_eq!(world.nodes[1].gaps, 0, "the old way was kept until the new one was granted");
     assert!(world.nodes[round[1]].forwards.is_empty(), "the relay was let go");
 
     world.break_pair(0, 1);
@@ -337,7 +430,9 @@ fn a_publisher_who_moves_to_another_edge_is_followed_by_epoch() {
     world.run(SECOND);
     let now = world.now();
     let (track, layers) = (TrackSid::from("TR_a"), LayerSet(0b001));
-    world.nodes[2].mesh.want(now, room("r"), track, world::id(1), Epoch(9), layers);
+    world.nodes[2]
+        .mesh
+        .want(now, room("r"), track, world::id(1), Epoch(9), layers);
     world.pump(2);
     world.run(SECOND);
     assert_eq!(world.flow("TR_a", 1, 2), Some(vec![1, 2]));
@@ -354,8 +449,10 @@ fn links_nobody_needs_are_let_go() {
     assert!(!world.links().is_empty());
     world.leave(0, "r", "p0");
     world.leave(1, "r", "p1");
+    world.want(0, "r", "TR_late", 1, LayerSet(0b001));
     world.run(120 * SECOND);
     assert_eq!(world.links(), []);
+    assert!(world.nodes.iter().all(|node| node.mesh.held() == (0, 0, 0)));
 }
 
 #[test]
@@ -373,6 +470,80 @@ fn an_edge_alone_has_its_rooms_at_once() {
 }
 
 #[test]
+fn a_room_that_missed_a_message_is_told_again() {
+    let mut world = World::new(14, 3);
+    world.view_all();
+    for edge in 0..3 {
+        world.join(edge, "r", &format!("p{edge}"));
+    }
+    world.run(2 * SECOND);
+    world.want(1, "r", "TR_a", 0, LayerSet(0b001));
+    world.run(SECOND);
+    let mesh = &mut world.nodes[0].mesh;
+    mesh.repeat(&room("r"));
+    let mut said = Vec::new();
+    while let Some(Output::Room { input, .. }) = mesh.poll_output() {
+        said.push(input);
+    }
+    assert!(matches!(said[0], RoomInput::Life(_)));
+    assert!(said.contains(&RoomInput::NodeHeard(world::id(2))));
+    assert!(said.contains(&RoomInput::Wanted {
+        track: TrackSid::from("TR_a"),
+        layers: LayerSet(0b001)
+    }));
+}
+
+#[test]
+fn whatever_neighbours_say_an_edge_stands() {
+    for seed in seeds(30) {
+        let mut world = World::new(seed, 4);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        world.view_all();
+        for edge in 0..4 {
+            world.join(edge, "r", &format!("p{edge}"));
+        }
+        world.run(2 * SECOND);
+        for _ in 0..150 {
+            let from = rng.random_range(1..4);
+            let message = wire::encode(world::any_message(&mut rng));
+            if world.is_linked(0, from) {
+                let now = world.now();
+                world.nodes[0]
+                    .mesh
+                    .handle_message(now, &world::id(from), &message)
+                    .expect("within limits");
+                world.pump(0);
+            }
+            if rng.random_bool(0.1) {
+                let layers = LayerSet(rng.random_range(0..8));
+                world.want(0, "r", "TR_1", rng.random_range(0..4), layers);
+            }
+            world.run(Duration::from_millis(rng.random_range(0..100)));
+        }
+        let (homed, joined, routes) = world.nodes[0].mesh.held();
+        assert!(homed <= 4 && joined <= 4 && routes <= 12);
+        // None of it lasts: what neighbours made up is gone when they stop, and the room is whole.
+        for track in ["TR_0", "TR_1", "TR_2"] {
+            world.want(0, "r", track, 0, LayerSet::EMPTY);
+        }
+        for other in 1..4 {
+            world.break_pair(0, other);
+        }
+        world.run(SECOND);
+        assert_eq!(world.nodes[0].mesh.held().2, 0, "seed {seed}");
+        world.heal_all();
+        world.run(60 * SECOND);
+        for edge in 0..4 {
+            let people: Vec<String> = world.nodes[edge].rooms["r"]
+                .participants()
+                .map(|person| person.identity.to_string())
+                .collect();
+            assert_eq!(people, ["p0", "p1", "p2", "p3"], "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn messages_about_rooms_this_edge_is_not_in_leave_no_trace() {
     let mut world = World::new(13, 2);
     world.view_all();
@@ -385,7 +556,7 @@ fn messages_about_rooms_this_edge_is_not_in_leave_no_trace() {
     node.mesh.link_up(now, from.clone());
     while node.mesh.poll_output().is_some() {}
     for i in 0..1000 {
-        let want = meridian_cascade::wire::TrackWant {
+        let want = wire::TrackWant {
             room: format!("other-{i}"),
             track: "TR_x".into(),
             origin: world::id(0).to_string(),
@@ -393,12 +564,19 @@ fn messages_about_rooms_this_edge_is_not_in_leave_no_trace() {
             path: vec![from.to_string()],
             ..Default::default()
         };
-        let message = meridian_cascade::wire::encode(meridian_cascade::wire::Body::Want(want));
+        let message = wire::encode(wire::Body::Want(want));
         node.mesh.handle_message(now, &from, &message).expect("well formed");
     }
     let mut refused = 0;
     while let Some(output) = node.mesh.poll_output() {
-        assert!(!matches!(output, Output::Forward { .. } | Output::Room { input: RoomInput::Wanted { .. }, .. }));
+        assert!(!matches!(
+            output,
+            Output::Forward { .. }
+                | Output::Room {
+                    input: RoomInput::Wanted { .. },
+                    ..
+                }
+        ));
         refused += 1;
     }
     assert_eq!(refused, 1000, "each is refused");

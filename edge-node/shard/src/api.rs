@@ -139,5 +139,15 @@ pub struct PeerStats {
 /// Packets of tapped layers in order of arrival, for the mesh.
 #[derive(Clone)]
 pub struct TapBatch {
-    pub packets: Vec<(TrackId, Layer, Packet)>,
+    pub packets: Vec<Tapped>,
+}
+
+/// One packet for the mesh.
+#[derive(Clone, Debug)]
+pub struct Tapped {
+    pub track: TrackId,
+    pub layer: Layer,
+    /// The tapped layers whose takers get it: its own, and higher ones that the publisher does not send at present.
+    pub stands_for: LayerSet,
+    pub packet: Packet,
 }

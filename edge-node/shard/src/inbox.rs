@@ -128,7 +128,7 @@ impl Routes {
         route.attached.iter().copied().filter(|&s| s != home).collect()
     }
 
-    /// Returns the shards that still have subscribers for it.
+    /// The track ended. Returns the shards that still have subscribers for it.
     pub(crate) fn clear_home(&mut self, track: TrackId) -> Vec<u16> {
         let Some(route) = self.tracks.get_mut(&track) else { return Vec::new() };
         route.home = None;
@@ -137,6 +137,11 @@ impl Routes {
             self.tracks.remove(&track);
         }
         attached
+    }
+
+    /// The same, said by a shard: heeded only if the track has not moved elsewhere meanwhile.
+    pub(crate) fn clear_home_if(&mut self, track: TrackId, home: u16) -> Vec<u16> {
+        if self.home(track) == Some(home) { self.clear_home(track) } else { Vec::new() }
     }
 
     pub(crate) fn attach(&mut self, track: TrackId, shard: u16) -> Option<u16> {

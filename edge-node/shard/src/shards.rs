@@ -141,6 +141,8 @@ impl Shards {
                     self.pass(shard as u16, Command::SendData { peers, channel, payload: payload.clone() });
                 }
             }
+            Command::Publish { peer, track, .. } => self.settle(track, Some(peer.shard), command),
+            Command::AddRemoteTrack { track, .. } => self.settle(track, None, command),
             command => {
                 if let Some(shard) = self.destination(&command) {
                     self.pass(shard, command);
@@ -160,15 +162,6 @@ impl Shards {
             | Command::Subscribe { peer, .. }
             | Command::Unsubscribe { peer, .. }
             | Command::SetDemand { peer, .. } => Some(peer.shard),
-            Command::Publish { peer, track, .. } => {
-                self.settle(*track, peer.shard);
-                Some(peer.shard)
-            }
-            Command::AddRemoteTrack { track, .. } => {
-                let home = self.routes().home(*track).unwrap_or_else(|| self.least_loaded());
-                self.settle(*track, home);
-                Some(home)
-            }
             Command::Unpublish { track } | Command::RemoveTrack { track } => {
                 let (home, attached) = {
                     let mut routes = self.routes();
@@ -184,22 +177,30 @@ impl Shards {
             | Command::RemoteSenderReport { track, .. }
             | Command::Tap { track, .. }
             | Command::RequestKeyframe { track, .. } => self.routes().home(*track),
-            Command::SendData { .. } => None,
+            // These have their own ways in `send`.
+            Command::SendData { .. } | Command::Publish { .. } | Command::AddRemoteTrack { .. } => None,
         }
     }
 
-    /// Makes `home` the track's home and introduces the shards that already have subscribers.
-    fn settle(&self, track: meridian_sfu::TrackId, home: u16) {
-        let (known, attached) = {
-            let mut routes = self.routes();
-            (routes.home(track) == Some(home), routes.set_home(track, home))
-        };
-        if known {
-            return;
-        }
-        for shard in attached {
-            self.note(home, Note::Attach { track, shard });
-            self.note(shard, Note::Home { track, home: Some(home) });
+    /// Gives the track a home (the least loaded shard if nobody says which), sends the command there, and introduces
+    /// the shards that already have subscribers.
+    fn settle(&self, track: meridian_sfu::TrackId, home: Option<u16>, command: Command) {
+        let mut routes = self.routes();
+        let before = routes.home(track);
+        let home = home.or(before).unwrap_or_else(|| self.least_loaded());
+        let attached = routes.set_home(track, home);
+        // Still under the lock: a shard that sees this home and attaches itself must find the track there.
+        self.pass(home, command);
+        drop(routes);
+        if before != Some(home) {
+            // A track that moved (its publisher came back as another peer): the old home becomes one of the mirrors.
+            if let Some(old) = before.filter(|old| !attached.contains(old)) {
+                self.note(old, Note::Home { track, home: Some(home) });
+            }
+            for shard in attached {
+                self.note(home, Note::Attach { track, shard });
+                self.note(shard, Note::Home { track, home: Some(home) });
+            }
         }
     }
 

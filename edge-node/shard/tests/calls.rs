@@ -10,7 +10,9 @@ use common::{
 };
 use meridian_sfu::{Codec, Demand, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::{Command, Event};
-use meridian_transport::{Channel, CloseReason};
+use meridian_transport::{Channel, CloseReason, SrtpStream};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 const AUDIO: TrackId = TrackId(1);
 const VIDEO: TrackId = TrackId(2);
@@ -246,7 +248,7 @@ fn what_is_tapped_here_can_be_fed_into_another_edge() {
         camera.send_frame(clients[0], wanted);
         std::thread::sleep(Duration::from_millis(2));
         while let Ok(batch) = world.taps.try_recv() {
-            for (track, layer, packet) in batch.packets {
+            for meridian_shard::Tapped { track, layer, packet, .. } in batch.packets {
                 assert_eq!(layer, Layer::LOW);
                 let packets = vec![Bytes::copy_from_slice(packet.link_bytes())];
                 far.shards.send(Command::RemoteMedia { track, layer, packets });
@@ -307,4 +309,129 @@ fn a_stranger_gets_no_answer() {
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
     assert!(socket.recv_from(&mut [0; 100]).is_err());
     assert!(world.shards.metrics().drop_unknown_sender >= 3);
+}
+
+#[test]
+fn every_advertised_address_of_a_wildcard_socket_works_and_so_does_ipv6() {
+    // The kernel would answer from 127.0.0.1: a client that asked 127.0.0.5 hears only that address.
+    let mut world = World::bound_to(2, &["0.0.0.0:0", "[::1]:0"], &["127.0.0.1", "127.0.0.5", "::1"]);
+    let mut clients: Vec<TestClient> = (0..3).map(|candidate| world.client_via(1, candidate)).collect();
+    let [publisher, near, far] = &mut clients[..] else { unreachable!("three were made") };
+    assert!(far.server.is_ipv6() && near.server.ip().to_string() == "127.0.0.5");
+    world.shards.send(Command::Publish { peer: publisher.peer, track: AUDIO, publication: audio_publication() });
+    for client in [&*near, &*far] {
+        let media = subscription(AUDIO, OPUS, AUDIO_OUT);
+        world.shards.send(Command::Subscribe { peer: client.peer, track: AUDIO, media });
+    }
+    world.connect(&mut [publisher, near, far]);
+    let mut microphone = Microphone::new(0x11);
+    world.until(&mut [publisher, near, far], "audio over both families", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1..].iter().all(|c| c.of_ssrc(AUDIO_OUT).len() > 3)
+    });
+}
+
+#[test]
+fn a_restart_of_ice_keeps_the_call() {
+    let (mut world, mut a, mut b, mut microphone, _) = call(1, Layer::LOW);
+    let (ours, theirs) = world.credentials();
+    world.shards.send(Command::RestartIce { peer: b.peer, local: ours.clone(), remote: theirs.clone() });
+    b.client.restart_ice(std::time::Instant::now(), theirs, ours);
+    b.move_away();
+    b.rtp.clear();
+    world.until(&mut [&mut a, &mut b], "audio after the restart", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1].of_ssrc(AUDIO_OUT).len() > 5
+    });
+    assert_eq!(world.count(|e| matches!(e, Event::PeerConnected { .. })), 2);
+}
+
+#[test]
+fn a_track_whose_publisher_came_back_as_another_peer_keeps_its_subscribers() {
+    // The publisher's old peer is on shard 0, beside one subscriber; the new one is on shard 1, beside the other.
+    let (mut world, mut a, mut b, _, _) = call(2, Layer::LOW);
+    let (mut c, mut back) = (world.client(0), world.client(1));
+    world.shards.send(Command::Subscribe { peer: c.peer, track: AUDIO, media: subscription(AUDIO, OPUS, AUDIO_OUT) });
+    world.connect(&mut [&mut a, &mut b, &mut c, &mut back]);
+    world.shards.send(Command::Publish { peer: back.peer, track: AUDIO, publication: audio_publication() });
+    world.shards.send(Command::RemovePeer { peer: a.peer });
+    b.rtp.clear();
+    let mut microphone = Microphone::new(0x99);
+    world.until(&mut [&mut b, &mut c, &mut back], "audio of the new peer", |_, clients| {
+        microphone.send(clients[2]);
+        clients[..2].iter().all(|client| client.of_ssrc(AUDIO_OUT).len() > 5)
+    });
+}
+
+#[test]
+fn a_publish_of_a_peer_that_is_gone_does_no_harm() {
+    let mut world = World::new(2);
+    let (mut a, mut b) = (world.client(0), world.client(1));
+    let ghost = world.shards.allocate_peer_on(1);
+    world.shards.send(Command::Subscribe { peer: b.peer, track: AUDIO, media: subscription(AUDIO, OPUS, AUDIO_OUT) });
+    world.shards.send(Command::Publish { peer: ghost, track: AUDIO, publication: audio_publication() });
+    world.connect(&mut [&mut a, &mut b]);
+    world.shards.send(Command::Publish { peer: a.peer, track: AUDIO, publication: audio_publication() });
+    let mut microphone = Microphone::new(0x11);
+    world.until(&mut [&mut a, &mut b], "audio", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1].of_ssrc(AUDIO_OUT).len() > 3
+    });
+}
+
+/// RTP that is well-formed enough to be encrypted, and random in everything a client can choose.
+fn odd_rtp(rng: &mut StdRng, ssrc: u32, sequence: u16) -> (Vec<u8>, usize) {
+    let words = rng.random_range(0..20u16);
+    let mut packet = vec![0x90 | rng.random::<u8>() & 0x20, [OPUS.pt, VP8.pt, 97, 0][rng.random_range(0..4)]];
+    packet.extend_from_slice(&sequence.to_be_bytes());
+    packet.extend_from_slice(&rng.random::<u32>().to_be_bytes());
+    packet.extend_from_slice(&ssrc.to_be_bytes());
+    packet.extend_from_slice(if rng.random() { &[0xbe, 0xde] } else { &[0x10, 0] });
+    packet.extend_from_slice(&words.to_be_bytes());
+    packet.extend((0..4 * words).map(|_| if rng.random() { rng.random() } else { 0x31 }));
+    let header_len = packet.len();
+    let payload = rng.random_range(0..300);
+    packet.extend((0..payload).map(|_| rng.random::<u8>()));
+    (packet, header_len)
+}
+
+#[test]
+fn whatever_one_client_sends_the_others_call_goes_on() {
+    let (mut world, mut a, mut b, mut microphone, _) = call(2, Layer::LOW);
+    let (mut hostile, mut rng) = (world.client(0), StdRng::seed_from_u64(3));
+    let peer = hostile.peer;
+    for (track, publication) in [(TrackId(8), audio_publication()), (TrackId(9), video_publication())] {
+        world.shards.send(Command::Publish { peer, track, publication });
+    }
+    world.shards.send(Command::Subscribe { peer, track: VIDEO, media: subscription(VIDEO, VP8, VIDEO_OUT) });
+    world.shards.send(Command::Subscribe { peer: b.peer, track: TrackId(9), media: subscription(TrackId(9), VP8, 0xc000) });
+    world.connect(&mut [&mut a, &mut b, &mut hostile]);
+    // Streams of the call itself, of its own tracks, and of nobody.
+    let ssrcs = [0x21, VIDEO_OUT, 0xd001, 0xd002, 0xd003];
+    let mut streams: Vec<SrtpStream> = ssrcs.map(SrtpStream::new).into();
+    for round in 0..1_500u16 {
+        let which = rng.random_range(0..ssrcs.len());
+        let (packet, header_len) = odd_rtp(&mut rng, ssrcs[which], round);
+        hostile.send_odd_rtp(&mut streams[which], &packet, header_len);
+        let mut rtcp: Vec<u8> = (0..rng.random_range(8..120)).map(|_| rng.random()).collect();
+        let words = (rtcp.len() / 4 - 1) as u16;
+        rtcp[0] = 0x80 | rtcp[0] & 0x3f;
+        rtcp[1] = rng.random_range(200..208);
+        rtcp[2..4].copy_from_slice(&if rng.random() { words } else { rng.random() }.to_be_bytes());
+        hostile.send_odd_rtcp(&rtcp);
+        let raw: Vec<u8> = (0..rng.random_range(0..200)).map(|_| rng.random()).collect();
+        hostile.send_raw(&raw);
+        if round % 50 == 0 {
+            for client in [&mut a, &mut b, &mut hostile] {
+                client.turn();
+            }
+        }
+    }
+    b.rtp.clear();
+    world.until(&mut [&mut a, &mut b, &mut hostile], "audio of the others", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1].of_ssrc(AUDIO_OUT).len() > 5
+    });
+    assert_eq!(world.shards.metrics().panics, 0);
+    assert_eq!(world.count(|e| matches!(e, Event::PeerClosed { .. })), 0);
 }

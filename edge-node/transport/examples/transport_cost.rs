@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use meridian_transport::client::{Client, ClientConfig};
 use meridian_transport::srtp::{MasterKeys, SrtpReceiver, SrtpSender};
-use meridian_transport::{
-    Channel, DtlsIdentity, IceCredentials, Output, Peer, PeerConfig, SrtpProfile, SrtpStream,
-};
+use meridian_transport::{Channel, DtlsIdentity, IceCredentials, Output, Peer, PeerConfig, SrtpProfile, SrtpStream};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -20,7 +18,11 @@ const PACKET_LEN: usize = 1_200;
 const PEERS: usize = 1_000;
 
 fn main() -> anyhow_free::Result {
-    for profile in [SrtpProfile::AeadAes128Gcm, SrtpProfile::AeadAes256Gcm, SrtpProfile::AesCm128HmacSha1_80] {
+    for profile in [
+        SrtpProfile::AeadAes128Gcm,
+        SrtpProfile::AeadAes256Gcm,
+        SrtpProfile::AesCm128HmacSha1_80,
+    ] {
         packets(profile)?;
     }
     peers(&[])?;
@@ -63,7 +65,11 @@ fn packets(profile: SrtpProfile) -> anyhow_free::Result {
         best = (best.0.min(sealing), best.1.min(opening));
     }
     let each = |total: Duration| total.as_nanos() as f64 / (PACKETS / 5 / 64 * 64) as f64;
-    println!("{profile:?}: protect_rtp {:.0} ns, unprotect_rtp {:.0} ns", each(best.0), each(best.1));
+    println!(
+        "{profile:?}: protect_rtp {:.0} ns, unprotect_rtp {:.0} ns",
+        each(best.0),
+        each(best.1)
+    );
     Ok(())
 }
 

@@ -127,7 +127,9 @@ impl Client {
     }
 
     fn handle_stun(&mut self, now: Instant, datagram: &[u8]) {
-        let Some(transaction) = stun::parse_success(datagram, &self.remote.pwd) else { return };
+        let Some(transaction) = stun::parse_success(datagram, &self.remote.pwd) else {
+            return;
+        };
         if !self.outstanding.contains(&transaction) {
             return;
         }
@@ -137,9 +139,14 @@ impl Client {
         if !self.answered {
             self.answered = true;
             let Path { local, remote } = self.pair;
-            self.outputs.push_back(Output::Event(PeerEvent::PathChanged { local, remote }));
+            self.outputs
+                .push_back(Output::Event(PeerEvent::PathChanged { local, remote }));
             for payload in std::mem::take(&mut self.held) {
-                self.outputs.push_back(Output::Transmit { from: local, to: remote, payload });
+                self.outputs.push_back(Output::Transmit {
+                    from: local,
+                    to: remote,
+                    payload,
+                });
             }
         }
     }
@@ -152,7 +159,11 @@ impl Client {
         if self.closed {
             return None;
         }
-        Some(self.session.poll_timeout().map_or(self.next_check, |at| at.min(self.next_check)))
+        Some(
+            self.session
+                .poll_timeout()
+                .map_or(self.next_check, |at| at.min(self.next_check)),
+        )
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -181,7 +192,11 @@ impl Client {
         self.next_check = now + if unanswered { CHECK_INTERVAL } else { CONSENT_INTERVAL };
         let Path { local, remote } = self.pair;
         if let Some(payload) = stun::request(transaction, &self.local, &self.remote, self.tie_breaker, true) {
-            self.outputs.push_back(Output::Transmit { from: local, to: remote, payload });
+            self.outputs.push_back(Output::Transmit {
+                from: local,
+                to: remote,
+                payload,
+            });
         }
     }
 
@@ -237,18 +252,26 @@ impl Client {
         while let Some(output) = self.session.poll() {
             let output = match output {
                 // A restart keeps sending on the pair that worked.
-                SessionOutput::Datagram(payload) if self.answered || self.is_connected() => {
-                    Output::Transmit { from: local, to: remote, payload }
-                }
+                SessionOutput::Datagram(payload) if self.answered || self.is_connected() => Output::Transmit {
+                    from: local,
+                    to: remote,
+                    payload,
+                },
                 SessionOutput::Datagram(payload) => {
                     self.held.push(payload);
                     continue;
                 }
                 SessionOutput::Connected { profile } => Output::Event(PeerEvent::Connected { profile }),
                 SessionOutput::ChannelOpen(channel) => Output::Event(PeerEvent::ChannelOpen(channel)),
-                SessionOutput::Data { channel, payload, binary } => {
-                    Output::Event(PeerEvent::Data { channel, payload, binary })
-                }
+                SessionOutput::Data {
+                    channel,
+                    payload,
+                    binary,
+                } => Output::Event(PeerEvent::Data {
+                    channel,
+                    payload,
+                    binary,
+                }),
                 SessionOutput::Closed(reason) => {
                     self.closed = true;
                     Output::Event(PeerEvent::Closed(reason))

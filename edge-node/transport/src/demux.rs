@@ -40,7 +40,11 @@ mod tests {
             assert_eq!(kind(&[first, 96]), expected, "first byte {first}");
         }
         assert_eq!(kind(&[0x80, 200]), DatagramKind::Rtcp);
-        assert_eq!(kind(&[0x81, 0x80 | 96]), DatagramKind::Rtp, "marker bit and payload type 96 is 224");
+        assert_eq!(
+            kind(&[0x81, 0x80 | 96]),
+            DatagramKind::Rtp,
+            "marker bit and payload type 96 is 224"
+        );
         assert_eq!(kind(&[]), DatagramKind::Other);
         assert_eq!(kind(&[0x80]), DatagramKind::Other, "too short to tell RTP from RTCP");
     }

@@ -31,19 +31,26 @@ impl IceCredentials {
     /// Fresh credentials: 48 bits of ufrag, 143 bits of password. The ufrag also finds the peer of a first datagram, so
     /// the caller checks that no other peer of the socket has it.
     pub fn generate(rng: &mut impl Rng) -> IceCredentials {
-        IceCredentials { ufrag: ice_chars(rng, Self::UFRAG_LEN), pwd: ice_chars(rng, Self::PWD_LEN) }
+        IceCredentials {
+            ufrag: ice_chars(rng, Self::UFRAG_LEN),
+            pwd: ice_chars(rng, Self::PWD_LEN),
+        }
     }
 }
 
 impl fmt::Debug for IceCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IceCredentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
+        f.debug_struct("IceCredentials")
+            .field("ufrag", &self.ufrag)
+            .finish_non_exhaustive()
     }
 }
 
 fn ice_chars(rng: &mut impl Rng, len: usize) -> String {
     const CHARS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    (0..len).map(|_| char::from(CHARS[rng.random_range(0..CHARS.len())])).collect()
+    (0..len)
+        .map(|_| char::from(CHARS[rng.random_range(0..CHARS.len())]))
+        .collect()
 }
 
 /// A pair of addresses: our socket's and the client's.
@@ -71,7 +78,10 @@ impl Generation {
 pub(crate) enum Checked {
     /// Not an authenticated binding request; nothing is answered.
     Dropped,
-    Answered { response: Vec<u8>, moved_to: Option<Path> },
+    Answered {
+        response: Vec<u8>,
+        moved_to: Option<Path>,
+    },
 }
 
 /// State of one client's ICE session, and of its successor during a restart.
@@ -132,7 +142,11 @@ impl IceLite {
     fn check(&mut self, now: Instant, pair: Path, datagram: &[u8]) -> Option<Checked> {
         let username = stun::username(datagram)?;
         let restarted = self.restarting.as_ref().is_some_and(|next| next.matches(username));
-        let generation = if restarted { self.restarting.as_ref()? } else { &self.current };
+        let generation = if restarted {
+            self.restarting.as_ref()?
+        } else {
+            &self.current
+        };
         if !generation.matches(username) {
             return None;
         }
@@ -140,7 +154,10 @@ impl IceLite {
         let request = stun::parse_request(datagram, pwd)?;
         if request.controlled {
             let response = stun::role_conflict(request.transaction, pwd)?;
-            return Some(Checked::Answered { response, moved_to: None });
+            return Some(Checked::Answered {
+                response,
+                moved_to: None,
+            });
         }
         let response = stun::success(request.transaction, pair.remote, pwd)?;
         self.consent = now;
@@ -192,17 +209,33 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let (server, client) = (IceCredentials::generate(&mut rng), IceCredentials::generate(&mut rng));
         let now = Instant::now();
-        Session { ice: IceLite::new(server.clone(), client.clone(), now), server, client, now, rng }
+        Session {
+            ice: IceLite::new(server.clone(), client.clone(), now),
+            server,
+            client,
+            now,
+            rng,
+        }
     }
 
     fn pair(port: u16) -> Path {
-        Path { local: ([10, 0, 0, 1], 7000).into(), remote: ([192, 0, 2, 1], port).into() }
+        Path {
+            local: ([10, 0, 0, 1], 7000).into(),
+            remote: ([192, 0, 2, 1], port).into(),
+        }
     }
 
     impl Session {
         /// Sends one authenticated check; returns whether the path moved.
         fn check(&mut self, port: u16, nominate: bool) -> bool {
-            let bytes = stun::request(TransactionId(self.rng.random()), &self.client, &self.server, 9, nominate).unwrap();
+            let bytes = stun::request(
+                TransactionId(self.rng.random()),
+                &self.client,
+                &self.server,
+                9,
+                nominate,
+            )
+            .unwrap();
             match self.ice.handle(self.now, pair(port), &bytes) {
                 Checked::Answered { moved_to, response } => {
                     assert!(stun::parse_success(&response, &self.server.pwd).is_some());
@@ -242,14 +275,23 @@ mod tests {
         let mut s = session();
         assert!(s.check(1, true));
         let (old_server, old_client) = (s.server.clone(), s.client.clone());
-        (s.server, s.client) = (IceCredentials::generate(&mut s.rng), IceCredentials::generate(&mut s.rng));
+        (s.server, s.client) = (
+            IceCredentials::generate(&mut s.rng),
+            IceCredentials::generate(&mut s.rng),
+        );
         s.ice.restart(s.server.clone(), s.client.clone());
         assert!(!s.check(2, false));
         let old = stun::request(TransactionId([1; 12]), &old_client, &old_server, 9, false).unwrap();
-        assert!(matches!(s.ice.handle(s.now, pair(1), &old), Checked::Answered { .. }), "the old session still answers");
+        assert!(
+            matches!(s.ice.handle(s.now, pair(1), &old), Checked::Answered { .. }),
+            "the old session still answers"
+        );
         assert!(s.check(2, true));
         assert_eq!(s.ice.path(), Some(pair(2)));
-        assert!(matches!(s.ice.handle(s.now, pair(1), &old), Checked::Dropped), "the old session is over");
+        assert!(
+            matches!(s.ice.handle(s.now, pair(1), &old), Checked::Dropped),
+            "the old session is over"
+        );
     }
 
     #[test]
@@ -257,7 +299,10 @@ mod tests {
         let mut s = session();
         assert!(s.check(1, true));
         let old = stun::request(TransactionId([1; 12]), &s.client, &s.server, 9, true).unwrap();
-        (s.server, s.client) = (IceCredentials::generate(&mut s.rng), IceCredentials::generate(&mut s.rng));
+        (s.server, s.client) = (
+            IceCredentials::generate(&mut s.rng),
+            IceCredentials::generate(&mut s.rng),
+        );
         s.ice.restart(s.server.clone(), s.client.clone());
         assert!(!s.check(1, true), "same pair: nothing for the sender to change");
         assert!(matches!(s.ice.handle(s.now, pair(1), &old), Checked::Dropped));
@@ -266,10 +311,16 @@ mod tests {
     #[test]
     fn strangers_get_no_answer() {
         let mut s = session();
-        let stranger = IceCredentials { ufrag: s.server.ufrag.clone(), pwd: "guess".into() };
+        let stranger = IceCredentials {
+            ufrag: s.server.ufrag.clone(),
+            pwd: "guess".into(),
+        };
         let bytes = stun::request(TransactionId([1; 12]), &s.client, &stranger, 9, true).unwrap();
         assert!(matches!(s.ice.handle(s.now, pair(6), &bytes), Checked::Dropped));
-        let other_client = IceCredentials { ufrag: "someone".into(), ..s.client.clone() };
+        let other_client = IceCredentials {
+            ufrag: "someone".into(),
+            ..s.client.clone()
+        };
         let bytes = stun::request(TransactionId([1; 12]), &other_client, &s.server, 9, true).unwrap();
         assert!(matches!(s.ice.handle(s.now, pair(6), &bytes), Checked::Dropped));
         assert_eq!(s.ice.path(), None);

@@ -19,7 +19,9 @@ mod stun;
 pub use demux::{DatagramKind, kind};
 pub use dtls::{DtlsIdentity, Fingerprint, FingerprintError, IdentityError};
 pub use ice::{CONSENT_TIMEOUT, IceCredentials, Path};
-pub use peer::{CloseReason, Output, Peer, PeerConfig, PeerEvent, PeerStats, Received, TransportError};
+pub use peer::{
+    CONNECT_TIMEOUT, CloseReason, Output, Peer, PeerConfig, PeerEvent, PeerStats, Received, TransportError,
+};
 pub use sctp::{Channel, MAX_MESSAGE_LEN, SendDataError};
 pub use srtp::{ProtectError, SrtpProfile, SrtpSender, SrtpStream};
 pub use stun::stun_local_ufrag;

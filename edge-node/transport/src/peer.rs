@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -13,6 +13,9 @@ use crate::ice::{Checked, IceCredentials, IceLite, Path};
 use crate::sctp::{Channel, SendDataError};
 use crate::session::{Role, Session, SessionOutput};
 use crate::srtp::{SrtpProfile, SrtpSender};
+
+/// From `Peer::new` until DTLS must be done: signalling, ICE and the slowest handshake fit.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What a peer needs to know from signalling.
 pub struct PeerConfig {
@@ -40,7 +43,11 @@ pub enum Received {
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Send `payload` from the socket bound to `from`.
-    Transmit { from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
+    Transmit {
+        from: SocketAddr,
+        to: SocketAddr,
+        payload: Vec<u8>,
+    },
     Event(PeerEvent),
 }
 
@@ -53,7 +60,11 @@ pub enum PeerEvent {
     /// The client opened a channel: both directions may be used.
     ChannelOpen(Channel),
     /// One whole message, at most `MAX_MESSAGE_LEN` bytes.
-    Data { channel: Channel, payload: Bytes, binary: bool },
+    Data {
+        channel: Channel,
+        payload: Bytes,
+        binary: bool,
+    },
     /// The last event. The peer stays silent afterwards.
     Closed(CloseReason),
 }
@@ -66,7 +77,7 @@ pub enum CloseReason {
     ClosedByPeer,
     /// `Peer::close` was called.
     ClosedLocally,
-    /// The handshake failed or took 30 s, or a fatal alert came.
+    /// The handshake failed, took 30 s or was not done after 45 s of ICE, or a fatal alert came.
     DtlsFailed,
     /// The client's certificate is not the one in its SDP.
     FingerprintMismatch,
@@ -109,6 +120,7 @@ pub struct PeerStats {
 pub struct Peer {
     ice: IceLite,
     session: Box<Session>,
+    connect_by: Instant,
     closed: bool,
     outputs: VecDeque<Output>,
     stats: PeerStats,
@@ -120,11 +132,18 @@ impl Peer {
         check_credentials(&config.remote)?;
         let [a, b, c, d, ..] = config.seed;
         let srtp_id = u32::from_le_bytes([a, b, c, d]);
-        let session =
-            Session::new(Role::Server, &config.identity, config.remote_fingerprint, Vec::new(), srtp_id, now);
+        let session = Session::new(
+            Role::Server,
+            &config.identity,
+            config.remote_fingerprint,
+            Vec::new(),
+            srtp_id,
+            now,
+        );
         Ok(Peer {
             ice: IceLite::new(config.local, config.remote, now),
             session: Box::new(session),
+            connect_by: now + CONNECT_TIMEOUT,
             closed: false,
             outputs: VecDeque::new(),
             stats: PeerStats::default(),
@@ -176,10 +195,15 @@ impl Peer {
         match self.ice.handle(now, pair, datagram) {
             Checked::Dropped => self.stats.stun_dropped += 1,
             Checked::Answered { response, moved_to } => {
-                self.outputs.push_back(Output::Transmit { from: pair.local, to: pair.remote, payload: response });
+                self.outputs.push_back(Output::Transmit {
+                    from: pair.local,
+                    to: pair.remote,
+                    payload: response,
+                });
                 if let Some(Path { local, remote }) = moved_to {
                     self.stats.path_moves += u64::from(had_path);
-                    self.outputs.push_back(Output::Event(PeerEvent::PathChanged { local, remote }));
+                    self.outputs
+                        .push_back(Output::Event(PeerEvent::PathChanged { local, remote }));
                 }
             }
         }
@@ -195,8 +219,12 @@ impl Peer {
         if self.closed {
             return None;
         }
-        let consent = self.ice.consent_expires();
-        Some(self.session.poll_timeout().map_or(consent, |at| at.min(consent)))
+        let connect_by = (!self.is_connected()).then_some(self.connect_by);
+        [self.session.poll_timeout(), connect_by]
+            .into_iter()
+            .flatten()
+            .chain([self.ice.consent_expires()])
+            .min()
     }
 
     /// Retransmissions and consent. Calling it early or twice does nothing.
@@ -207,6 +235,8 @@ impl Peer {
         if now >= self.ice.consent_expires() {
             // Nobody listens any more: no goodbye (RFC 7675 §5.1 forbids sending).
             self.session.end(CloseReason::ConsentLost);
+        } else if now >= self.connect_by && !self.is_connected() {
+            self.session.close(now, CloseReason::DtlsFailed);
         } else {
             self.session.handle_timeout(now);
         }
@@ -272,14 +302,24 @@ impl Peer {
             let output = match output {
                 // Without a path there is nobody to send to; DTLS repeats itself.
                 SessionOutput::Datagram(payload) => match self.ice.path() {
-                    Some(Path { local, remote }) => Output::Transmit { from: local, to: remote, payload },
+                    Some(Path { local, remote }) => Output::Transmit {
+                        from: local,
+                        to: remote,
+                        payload,
+                    },
                     None => continue,
                 },
                 SessionOutput::Connected { profile } => Output::Event(PeerEvent::Connected { profile }),
                 SessionOutput::ChannelOpen(channel) => Output::Event(PeerEvent::ChannelOpen(channel)),
-                SessionOutput::Data { channel, payload, binary } => {
-                    Output::Event(PeerEvent::Data { channel, payload, binary })
-                }
+                SessionOutput::Data {
+                    channel,
+                    payload,
+                    binary,
+                } => Output::Event(PeerEvent::Data {
+                    channel,
+                    payload,
+                    binary,
+                }),
                 SessionOutput::Closed(reason) => {
                     self.closed = true;
                     Output::Event(PeerEvent::Closed(reason))

@@ -22,9 +22,15 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) enum SessionOutput {
     Datagram(Vec<u8>),
-    Connected { profile: SrtpProfile },
+    Connected {
+        profile: SrtpProfile,
+    },
     ChannelOpen(Channel),
-    Data { channel: Channel, payload: Bytes, binary: bool },
+    Data {
+        channel: Channel,
+        payload: Bytes,
+        binary: bool,
+    },
     Closed(CloseReason),
 }
 
@@ -68,9 +74,20 @@ impl Session {
             Role::Server => DimplDtls::server(identity, now),
             Role::Client => DimplDtls::client(identity, now),
         };
+        Session::over(role, Box::new(dtls), remote_fingerprint, to_open, srtp_id, now)
+    }
+
+    fn over(
+        role: Role,
+        dtls: Box<dyn Dtls>,
+        remote_fingerprint: Fingerprint,
+        to_open: Vec<Channel>,
+        srtp_id: u32,
+        now: Instant,
+    ) -> Session {
         let mut session = Session {
             role,
-            dtls: Box::new(dtls),
+            dtls,
             remote_fingerprint,
             certificate_matches: false,
             connected: false,
@@ -117,21 +134,22 @@ impl Session {
     }
 
     pub(crate) fn unprotect_rtp(&mut self, packet: &mut [u8]) -> Option<usize> {
-        let result = self.receiver.as_mut()?.unprotect_rtp(packet);
+        let result = self.receiver.as_mut().map(|receiver| receiver.unprotect_rtp(packet));
         self.count(result)
     }
 
     pub(crate) fn unprotect_rtcp(&mut self, packet: &mut [u8]) -> Option<usize> {
-        let result = self.receiver.as_mut()?.unprotect_rtcp(packet);
+        let result = self.receiver.as_mut().map(|receiver| receiver.unprotect_rtcp(packet));
         self.count(result)
     }
 
-    fn count(&mut self, result: Result<usize, UnprotectError>) -> Option<usize> {
+    /// `None`: there are no keys yet.
+    fn count(&mut self, result: Option<Result<usize, UnprotectError>>) -> Option<usize> {
         match result {
-            Ok(len) => return Some(len),
-            Err(UnprotectError::Replayed) => self.stats.rtp_replayed += 1,
-            Err(UnprotectError::Unauthentic) => self.stats.rtp_unauthentic += 1,
-            Err(UnprotectError::Malformed | UnprotectError::TooManyStreams) => self.stats.rtp_refused += 1,
+            Some(Ok(len)) => return Some(len),
+            Some(Err(UnprotectError::Replayed)) => self.stats.rtp_replayed += 1,
+            Some(Err(UnprotectError::Unauthentic)) => self.stats.rtp_unauthentic += 1,
+            None | Some(Err(UnprotectError::Malformed | UnprotectError::TooManyStreams)) => self.stats.rtp_refused += 1,
         }
         None
     }
@@ -214,7 +232,15 @@ impl Session {
             while let Some(event) = data.poll_event() {
                 self.outputs.push_back(match event {
                     DataEvent::Open(channel) => SessionOutput::ChannelOpen(channel),
-                    DataEvent::Message { channel, payload, binary } => SessionOutput::Data { channel, payload, binary },
+                    DataEvent::Message {
+                        channel,
+                        payload,
+                        binary,
+                    } => SessionOutput::Data {
+                        channel,
+                        payload,
+                        binary,
+                    },
                 });
             }
             // One record per packet, drained at once: DTLS would put two into one datagram.
@@ -239,23 +265,125 @@ impl Session {
                     Role::Server => (&keys.server, &keys.client),
                     Role::Client => (&keys.client, &keys.server),
                 };
-                let (Ok(sender), Ok(receiver)) = (SrtpSender::new(ours, self.srtp_id), SrtpReceiver::new(theirs)) else {
+                let (Ok(sender), Ok(receiver)) = (SrtpSender::new(ours, self.srtp_id), SrtpReceiver::new(theirs))
+                else {
                     return self.close(now, CloseReason::DtlsFailed);
                 };
                 self.sender = Some(Box::new(sender));
                 self.receiver = Some(Box::new(receiver));
                 self.connected = true;
-                self.outputs.push_back(SessionOutput::Connected { profile: keys.profile });
+                self.outputs
+                    .push_back(SessionOutput::Connected { profile: keys.profile });
                 if !self.to_open.is_empty() {
                     self.data = Some(Box::new(DataChannels::client(now, &self.to_open)));
                 }
             }
             DtlsEvent::Data(packet) if self.connected => {
-                self.data.get_or_insert_with(|| Box::new(DataChannels::server())).handle_packet(now, &packet);
+                self.data
+                    .get_or_insert_with(|| Box::new(DataChannels::server()))
+                    .handle_packet(now, &packet);
             }
             DtlsEvent::Data(_) => {}
             DtlsEvent::Closed => self.close(now, CloseReason::ClosedByPeer),
             DtlsEvent::Failed => self.end(CloseReason::DtlsFailed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtls::DtlsKeys;
+    use crate::srtp::{MasterKeys, SrtpStream};
+
+    /// A handshake that says what the test wants.
+    struct Scripted(VecDeque<DtlsEvent>);
+
+    impl Dtls for Scripted {
+        fn handle_datagram(&mut self, _now: Instant, _datagram: &[u8]) {}
+        fn handle_timeout(&mut self, _now: Instant) {}
+        fn poll(&mut self) -> Option<DtlsEvent> {
+            self.0.pop_front()
+        }
+        fn poll_timeout(&self) -> Option<Instant> {
+            None
+        }
+        fn send(&mut self, _now: Instant, _data: &[u8]) {}
+        fn close(&mut self, _now: Instant) {}
+        fn dropped(&self) -> u64 {
+            0
+        }
+    }
+
+    const CLIENT: Fingerprint = Fingerprint([1; 32]);
+
+    fn session(role: Role, events: impl IntoIterator<Item = DtlsEvent>) -> Session {
+        let dtls = Box::new(Scripted(events.into_iter().collect()));
+        Session::over(role, dtls, CLIENT, Vec::new(), 1, Instant::now())
+    }
+
+    fn keys(profile: SrtpProfile) -> DtlsKeys {
+        let material: Vec<u8> = (0..2 * (profile.key_len() + profile.salt_len()) as u8).collect();
+        let (client, server) = MasterKeys::split(profile, &material).unwrap();
+        DtlsKeys {
+            profile,
+            client,
+            server,
+        }
+    }
+
+    fn closed(session: &mut Session) -> CloseReason {
+        match session.poll() {
+            Some(SessionOutput::Closed(reason)) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_profile_carries_media_both_ways() {
+        for profile in [
+            SrtpProfile::AesCm128HmacSha1_80,
+            SrtpProfile::AeadAes128Gcm,
+            SrtpProfile::AeadAes256Gcm,
+        ] {
+            let events = || {
+                [
+                    DtlsEvent::Certificate(CLIENT),
+                    DtlsEvent::Connected(Some(keys(profile))),
+                ]
+            };
+            let (mut from, mut to) = (session(Role::Server, events()), session(Role::Client, events()));
+            let plain = [0x80, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3, 4];
+            for _ in 0..2 {
+                let mut packet = [0; 40];
+                packet[..16].copy_from_slice(&plain);
+                let sender = from.sender().unwrap();
+                let len = sender
+                    .protect_rtp(&mut SrtpStream::new(9), &mut packet, 12, 16)
+                    .unwrap();
+                assert_eq!(len, 16 + profile.tag_len());
+                assert_eq!(to.unprotect_rtp(&mut packet[..len]), Some(16));
+                assert_eq!(packet[..16], plain);
+                std::mem::swap(&mut from, &mut to);
+            }
+        }
+    }
+
+    #[test]
+    fn a_handshake_without_srtp_closes() {
+        let mut server = session(
+            Role::Server,
+            [DtlsEvent::Certificate(CLIENT), DtlsEvent::Connected(None)],
+        );
+        assert_eq!(closed(&mut server), CloseReason::NoSrtpProfile);
+        assert!(!server.is_connected());
+    }
+
+    #[test]
+    fn no_certificate_is_a_wrong_certificate() {
+        let connected = DtlsEvent::Connected(Some(keys(SrtpProfile::AeadAes128Gcm)));
+        let mut server = session(Role::Server, [connected]);
+        assert_eq!(closed(&mut server), CloseReason::FingerprintMismatch);
+        assert!(server.sender().is_none());
     }
 }

@@ -7,15 +7,12 @@ use std::sync::LazyLock;
 use rtc_crypto::RTCCryptoProvider;
 use rtc_crypto::providers::AwsLcRsProvider;
 use rtc_stun::attributes::{
-    ATTR_ICE_CONTROLLED, ATTR_ICE_CONTROLLING, ATTR_MESSAGE_INTEGRITY, ATTR_PRIORITY, ATTR_USE_CANDIDATE,
-    ATTR_USERNAME,
+    ATTR_ICE_CONTROLLED, ATTR_ICE_CONTROLLING, ATTR_MESSAGE_INTEGRITY, ATTR_PRIORITY, ATTR_USE_CANDIDATE, ATTR_USERNAME,
 };
 use rtc_stun::error_code::{CODE_ROLE_CONFLICT, ErrorCode};
 use rtc_stun::fingerprint::FINGERPRINT;
 use rtc_stun::integrity::MessageIntegrity;
-use rtc_stun::message::{
-    BINDING_ERROR, BINDING_REQUEST, BINDING_SUCCESS, Message, MessageType, Setter, TransactionId,
-};
+use rtc_stun::message::{BINDING_ERROR, BINDING_REQUEST, BINDING_SUCCESS, Message, MessageType, Setter, TransactionId};
 use rtc_stun::xoraddr::XorMappedAddress;
 
 use crate::ice::IceCredentials;
@@ -70,7 +67,11 @@ fn authenticate(datagram: &[u8], pwd: &str) -> Option<Message> {
     }
     let mut message = Message::new();
     message.unmarshal_binary(datagram).ok()?;
-    let integrity_at = message.attributes.0.iter().position(|a| a.typ == ATTR_MESSAGE_INTEGRITY)?;
+    let integrity_at = message
+        .attributes
+        .0
+        .iter()
+        .position(|a| a.typ == ATTR_MESSAGE_INTEGRITY)?;
     MessageIntegrity::check(&mut message, pwd.as_bytes(), CRYPTO.crypto()).ok()?;
     message.attributes.0.truncate(integrity_at);
     Some(message)
@@ -98,7 +99,12 @@ pub(crate) fn parse_success(datagram: &[u8], pwd: &str) -> Option<TransactionId>
 /// A success response that tells the sender its address.
 pub(crate) fn success(transaction: TransactionId, mapped: SocketAddr, pwd: &str) -> Option<Vec<u8>> {
     let mut message = begin(BINDING_SUCCESS, transaction);
-    XorMappedAddress { ip: mapped.ip(), port: mapped.port() }.add_to(&mut message).ok()?;
+    XorMappedAddress {
+        ip: mapped.ip(),
+        port: mapped.port(),
+    }
+    .add_to(&mut message)
+    .ok()?;
     finish(message, pwd)
 }
 
@@ -139,7 +145,9 @@ fn begin(kind: MessageType, transaction: TransactionId) -> Message {
 }
 
 fn finish(mut message: Message, pwd: &str) -> Option<Vec<u8>> {
-    MessageIntegrity::new_short_term_integrity_with_provider(pwd.to_owned(), CRYPTO.crypto()).add_to(&mut message).ok()?;
+    MessageIntegrity::new_short_term_integrity_with_provider(pwd.to_owned(), CRYPTO.crypto())
+        .add_to(&mut message)
+        .ok()?;
     FINGERPRINT.add_to(&mut message).ok()?;
     Some(message.raw)
 }
@@ -151,7 +159,10 @@ mod tests {
     use super::*;
 
     fn credentials(name: &str) -> IceCredentials {
-        IceCredentials { ufrag: format!("{name}uf"), pwd: format!("{name}-password-of-22-chars") }
+        IceCredentials {
+            ufrag: format!("{name}uf"),
+            pwd: format!("{name}-password-of-22-chars"),
+        }
     }
 
     #[test]

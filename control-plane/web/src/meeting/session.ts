@@ -10,7 +10,7 @@ import { Changes } from './changes';
 import { ChatLog } from './chat';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
 import { watchPulse } from './pulse';
-import { abandon, endOf, salvage } from './room';
+import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
 import { audioOf, peopleOf } from './roomView';
 
 /** How long rejoining is tried before the person is told that the connection dropped. */
@@ -18,9 +18,17 @@ const REJOIN_BUDGET_MS = 60_000;
 /** While failing over, the join API gets this long before the alternates we already have are tried. */
 const ASK_FIRST_MS = 400;
 const ASK_LATER_MS = 4_000;
-const SOCKET_FIRST_MS = 1_000;
-const SOCKET_LATER_MS = 5_000;
-const MEDIA_PATH_MS = 8_000;
+
+/** How long one edge may take before the next is tried. */
+interface Patience {
+  socketMs: number;
+  mediaMs: number;
+}
+
+/** In the first round of a rejoin speed wins: another edge is only a second away. */
+const HURRIED: Patience = { socketMs: 1_000, mediaMs: 2_500 };
+const PATIENT: Patience = { socketMs: 5_000, mediaMs: 8_000 };
+
 const NOTICE_MS = 5_000;
 const NOTICES_MAX = 4;
 
@@ -28,12 +36,12 @@ const VIEW_EVENTS = [
   RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed,
   RoomEvent.TrackPublished, RoomEvent.TrackUnpublished, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted, RoomEvent.LocalTrackPublished,
   RoomEvent.LocalTrackUnpublished, RoomEvent.ActiveSpeakersChanged, RoomEvent.ConnectionQualityChanged, RoomEvent.ParticipantNameChanged,
-  RoomEvent.ParticipantAttributesChanged, RoomEvent.AudioPlaybackStatusChanged, RoomEvent.ParticipantActive, RoomEvent.Moved,
+  RoomEvent.ParticipantAttributesChanged, RoomEvent.AudioPlaybackStatusChanged, RoomEvent.ParticipantActive, RoomEvent.ActiveDeviceChanged, RoomEvent.Moved,
 ] as const;
 
 export interface SessionOptions {
   api: JoinApi;
-  makeRoom: () => Room;
+  makeRoom: (handOver: () => void) => Room;
   code: string;
   title: string;
   name: string;
@@ -46,6 +54,11 @@ export class MeetingSession extends Changes implements MeetingSource {
   private readonly chat = new ChatLog();
   private phase: Phase = 'joining';
   private end: EndReason | null = null;
+  /** What is captured and sent; survives the room, which forgets its publications before it says that it is disconnected. */
+  private captures: LocalTrack[] = [];
+  private publishing = false;
+  /** The room being replaced: let go once the next one is joined, or the meeting is over. */
+  private lost: Room | null = null;
   private answer: JoinAnswer | null = null;
   private edge: EdgeAddress | null = null;
   private rttMs: number | null = null;
@@ -68,14 +81,14 @@ export class MeetingSession extends Changes implements MeetingSource {
   async join(tracks: LocalTrack[]): Promise<void> {
     const { api, code, name, passcode, from } = this.options;
     const answer = await api.join(code, { name, passcode, from });
-    if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), SOCKET_LATER_MS))) throw new ApiError('unavailable', 0, '');
+    if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), PATIENT))) throw new ApiError('unavailable', 0, '');
     await this.publish(tracks);
   }
 
   readonly actions: MeetingActions = {
     setMic: (on) => this.withDevice('microphone', (room) => room.localParticipant.setMicrophoneEnabled(on)),
     setCamera: (on) => this.withDevice('camera', (room) => room.localParticipant.setCameraEnabled(on)),
-    setSharing: (on) => this.withDevice('screen', (room) => room.localParticipant.setScreenShareEnabled(on, { audio: true, selfBrowserSurface: 'include' })),
+    setSharing: (on) => this.withDevice('screen', (room) => setSharing(room, on)),
     useDevice: (kind, id) => this.withDevice(kind === 'audioinput' ? 'microphone' : 'camera', (room) => room.switchActiveDevice(kind, id)),
     sendChat: (text) => this.chat.send(text),
     retryChat: (id) => this.chat.retry(id),
@@ -101,13 +114,13 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   // ---- connecting -----------------------------------------------------------------------------------------------------------------
 
-  private async tryEach(answer: JoinAnswer, list: Candidate[], socketMs: number): Promise<boolean> {
+  private async tryEach(answer: JoinAnswer, list: Candidate[], patience: Patience): Promise<boolean> {
     for (const candidate of list) {
-      const room = this.options.makeRoom();
+      const room: Room = this.options.makeRoom(() => room === this.room && void this.rejoin());
       this.attach(room);
       try {
         const rtcConfig = answer.iceServers.length ? { iceServers: answer.iceServers } : undefined;
-        await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: socketMs, peerConnectionTimeout: MEDIA_PATH_MS, ...(rtcConfig && { rtcConfig }) });
+        await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: patience.socketMs, peerConnectionTimeout: patience.mediaMs, ...(rtcConfig && { rtcConfig }) });
       } catch {
         abandon(room);
         if (this.phase === 'ended') return false;
@@ -140,6 +153,8 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.edge = candidate.edge;
     this.answer = { ...answer, token: candidate.token, identity: room.localParticipant.identity || answer.identity };
     this.phase = 'connected';
+    this.publishing = true;
+    this.letGo();
     this.stopPulse();
     this.stopPulse = watchPulse(room, candidate.edge.url, {
       rtt: (ms) => {
@@ -153,11 +168,13 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   private async publish(tracks: LocalTrack[]): Promise<void> {
     const room = this.room;
+    this.captures = tracks;
     if (!room) return;
     const published = await Promise.allSettled(tracks.map((track) => room.localParticipant.publishTrack(track, { source: track.source })));
     if (published.some((outcome) => outcome.status === 'rejected') && room === this.room) {
       this.notify('Your camera or microphone could not be sent. Turn it off and on again.', 'warning');
     }
+    if (room === this.room) this.publishing = false;
     this.refresh();
   }
 
@@ -183,24 +200,27 @@ export class MeetingSession extends Changes implements MeetingSource {
     if (this.phase === 'rejoining' || this.phase === 'ended' || !this.room) return;
     this.phase = 'rejoining';
     this.refresh();
-    const lost = this.room;
     this.stopPulse();
-    const tracks = await salvage(lost);
+    this.lost = this.room;
     this.room = null;
-    abandon(lost);
+    this.captures = await salvage(this.captures);
 
     const startedMs = Date.now();
     for (let round = 0; Date.now() - startedMs < REJOIN_BUDGET_MS; round++) {
       const fresh = await this.askAgain(round === 0 ? ASK_FIRST_MS : ASK_LATER_MS);
-      if (this.over()) return stopAll(tracks);
+      if (this.over()) return;
       const answer = fresh ?? this.answer;
       const list = candidates(fresh, this.answer, this.edge?.url ?? null, Date.now());
-      if (answer && (await this.tryEach(answer, list, round === 0 ? SOCKET_FIRST_MS : SOCKET_LATER_MS))) return this.publish(tracks);
-      if (this.over()) return stopAll(tracks);
+      if (answer && (await this.tryEach(answer, list, round === 0 ? HURRIED : PATIENT))) return this.publish(this.captures);
+      if (this.over()) return;
       await this.pause(Math.min(250 * 2 ** round, 4_000));
     }
-    stopAll(tracks);
     this.finish('dropped');
+  }
+
+  private letGo(): void {
+    if (this.lost) abandon(this.lost);
+    this.lost = null;
   }
 
   private over(): boolean {
@@ -237,7 +257,9 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.phase = 'ended';
     this.end = end;
     this.stopPulse();
+    this.letGo();
     this.wakeUp();
+    for (const track of this.captures) track.stop();
     this.refresh();
   }
 
@@ -261,6 +283,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.refreshQueued = true;
     queueMicrotask(() => {
       this.refreshQueued = false;
+      if (this.room && !this.publishing && this.phase !== 'ended') this.captures = publishedTracks(this.room);
       this.current = this.read(this.room);
       this.changed();
     });
@@ -293,7 +316,3 @@ export class MeetingSession extends Changes implements MeetingSource {
 }
 
 const EMPTY = { people: [], audio: [], micOn: false, cameraOn: false, sharing: false, soundBlocked: false };
-
-function stopAll(tracks: LocalTrack[]): void {
-  for (const track of tracks) track.stop();
-}

@@ -113,6 +113,10 @@ impl Round {
 
 impl DelayController {
     pub fn new(now: Instant, config: ControllerConfig) -> DelayController {
+        let config = ControllerConfig {
+            minimum_bps: config.minimum_bps.min(config.ceiling_bps),
+            ..config
+        };
         DelayController {
             config,
             target_bps: config.ceiling_bps as f64,

@@ -67,6 +67,8 @@ pub const STREAMS_MAX: usize = 8192;
 const METER: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(5);
+/// A shed layer that pauses is remembered longer: forgotten, it would start again without anybody asking for a keyframe.
+const IDLE_SHED: Duration = Duration::from_secs(60);
 const TARGET_SHARE: f64 = 0.95;
 const CALM: Duration = Duration::from_secs(2);
 /// A layer that comes back and must go again within this time came too early: the next attempt waits twice as long.
@@ -102,6 +104,8 @@ pub struct LayerQueue {
     bytes: usize,
     streams: HashMap<(u32, Layer), Stream>,
     target_bps: u64,
+    /// As of the last tick: asked for with every batch.
+    floor_bps: u64,
     ticked: Instant,
     calm_since: Option<Instant>,
     calm_needed: Duration,
@@ -118,6 +122,7 @@ impl LayerQueue {
             bytes: 0,
             streams: HashMap::new(),
             target_bps: u64::MAX,
+            floor_bps: 0,
             ticked: now,
             calm_since: None,
             calm_needed: CALM,
@@ -183,8 +188,18 @@ impl LayerQueue {
             return;
         }
         self.ticked = now;
-        self.streams
-            .retain(|_, stream| now.saturating_duration_since(stream.last) < IDLE);
+        let changes = &mut self.changes;
+        self.streams.retain(|&(track, layer), stream| {
+            let stays = now.saturating_duration_since(stream.last) < if stream.shed { IDLE_SHED } else { IDLE };
+            if !stays && stream.shed {
+                changes.push_back(LayerChange {
+                    track,
+                    layer,
+                    shed: false,
+                });
+            }
+            stays
+        });
         let weight = 1.0 - (-elapsed.as_secs_f64() / METER.as_secs_f64()).exp();
         for stream in self.streams.values_mut() {
             let rate = std::mem::take(&mut stream.offered) as f64 * 8.0 / elapsed.as_secs_f64();
@@ -210,6 +225,7 @@ impl LayerQueue {
         } else {
             self.calm_since = None;
         }
+        self.floor_bps = self.sum(|s| !s.shed && s.priority <= Priority::Base) as u64;
     }
 
     pub fn poll_change(&mut self) -> Option<LayerChange> {
@@ -218,7 +234,7 @@ impl LayerQueue {
 
     /// Rate of audio and admitted base layers, in bit/s: the controller's floor.
     pub fn floor_bps(&self) -> u64 {
-        self.sum(|s| !s.shed && s.priority <= Priority::Base) as u64
+        self.floor_bps
     }
 
     /// Rate of everything let in, in bit/s.

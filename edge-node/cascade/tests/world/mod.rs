@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_cascade::{Edge, Life, Mesh, Output, RoomInput};
+use meridian_cascade::{Edge, Life, Mesh, Output, RoomInput, wire};
 use meridian_room::*;
 use meridian_sfu::media::{Layer, LayerSet};
 use rand::rngs::SmallRng;
@@ -47,8 +47,6 @@ pub(crate) struct Node {
     pub(crate) events: Vec<RoomEvent>,
     pub(crate) data: Vec<(NodeId, String)>,
     pub(crate) keyframes: Vec<(TrackSid, Layer)>,
-    /// Times a source was lost before another took over.
-    pub(crate) gaps: usize,
     pub(crate) sources: BTreeMap<TrackSid, (NodeId, u32)>,
     pub(crate) forwards: BTreeMap<(TrackSid, NodeId), (u32, LayerSet)>,
     wanted: BTreeMap<TrackSid, LayerSet>,
@@ -58,10 +56,25 @@ pub(crate) struct Node {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
-    Message { from: usize, to: usize, generation: u32, message: Bytes },
-    LinkUp { a: usize, b: usize, generation: u32 },
-    LinkDown { at: usize, of: usize },
-    View { at: usize, edges: Vec<usize> },
+    Message {
+        from: usize,
+        to: usize,
+        generation: u32,
+        message: Bytes,
+    },
+    LinkUp {
+        a: usize,
+        b: usize,
+        generation: u32,
+    },
+    LinkDown {
+        at: usize,
+        of: usize,
+    },
+    View {
+        at: usize,
+        edges: Vec<usize>,
+    },
     Step,
 }
 
@@ -77,6 +90,93 @@ pub(crate) fn room(name: &str) -> RoomName {
     RoomName::from(name)
 }
 
+/// Any message within the wire's limits, about few rooms, edges and tracks, so that they meet each other.
+pub(crate) fn any_message(rng: &mut SmallRng) -> wire::Body {
+    let room = ["r", "s", "t", ""][rng.random_range(0..4)].to_owned();
+    let track = format!("TR_{}", rng.random_range(0..3));
+    let node = |rng: &mut SmallRng| id(rng.random_range(0..4)).to_string();
+    let nodes = |rng: &mut SmallRng, max: usize| (0..rng.random_range(0..=max)).map(|_| node(rng)).collect::<Vec<_>>();
+    // Of lives that are younger than the room's, so that the room keeps its own.
+    let incarnation = [0, 1, 7][rng.random_range(0..3)];
+    let (sid, home_region) = (
+        "RM_made_up".to_owned(),
+        ["", "eu", "mars"][rng.random_range(0..3)].to_owned(),
+    );
+    match rng.random_range(0..12) {
+        0 => wire::Body::Hello(wire::Hello {
+            node: node(rng),
+            capabilities: Vec::new(),
+        }),
+        1 => {
+            let said = wire::AnnouncedRoom {
+                room,
+                home_region,
+                sid,
+                incarnation,
+                edges_hash: 1,
+                created_at_ms: -5,
+            };
+            wire::Body::Announce(wire::RoomAnnounce {
+                rooms: vec![said],
+                ttl_ms: rng.random_range(0..40_000),
+            })
+        }
+        2 => wire::Body::Query(wire::RoomQuery {
+            room,
+            home_region,
+            sid,
+            created_at_ms: i64::MAX,
+        }),
+        3 => {
+            let edge = |node| wire::RoomEdge { node, ttl_ms: 5_000 };
+            let edges = nodes(rng, 4).into_iter().map(edge).collect();
+            wire::Body::Peers(wire::RoomPeers {
+                room,
+                home_region,
+                sid,
+                incarnation,
+                edges,
+                to_home: rng.random(),
+            })
+        }
+        4 => wire::Body::Leave(wire::RoomLeave { room }),
+        5 => wire::Body::Hears(wire::Hears {
+            room,
+            nodes: nodes(rng, 4),
+        }),
+        6 | 7 => wire::Body::Want(wire::TrackWant {
+            room,
+            track,
+            origin: node(rng),
+            epoch: rng.random_range(0..3),
+            layers: rng.random_range(0..9),
+            path: nodes(rng, 4),
+        }),
+        8 => wire::Body::Grant(wire::TrackGrant {
+            room,
+            track,
+            number: rng.random(),
+            path: nodes(rng, 4),
+        }),
+        9 => wire::Body::Gone(wire::TrackGone { room, track }),
+        10 => wire::Body::Pli(wire::Pli {
+            room,
+            track,
+            layer: rng.random(),
+        }),
+        _ => {
+            let (origin, relay_to) = (node(rng), nodes(rng, 4));
+            wire::Body::Cast(wire::RoomCast {
+                room,
+                origin,
+                relay_to,
+                relay_only: rng.random(),
+                content: None,
+            })
+        }
+    }
+}
+
 fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
@@ -87,7 +187,9 @@ impl Node {
     }
 
     pub(crate) fn sent(&self, track: &str, to: usize) -> LayerSet {
-        self.forwards.get(&(TrackSid::from(track), id(to))).map_or(LayerSet::EMPTY, |(_, layers)| *layers)
+        self.forwards
+            .get(&(TrackSid::from(track), id(to)))
+            .map_or(LayerSet::EMPTY, |(_, layers)| *layers)
     }
 }
 
@@ -101,7 +203,6 @@ impl World {
             events: Vec::new(),
             data: Vec::new(),
             keyframes: Vec::new(),
-            gaps: 0,
             sources: BTreeMap::new(),
             forwards: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -122,7 +223,13 @@ impl World {
         for b in 0..edges {
             for a in 0..b {
                 let latency = Duration::from_millis(world.rng.random_range(2..90));
-                world.links.insert((a, b), Link { latency, ..Link::default() });
+                world.links.insert(
+                    (a, b),
+                    Link {
+                        latency,
+                        ..Link::default()
+                    },
+                );
             }
         }
         world.after(Duration::from_millis(50), Happening::Step);
@@ -136,7 +243,9 @@ impl World {
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.elapsed + time;
         while self.queue.peek().is_some_and(|Reverse((at, ..))| *at <= end) {
-            let Some(Reverse((at, _, happening))) = self.queue.pop() else { break };
+            let Some(Reverse((at, _, happening))) = self.queue.pop() else {
+                break;
+            };
             self.elapsed = at;
             self.happen(happening);
         }
@@ -150,9 +259,20 @@ impl World {
         let incarnation = self.elapsed.as_millis() as u64 + 1;
         let node = &mut self.nodes[edge];
         let info = RoomInfo::new(room_sid.clone(), 0);
-        let state = node.rooms.entry(name.clone()).or_insert_with(|| Room::new(name.clone(), id(edge), info, incarnation));
-        state.join(now, 0, NewParticipant::new(Identity::from(identity), sid)).expect("room for all");
-        node.mesh.join_room(now, name, "", room_sid, 1_790_000_000_000 + self.elapsed.as_millis() as i64);
+        let state = node
+            .rooms
+            .entry(name.clone())
+            .or_insert_with(|| Room::new(name.clone(), id(edge), info, incarnation));
+        state
+            .join(now, 0, NewParticipant::new(Identity::from(identity), sid))
+            .expect("room for all");
+        node.mesh.join_room(
+            now,
+            name,
+            "",
+            room_sid,
+            1_790_000_000_000 + self.elapsed.as_millis() as i64,
+        );
         self.pump(edge);
     }
 
@@ -160,8 +280,12 @@ impl World {
         let (now, name) = (self.now(), room(name));
         let node = &mut self.nodes[edge];
         let Some(state) = node.rooms.get_mut(&name) else { return };
-        let sid = state.participant(&Identity::from(identity)).map(|person| person.sid.clone());
-        state.leave(&sid.expect("is here"), DisconnectReason::ClientInitiated).expect("is here");
+        let sid = state
+            .participant(&Identity::from(identity))
+            .map(|person| person.sid.clone());
+        state
+            .leave(&sid.expect("is here"), DisconnectReason::ClientInitiated)
+            .expect("is here");
         self.pump(edge);
         let node = &mut self.nodes[edge];
         if node.rooms[&name].locals().next().is_none() {
@@ -175,7 +299,9 @@ impl World {
     pub(crate) fn want(&mut self, edge: usize, name: &str, track: &str, origin: usize, layers: LayerSet) {
         let now = self.now();
         let track = TrackSid::from(track);
-        self.nodes[edge].mesh.want(now, room(name), track, id(origin), Epoch(1), layers);
+        self.nodes[edge]
+            .mesh
+            .want(now, room(name), track, id(origin), Epoch(1), layers);
         self.pump(edge);
     }
 
@@ -188,7 +314,13 @@ impl World {
     pub(crate) fn view_only(&mut self, edges: &[usize]) {
         for at in 0..self.nodes.len() {
             let delay = Duration::from_millis(self.rng.random_range(0..300));
-            self.after(delay, Happening::View { at, edges: edges.to_vec() });
+            self.after(
+                delay,
+                Happening::View {
+                    at,
+                    edges: edges.to_vec(),
+                },
+            );
         }
     }
 
@@ -223,7 +355,11 @@ impl World {
     }
 
     pub(crate) fn links(&self) -> Vec<(usize, usize)> {
-        self.links.iter().filter(|(_, link)| link.up).map(|(pair, _)| *pair).collect()
+        self.links
+            .iter()
+            .filter(|(_, link)| link.up)
+            .map(|(pair, _)| *pair)
+            .collect()
     }
 
     /// The way a track takes from its origin, if it gets there: every hop sends what the next one expects.
@@ -244,7 +380,9 @@ impl World {
     }
 
     pub(crate) fn assert_agreed(&self, name: &str, people: &[&str]) {
-        let edges: Vec<usize> = (0..self.nodes.len()).filter(|&i| self.nodes[i].rooms.contains_key(name)).collect();
+        let edges: Vec<usize> = (0..self.nodes.len())
+            .filter(|&i| self.nodes[i].rooms.contains_key(name))
+            .collect();
         self.assert_agreed_among(&edges, name, people);
     }
 
@@ -255,10 +393,16 @@ impl World {
             let state = &self.nodes[edge].rooms[name];
             let seen: Vec<&str> = state.participants().map(|person| person.identity.as_str()).collect();
             assert_eq!(seen, people, "as seen by edge {edge} at {:?}", self.elapsed);
-            let sids: Vec<String> = state.participants().map(|person| format!("{} {}", person.sid, person.node)).collect();
+            let sids: Vec<String> = state
+                .participants()
+                .map(|person| format!("{} {}", person.sid, person.node))
+                .collect();
             facts.insert(sids);
             lives.insert(self.nodes[edge].lives.get(name).cloned());
-            assert_eq!(Some(&state.info().sid), self.nodes[edge].lives.get(name).map(|life| &life.sid));
+            assert_eq!(
+                Some(&state.info().sid),
+                self.nodes[edge].lives.get(name).map(|life| &life.sid)
+            );
         }
         assert!(facts.len() <= 1, "facts differ: {facts:?}");
         assert!(lives.len() <= 1 && !lives.contains(&None), "lives differ: {lives:?}");
@@ -266,16 +410,25 @@ impl World {
 
     fn after(&mut self, delay: Duration, happening: Happening) {
         self.happenings += 1;
-        self.queue.push(Reverse((self.elapsed + delay, self.happenings, happening)));
+        self.queue
+            .push(Reverse((self.elapsed + delay, self.happenings, happening)));
     }
 
     fn happen(&mut self, happening: Happening) {
         let now = self.now();
         match happening {
-            Happening::Message { from, to, generation, message } => {
+            Happening::Message {
+                from,
+                to,
+                generation,
+                message,
+            } => {
                 let link = &self.links[&pair(from, to)];
                 if link.up && link.generation == generation && self.nodes[to].alive {
-                    self.nodes[to].mesh.handle_message(now, &id(from), &message).expect("our own message");
+                    self.nodes[to]
+                        .mesh
+                        .handle_message(now, &id(from), &message)
+                        .expect("our own message");
                     self.pump(to);
                 }
             }
@@ -298,7 +451,13 @@ impl World {
                 }
             }
             Happening::View { at, edges } => {
-                let edges = edges.into_iter().map(|i| Edge { node: id(i), region: "eu".into() }).collect();
+                let edges = edges
+                    .into_iter()
+                    .map(|i| Edge {
+                        node: id(i),
+                        region: "eu".into(),
+                    })
+                    .collect();
                 if self.nodes[at].alive {
                     self.nodes[at].mesh.view_changed(now, edges);
                     self.pump(at);
@@ -320,7 +479,11 @@ impl World {
             if node.mesh.poll_timeout().is_some_and(|at| at <= now) {
                 node.mesh.handle_timeout(now);
             }
-            for state in node.rooms.values_mut().filter(|state| state.poll_timeout().is_some_and(|at| at <= now)) {
+            for state in node
+                .rooms
+                .values_mut()
+                .filter(|state| state.poll_timeout().is_some_and(|at| at <= now))
+            {
                 state.handle_timeout(now);
             }
             self.pump(i);
@@ -352,7 +515,14 @@ impl World {
             self.after(DETECTION, Happening::LinkDown { at: a, of: b });
             self.after(DETECTION, Happening::LinkDown { at: b, of: a });
             let (a, b) = pair(a, b);
-            self.after(DETECTION + Duration::from_millis(50), Happening::LinkUp { a, b, generation: generation + 1_000_000 });
+            self.after(
+                DETECTION + Duration::from_millis(50),
+                Happening::LinkUp {
+                    a,
+                    b,
+                    generation: generation + 1_000_000,
+                },
+            );
         }
     }
 
@@ -387,13 +557,16 @@ impl World {
                 let node = &mut self.nodes[i];
                 match source {
                     Some(source) => drop(node.sources.insert(track, source)),
-                    None => {
-                        node.gaps += 1;
-                        node.sources.remove(&track);
-                    }
+                    None => drop(node.sources.remove(&track)),
                 }
             }
-            Output::Forward { track, to, number, layers, .. } => {
+            Output::Forward {
+                track,
+                to,
+                number,
+                layers,
+                ..
+            } => {
                 let forwards = &mut self.nodes[i].forwards;
                 if layers.is_empty() {
                     forwards.remove(&(track, to));
@@ -414,11 +587,23 @@ impl World {
             return;
         }
         let direction = usize::from(from > to);
-        let held_up = if lost { 2 * link.latency + Duration::from_millis(30) } else { Duration::ZERO };
+        let held_up = if lost {
+            2 * link.latency + Duration::from_millis(30)
+        } else {
+            Duration::ZERO
+        };
         let arrival = (self.elapsed + link.latency + jitter + held_up).max(link.arrivals[direction]);
         link.arrivals[direction] = arrival;
         let generation = link.generation;
-        self.after(arrival - self.elapsed, Happening::Message { from, to, generation, message });
+        self.after(
+            arrival - self.elapsed,
+            Happening::Message {
+                from,
+                to,
+                generation,
+                message,
+            },
+        );
     }
 
     fn room_input(&mut self, i: usize, name: &RoomName, input: RoomInput) {
@@ -456,7 +641,8 @@ impl World {
             RoomInput::Wanted { track, layers } => drop(node.wanted.insert(track, layers)),
             RoomInput::Keyframe { track, layer } => node.keyframes.push((track, layer)),
             RoomInput::Data { from, data } => {
-                node.data.push((from, String::from_utf8_lossy(&data.packet).into_owned()));
+                node.data
+                    .push((from, String::from_utf8_lossy(&data.packet).into_owned()));
             }
             RoomInput::Speakers { .. } => {}
         }

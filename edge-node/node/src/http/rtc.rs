@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use meridian_api::token::Claims;
-use meridian_signalling::{ConnectRequest, Frame};
+use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::edge::EdgeState;
@@ -23,8 +23,6 @@ use crate::rooms::{Connect, Outgoing, RoomHandle, SessionKey, ToRoom};
 const FRAMES_IN_FLIGHT: usize = 16;
 /// Frames a client may leave unread before its socket is closed.
 pub(crate) const FRAMES_QUEUED: usize = 512;
-/// Largest frame a client may send, in bytes: an SDP of 64 sections is about 120 kB.
-const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// RFC 6455 §7.4.1.
 const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_POLICY: u16 = 1008;

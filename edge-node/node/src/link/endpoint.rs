@@ -53,6 +53,8 @@ pub(super) struct Shared {
     /// One lock per node, held while a link to it is up: a newer link waits until the older has said `Down`.
     pub(super) turns: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) halves: Mutex<Halves>,
+    /// The second that began then, and refusals reported in it.
+    pub(super) refusals_told: Mutex<(tokio::time::Instant, u32)>,
     diallers: Mutex<HashMap<NodeId, Dialler>>,
     pub(super) stopping: watch::Sender<bool>,
 }
@@ -97,6 +99,7 @@ impl LinkEndpoint {
             links: RwLock::default(),
             turns: Mutex::default(),
             halves: Mutex::default(),
+            refusals_told: Mutex::new((tokio::time::Instant::now(), 0)),
             diallers: Mutex::default(),
             stopping: watch::Sender::new(false),
             config,

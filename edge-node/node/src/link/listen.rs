@@ -26,6 +26,8 @@ const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 /// How long one connection of a link waits for the other.
 const HALF_WAIT: Duration = Duration::from_secs(10);
+/// Refusals reported in a second.
+const REFUSALS_TOLD_MAX: u32 = 10;
 const HALVES_MAX: usize = 1024;
 
 /// Connections whose other half has not come yet.
@@ -90,7 +92,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Tells of a refusal, at most ten a second: strangers cause them, and the node's channel is for media.
 fn refused(shared: &Shared, from: SocketAddr, error: LinkError) {
+    {
+        let mut told = lock(&shared.refusals_told);
+        if told.0.elapsed() >= Duration::from_secs(1) {
+            *told = (Instant::now(), 0);
+        }
+        if told.1 == REFUSALS_TOLD_MAX {
+            return;
+        }
+        told.1 += 1;
+    }
     tracing::info!(%from, %error, "link refused");
     shared.mention(LinkEvent::Refused { from, error });
 }

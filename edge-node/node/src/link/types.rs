@@ -96,7 +96,7 @@ pub enum LinkEvent {
         error: LinkError,
         retry_in: Duration,
     },
-    /// Somebody dialled us and was refused. Dropped if this channel is full.
+    /// Somebody dialled us and was refused. At most ten a second; dropped if this channel is full.
     Refused {
         from: SocketAddr,
         error: LinkError,

@@ -66,15 +66,16 @@ impl Crossing {
     /// The packets of a batch for each edge, in their order. Each is copied once, however many edges get it.
     pub(super) fn to_links(&self, batch: &TapBatch) -> HashMap<NodeId, Vec<MediaPacket>> {
         let mut by_node: HashMap<NodeId, Vec<MediaPacket>> = HashMap::new();
-        for (track, layer, packet) in &batch.packets {
-            let Some(outgoing) = self.outgoing.get(track) else { continue };
+        for tapped in &batch.packets {
+            let Some(outgoing) = self.outgoing.get(&tapped.track) else { continue };
+            let takes = |destination: &&Destination| destination.layers.0 & tapped.stands_for.0 != 0;
             let mut payload: Option<Bytes> = None;
-            for destination in outgoing.destinations.iter().filter(|destination| destination.layers.contains(*layer)) {
-                let payload = payload.get_or_insert_with(|| Bytes::copy_from_slice(packet.link_bytes())).clone();
+            for destination in outgoing.destinations.iter().filter(takes) {
+                let payload = payload.get_or_insert_with(|| Bytes::copy_from_slice(tapped.packet.link_bytes())).clone();
                 let packet = MediaPacket {
                     track: destination.number,
-                    layer: *layer,
-                    priority: priority(outgoing.kind, *layer),
+                    layer: tapped.layer,
+                    priority: priority(outgoing.kind, tapped.layer),
                     payload,
                 };
                 match by_node.get_mut(&destination.node) {

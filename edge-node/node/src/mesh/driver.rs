@@ -35,6 +35,8 @@ struct Member {
     /// Answered when the home edges have said which life of the room this is.
     birth: Option<oneshot::Sender<Birth>>,
     tracks: HashMap<TrackSid, (TrackId, MediaKind)>,
+    /// Something could not be told: all is said again once the room has caught up.
+    missed: bool,
     /// Said before the room carried the track: kept until it does.
     waiting: HashMap<TrackSid, Waiting>,
 }
@@ -116,10 +118,17 @@ impl Driver {
 
     fn room_message(&mut self, message: ToMesh) {
         let now = Instant::now();
+        if let Some(room) = message.room()
+            && let Some(member) = self.members.get_mut(room)
+            && std::mem::take(&mut member.missed)
+        {
+            // It speaks, so it has caught up.
+            self.mesh.repeat(room);
+        }
         match message {
             ToMesh::Enter { room, home_region, handle, birth } => {
                 let member =
-                    Member { handle, birth: Some(birth), tracks: HashMap::new(), waiting: HashMap::new() };
+                    Member { handle, birth: Some(birth), tracks: HashMap::new(), missed: false, waiting: HashMap::new() };
                 self.members.insert(room.clone(), member);
                 let proposal = RoomSid::generate(&mut rand::rng());
                 self.mesh.join_room(now, room, home_region.as_deref().unwrap_or(""), proposal, unix_now_ms() as i64);
@@ -277,7 +286,7 @@ impl Driver {
         let message = match input {
             RoomInput::Life(life) => match member.birth.take() {
                 Some(birth) => {
-                    let _ = birth.send(Birth { sid: life.sid, incarnation: life.incarnation, others });
+                    let _ = birth.send(Birth { created_at_ms: life.created_at_ms(), sid: life.sid, incarnation: life.incarnation, others });
                     return;
                 }
                 None => FromMesh::Incarnation { sid: life.sid, incarnation: life.incarnation },
@@ -298,6 +307,7 @@ impl Driver {
         };
         if !member.handle.try_send(ToRoom::Mesh(message)) {
             tracing::debug!(%room, "the room is behind: a message of the mesh was dropped");
+            member.missed = true;
         }
     }
 }

@@ -28,6 +28,8 @@ const QUEUE: usize = 16_384;
 pub(crate) struct Birth {
     pub(crate) sid: RoomSid,
     pub(crate) incarnation: u64,
+    /// The same on every edge. Milliseconds since 1970.
+    pub(crate) created_at_ms: i64,
     /// Other edges that have people in it: what they know is on its way.
     pub(crate) others: usize,
 }
@@ -45,6 +47,24 @@ pub(crate) enum ToMesh {
     Keyframe { room: RoomName, track: TrackSid, layer: Layer },
     Data { room: RoomName, data: MeshData },
     SenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
+}
+
+impl ToMesh {
+    fn room(&self) -> Option<&RoomName> {
+        match self {
+            ToMesh::Enter { room, .. }
+            | ToMesh::Leave { room }
+            | ToMesh::Delta { room, .. }
+            | ToMesh::Relay { room, .. }
+            | ToMesh::Digest { room, .. }
+            | ToMesh::Carry { room, .. }
+            | ToMesh::Drop { room, .. }
+            | ToMesh::Want { room, .. }
+            | ToMesh::Keyframe { room, .. }
+            | ToMesh::Data { room, .. } => Some(room),
+            ToMesh::Answer { .. } | ToMesh::SenderReport { .. } => None,
+        }
+    }
 }
 
 pub(crate) struct MeshHandle {
@@ -70,7 +90,8 @@ impl MeshHandle {
         {
             return birth;
         }
-        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: unix_now_ms(), others: 0 }
+        let now_ms = unix_now_ms();
+        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: now_ms, created_at_ms: now_ms as i64, others: 0 }
     }
 
     pub(crate) fn leave(&self, room: &RoomName) {

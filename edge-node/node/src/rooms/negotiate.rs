@@ -18,10 +18,9 @@ impl RoomTask {
         let edge = self.edge.clone();
         let Some(client) = self.clients.get_mut(&key) else { return Ok(()) };
         client.offer_arrived();
+        let restarts = client.negotiation.inspect(sdp)?.restarted;
         let (peer, local) = match &client.transport {
-            Some(transport) if offered_ufrag(sdp) == Some(transport.remote_ufrag.as_str()) => {
-                (transport.peer, transport.local.clone())
-            }
+            Some(transport) if !restarts => (transport.peer, transport.local.clone()),
             // RFC 8839 §4.4.1.1.1: new credentials of the client want new ones of ours.
             Some(transport) => (transport.peer, IceCredentials::generate(&mut rand::rng())),
             None => (edge.shards.allocate_peer(), IceCredentials::generate(&mut rand::rng())),
@@ -39,8 +38,7 @@ impl RoomTask {
         }
         if let Some(client) = self.clients.get_mut(&key) {
             client.signalling.send_answer(id, answer.sdp, &answer.mid_to_track);
-            let required = client.negotiation.sections_required();
-            client.needs_offer |= required.audios + required.videos > 0;
+            client.needs_offer |= client.negotiation.needs_reoffer();
         }
         self.dirty.insert(key);
         Ok(())
@@ -50,12 +48,11 @@ impl RoomTask {
         let edge = self.edge.clone();
         let Some(client) = self.clients.get_mut(&key) else { return };
         let remote = answer.remote.ice.clone();
-        let remote_ufrag = remote.ufrag.clone();
         match &mut client.transport {
             Some(transport) if !answer.remote.dtls_changed => {
                 if answer.remote.restarted {
                     edge.shards.send(Command::RestartIce { peer, local: local.clone(), remote });
-                    (transport.local, transport.remote_ufrag) = (local, remote_ufrag);
+                    transport.local = local;
                 }
                 return;
             }
@@ -71,7 +68,7 @@ impl RoomTask {
         }
         let peer = fresh;
         let Some(client) = self.clients.get_mut(&key) else { return };
-        client.transport = Some(Transport { peer, local: local.clone(), remote_ufrag, connected: false });
+        client.transport = Some(Transport { peer, local: local.clone(), connected: false });
         edge.router.route_peer(peer, &self.handle);
         self.peers.insert(peer, key);
         edge.shards.send(Command::AddPeer {
@@ -214,21 +211,5 @@ fn describe_codec(facts: &mut meridian_room::Track, codec: Codec, mid: &str) {
             layers: facts.layers.clone(),
             ..TrackCodec::default()
         }),
-    }
-}
-
-/// The first ICE username fragment of an SDP (RFC 8839 §5.4). With BUNDLE they are all the same.
-fn offered_ufrag(sdp: &str) -> Option<&str> {
-    sdp.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).map(str::trim)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::offered_ufrag;
-
-    #[test]
-    fn the_ufrag_of_an_offer_is_found() {
-        assert_eq!(offered_ufrag("v=0\r\na=ice-ufrag:abcd\r\na=ice-pwd:x\r\n"), Some("abcd"));
-        assert_eq!(offered_ufrag("v=0\r\n"), None);
     }
 }

@@ -5,7 +5,7 @@ use meridian_room::{Track, TrackKind, TrackSid};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::{Command, Demand};
 use meridian_signalling::{SubscriptionFailure, TrackSetting};
-use meridian_transport::sdp::WantedTrack;
+use meridian_transport::sdp::{AudioPreferences, WantedTrack};
 
 use super::SessionKey;
 use super::task::RoomTask;
@@ -174,6 +174,19 @@ impl RoomTask {
         let Some(track) = self.tracks.by_id(track) else { return };
         if !track.is_local() {
             self.edge.mesh.keyframe(&self.name, &track.sid, layer);
+        }
+    }
+
+    /// How a microphone is to be encoded is said in the answer: browsers read it there.
+    pub(super) fn prepare_audio(&mut self, key: SessionKey, sid: &TrackSid) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(track) = client.signalling.pending_tracks().find(|track| track.sid == *sid) else { return };
+        if track.kind != TrackKind::Audio {
+            return;
+        }
+        let preferences = AudioPreferences { dtx: !track.disable_dtx, stereo: track.stereo };
+        if let Some(cid) = track.codecs.first().map(|codec| codec.cid.clone()) {
+            client.negotiation.prefer_audio(&cid, preferences);
         }
     }
 

@@ -97,7 +97,7 @@ pub(super) async fn run(
 impl RoomTask {
     fn new(edge: Arc<EdgeState>, name: RoomName, handle: RoomHandle, birth: crate::mesh::Birth) -> RoomTask {
         let now_ms = unix_now_ms();
-        let mut info = RoomInfo::new(birth.sid, now_ms as i64);
+        let mut info = RoomInfo::new(birth.sid, birth.created_at_ms);
         info.incarnation = birth.incarnation;
         let now = Instant::now();
         RoomTask {
@@ -237,6 +237,12 @@ impl RoomTask {
         tracing::info!(room = %self.name, identity = %client.identity, "resumed");
         self.sockets.insert(socket, key);
         self.dirty.insert(key);
+        // What the old socket was given last may never have been read: which layers to send is told again.
+        for sid in self.tracks.published_by(key) {
+            if let Some(track) = self.tracks.get_mut(&sid) {
+                track.told = None;
+            }
+        }
         self.act(key, actions);
         Some(())
     }
@@ -275,7 +281,7 @@ impl RoomTask {
                         self.violation(key, &error.to_string());
                     }
                 }
-                Action::AddTrack { .. } => {}
+                Action::AddTrack { track, .. } => self.prepare_audio(key, &track),
                 Action::Mute { track, muted } => self.mute(key, &track, muted),
                 Action::Subscribe { track } => self.subscribe(key, &track),
                 Action::Unsubscribe { track } => self.unsubscribe(key, &track),
@@ -332,8 +338,12 @@ impl RoomTask {
         let Some(&key) = self.peers.get(&peer) else { return };
         let Some(client) = self.clients.get_mut(&key) else { return };
         if reason == PeerCloseReason::Transport(CloseReason::ClosedByPeer) {
-            // The page was closed; its socket's end is on the way.
-            return self.remove(key, DisconnectReason::ClientInitiated, "");
+            // The page is closing, or on its way to another edge: its Leave, or its next join, tells which.
+            client.transport_closed(Instant::now());
+            // Not `Active` any more: should it turn up on another edge, nobody is shown a departure.
+            let _ = self.room.set_state(&client.sid, ParticipantState::Joined);
+            self.forget_peer(peer);
+            return;
         }
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "media transport closed");
         if client.is_attached() {
@@ -430,15 +440,18 @@ impl RoomTask {
         if self.room.poll_timeout().is_some_and(|due| due <= now) {
             self.room.handle_timeout(now);
         }
-        let overdue: Vec<_> =
-            self.clients.values().filter_map(|client| Some((client.key, client.overdue(now)?))).collect();
-        for (key, why) in overdue {
+        let overdue: Vec<_> = self
+            .clients
+            .values()
+            .filter_map(|client| client.overdue(now).map(|(reason, why)| (client.key, reason, why)))
+            .collect();
+        for (key, reason, why) in overdue {
             if let Some(client) = self.clients.get_mut(&key)
                 && client.is_attached()
             {
                 client.signalling.leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
             }
-            self.remove(key, DisconnectReason::ConnectionTimeout, why);
+            self.remove(key, reason, why);
         }
         self.tell_periodically(now);
         self.dirty.extend(self.clients.keys());

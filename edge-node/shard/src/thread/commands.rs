@@ -42,6 +42,8 @@ impl Shard {
             Command::Publish { peer, track, publication } => {
                 if let Some(slot) = self.peers.find(peer) {
                     self.contained(slot, |shard| shard.publish(slot, track, publication, now));
+                } else {
+                    self.refuse_home(track);
                 }
             }
             Command::Subscribe { peer, track, media } => {

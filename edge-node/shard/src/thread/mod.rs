@@ -23,7 +23,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 
-use crate::api::{Event, PeerCloseReason, ShardsConfig, TapBatch};
+use crate::api::{Event, PeerCloseReason, ShardsConfig, TapBatch, Tapped};
 use crate::events::EventSink;
 use crate::inbox::{Inbox, Mailbox, Note, Routes};
 use crate::metrics::{Counters, add};
@@ -70,7 +70,7 @@ pub(crate) struct Shard {
     speakers: Speakers,
     events: EventSink,
     taps: mpsc::Sender<TapBatch>,
-    tapped: Vec<(TrackId, meridian_sfu::Layer, Packet)>,
+    tapped: Vec<Tapped>,
     /// Shards that were queued something since the last flush, one bit each.
     to_wake: Vec<bool>,
     clock: tick::Clock,

@@ -199,6 +199,8 @@ impl Shard {
         now: Instant,
     ) {
         if self.peers.find(id).is_some() {
+            // The front has counted it a second time.
+            self.shared.load.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         let full = self.peers.len() >= self.shared.config.peers_max || self.peers.by_ufrag.contains_key(&local.ufrag);

@@ -13,7 +13,7 @@ use meridian_transport::sdp::{Publication, SubscriptionMedia};
 use rand::Rng;
 
 use super::Shard;
-use crate::api::Event;
+use crate::api::{Event, Tapped};
 use crate::inbox::{Mirrored, Note};
 use crate::metrics::add;
 
@@ -96,6 +96,7 @@ impl Shard {
         }
         match self.tracks.get_mut(&id) {
             Some(Track { origin: Origin::Local { uplink, peer }, .. }) if *peer == slot => uplink.update(media),
+            // Somebody else's until now: `settle` takes it from them.
             _ => self.settle(id, Origin::Local { peer: slot, uplink: Uplink::new(id, media) }, now),
         }
     }
@@ -108,6 +109,7 @@ impl Shard {
 
     /// The track has its home here from now on; subscriptions that waited for it stay.
     fn settle(&mut self, id: TrackId, origin: Origin, now: Instant) {
+        self.take_from_publisher(id);
         match self.tracks.get_mut(&id) {
             Some(track) => {
                 track.origin = origin;
@@ -125,24 +127,52 @@ impl Shard {
         self.pull_keyframes(id, now);
     }
 
-    /// The publisher, or the link, stops. What has subscribers goes on to exist without packets.
-    pub(super) fn end_track(&mut self, id: TrackId) {
+    /// A peer of this shard that published the track, if there is one, does so no more.
+    fn take_from_publisher(&mut self, id: TrackId) {
         self.speakers.remove(id);
-        let Some(track) = self.tracks.get_mut(&id) else { return };
-        if let Origin::Local { peer, .. } = &track.origin
+        if let Some(Track { origin: Origin::Local { peer, .. }, .. }) = self.tracks.get(&id)
             && let Some(peer) = self.peers.get_mut(*peer)
         {
             peer.receiver.unpublish(id);
             peer.published.retain(|t| *t != id);
         }
+    }
+
+    /// Whoever publishes next begins unmuted.
+    fn unmute(&mut self, id: TrackId) {
+        let Some(track) = self.tracks.get_mut(&id).filter(|t| t.muted) else { return };
+        track.muted = false;
+        for &subscriber in &track.subscribers {
+            if let Some(subscription) = self.subscriptions.get_mut(subscriber) {
+                subscription.downlink.set_muted(false);
+            }
+        }
+    }
+
+    /// A `Publish` of a peer that is gone: nobody shall look for the track here.
+    pub(super) fn refuse_home(&mut self, id: TrackId) {
+        if !self.tracks.contains_key(&id) {
+            let attached = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner).clear_home_if(id, self.shared.index);
+            for shard in attached.into_iter().filter(|&s| s != self.shared.index) {
+                self.shared.mailboxes[usize::from(shard)].note(Note::Home { track: id, home: None });
+            }
+        }
+    }
+
+    /// The publisher, or the link, stops. What has subscribers goes on to exist without packets.
+    pub(super) fn end_track(&mut self, id: TrackId) {
+        self.take_from_publisher(id);
+        let Some(track) = self.tracks.get_mut(&id) else { return };
         let kind = track.origin.source().kind();
         track.origin = Origin::Mirror { source: Source::new(kind), home: None };
         track.fresh.clear();
         track.tap = LayerSet::EMPTY;
+        self.unmute(id);
+        let Some(track) = self.tracks.get_mut(&id) else { return };
         // The front has told the mirrors, unless this shard ended the track by itself (its peer is gone).
         let attached = {
             let mut routes = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            let attached = routes.clear_home(id);
+            let attached = routes.clear_home_if(id, self.shared.index);
             if !track.subscribers.is_empty() {
                 // From now on this shard waits for the track's next home like any other.
                 routes.attach(id, self.shared.index);
@@ -196,17 +226,35 @@ impl Shard {
         }
     }
 
+    /// The track lives on another shard from now on, or nowhere.
     pub(super) fn set_home(&mut self, id: TrackId, new_home: Option<u16>, now: Instant) {
-        if let Some(Track { origin: Origin::Mirror { home, source }, .. }) = self.tracks.get_mut(&id)
-            && *home != new_home
-        {
-            *home = new_home;
-            if new_home.is_none() {
-                // Its next publisher numbers from the start.
-                *source = Source::new(source.kind());
-            }
-            self.pull_keyframes(id, now);
+        let Some(track) = self.tracks.get(&id) else { return };
+        let old = if let Origin::Mirror { home, .. } = &track.origin { *home } else { Some(self.shared.index) };
+        if old == new_home {
+            return;
         }
+        self.take_from_publisher(id);
+        self.unmute(id);
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        let was_home = !matches!(track.origin, Origin::Mirror { .. });
+        if old.is_some() {
+            // The next publisher numbers from its own start.
+            let kind = track.origin.source().kind();
+            track.origin = Origin::Mirror { source: Source::new(kind), home: new_home };
+            track.fresh.clear();
+            track.mirrors.clear();
+            track.tap = LayerSet::EMPTY;
+        } else if let Origin::Mirror { home, .. } = &mut track.origin {
+            *home = new_home;
+        }
+        if was_home && !track.subscribers.is_empty() {
+            let to = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner).attach(id, self.shared.index);
+            if let Some(to) = to.filter(|&to| to != self.shared.index) {
+                self.shared.mailboxes[usize::from(to)].note(Note::Attach { track: id, shard: self.shared.index });
+            }
+        }
+        self.remove_if_unused(id);
+        self.pull_keyframes(id, now);
     }
 
     pub(super) fn set_muted(&mut self, id: TrackId, muted: bool, now: Instant) {
@@ -415,8 +463,9 @@ impl Shard {
                 add(&self.shared.counters.drop_cross_shard, 1);
             }
         }
-        if track.tap.contains(layer) {
-            self.tapped.push((id, layer, packet.clone()));
+        let stands_for = stands_for(layer, track.tap, track.origin.source());
+        if !stands_for.is_empty() {
+            self.tapped.push(Tapped { track: id, layer, stands_for, packet: packet.clone() });
             self.flush_at.get_or_insert(now + self.shared.config.flush_delay);
             self.flush_now |= packet.marker || packet.codec.kind() == MediaKind::Audio;
         }
@@ -461,4 +510,21 @@ impl Shard {
             self.events.send(Event::SenderReport { track: id, layer, report });
         }
     }
+}
+
+/// The wanted layers that packets of `layer` serve now: itself, and those above it that the publisher does not send (too
+/// little bandwidth, or not started yet) while this is the best it does send. Whoever wants those sees something.
+fn stands_for(layer: Layer, wanted: LayerSet, source: &Source) -> LayerSet {
+    if wanted.is_empty() || wanted == LayerSet::up_to(Layer::LOW) && layer == Layer::LOW {
+        return wanted;
+    }
+    let live = source.live();
+    let mut served = LayerSet::EMPTY;
+    for want in wanted.iter() {
+        let best = live.iter().filter(|live| *live <= want).last();
+        if want == layer || (!live.contains(want) && best == Some(layer)) {
+            served.insert(want);
+        }
+    }
+    served
 }

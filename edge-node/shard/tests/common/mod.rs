@@ -1,5 +1,5 @@
 //! A world of real sockets on loopback: shards, and clients made of the transport's client half.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
@@ -66,22 +66,36 @@ pub struct TestClient {
 
 impl World {
     pub fn new(shards: usize) -> World {
+        World::bound_to(shards, &["127.0.0.1:0"], &[])
+    }
+
+    pub fn bound_to(shards: usize, bind: &[&str], advertise: &[&str]) -> World {
         let identity = Arc::new(DtlsIdentity::generate().expect("certificate"));
         let (events_tx, events) = mpsc::channel(1024);
         let (taps_tx, taps) = mpsc::channel(1024);
-        let config = ShardsConfig { bind: vec![([127, 0, 0, 1], 0).into()], shards, ..ShardsConfig::default() };
+        let config = ShardsConfig {
+            bind: bind.iter().map(|a| a.parse().expect("literal")).collect(),
+            advertise: advertise.iter().map(|a| a.parse().expect("literal")).collect(),
+            shards,
+            ..ShardsConfig::default()
+        };
         let shards = Shards::start(config, identity.clone(), events_tx, taps_tx).expect("start");
         World { shards, events, taps, seen: Vec::new(), identity, rng: StdRng::seed_from_u64(7) }
     }
 
     /// A client that has begun to connect.
     pub fn client(&mut self, shard: u16) -> TestClient {
+        self.client_via(shard, 0)
+    }
+
+    /// A client that uses the server's candidate of this number.
+    pub fn client_via(&mut self, shard: u16, candidate: usize) -> TestClient {
         let peer = self.shards.allocate_peer_on(shard);
-        let server = self.shards.candidates(peer)[0];
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let server = self.shards.candidates(peer)[candidate];
+        let socket = UdpSocket::bind(if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).expect("bind");
         socket.set_nonblocking(true).expect("non-blocking");
         let identity = Arc::new(DtlsIdentity::generate().expect("certificate"));
-        let (ours, theirs) = (IceCredentials::generate(&mut self.rng), IceCredentials::generate(&mut self.rng));
+        let (ours, theirs) = self.credentials();
         self.shards.send(Command::AddPeer {
             peer,
             local: ours.clone(),
@@ -110,6 +124,11 @@ impl World {
             socket,
             transport_sequence: 0,
         }
+    }
+
+    /// Fresh ICE credentials: the server's and the client's.
+    pub fn credentials(&mut self) -> (IceCredentials, IceCredentials) {
+        (IceCredentials::generate(&mut self.rng), IceCredentials::generate(&mut self.rng))
     }
 
     /// Moves everybody until `done`, or fails after five seconds.
@@ -214,6 +233,29 @@ impl TestClient {
         write(&mut Writer::new(&mut out));
         self.client.srtp().expect("connected").protect_rtcp(&mut out).expect("protect");
         self.transmit(&out, self.server);
+    }
+
+    /// Any bytes from the client's own address, without protection.
+    pub fn send_raw(&mut self, datagram: &[u8]) {
+        self.transmit(datagram, self.server);
+    }
+
+    /// An RTP packet whose header and extensions are whatever `packet` says, properly encrypted.
+    pub fn send_odd_rtp(&mut self, stream: &mut SrtpStream, packet: &[u8], header_len: usize) {
+        let mut buffer = packet.to_vec();
+        buffer.resize(packet.len() + 32, 0);
+        let srtp = self.client.srtp().expect("connected");
+        if let Ok(len) = srtp.protect_rtp(stream, &mut buffer, header_len, packet.len()) {
+            self.transmit(&buffer[..len], self.server);
+        }
+    }
+
+    /// Any RTCP, properly encrypted.
+    pub fn send_odd_rtcp(&mut self, packet: &[u8]) {
+        let mut out = packet.to_vec();
+        if self.client.srtp().expect("connected").protect_rtcp(&mut out).is_ok() {
+            self.transmit(&out, self.server);
+        }
     }
 
     pub fn of_ssrc(&self, ssrc: u32) -> Vec<&Arrived> {
@@ -383,7 +425,7 @@ impl Camera {
     /// Leaves out the packet of this index of the low layer (it is numbered, but lost).
     pub fn send_frame_without(&mut self, client: &mut TestClient, keyframe: bool, lost: Option<usize>) {
         let timestamp = u32::from(self.frame) * 3_000;
-        for layer in 0..3 {
+        for (layer, rid) in RIDS.into_iter().enumerate() {
             for i in 0..4 {
                 let payload = self.payload(layer, i, keyframe);
                 let packet = RtpOut {
@@ -393,7 +435,7 @@ impl Camera {
                     timestamp,
                     marker: i == 3,
                     mid: "1",
-                    rid: Some(RIDS[layer]),
+                    rid: Some(rid),
                     audio_level: None,
                     payload: &payload,
                 };

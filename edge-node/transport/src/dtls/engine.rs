@@ -33,7 +33,9 @@ pub(crate) struct DtlsKeys {
 
 impl std::fmt::Debug for DtlsKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DtlsKeys").field("profile", &self.profile).finish_non_exhaustive()
+        f.debug_struct("DtlsKeys")
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,7 +146,11 @@ impl DimplDtls {
         let mut large = Vec::new();
         loop {
             let engine = self.engine.as_mut()?;
-            let buffer = if large.is_empty() { &mut small[..] } else { &mut large[..] };
+            let buffer = if large.is_empty() {
+                &mut small[..]
+            } else {
+                &mut large[..]
+            };
             match engine.poll_output(buffer) {
                 Output::BufferTooSmall { needed } => large = vec![0; needed],
                 Output::Packet(packet) => return Some(DtlsEvent::Transmit(packet.to_vec())),
@@ -244,7 +250,11 @@ fn split_keys(material: &[u8], profile: dimpl::SrtpProfile) -> Option<DtlsKeys> 
         _ => return None,
     };
     let (client, server) = MasterKeys::split(profile, material)?;
-    Some(DtlsKeys { profile, client, server })
+    Some(DtlsKeys {
+        profile,
+        client,
+        server,
+    })
 }
 
 #[cfg(test)]
@@ -261,7 +271,9 @@ mod tests {
     fn client_hello() -> Vec<u8> {
         let identity = DtlsIdentity::generate().unwrap();
         let mut client = DimplDtls::client(&identity, Instant::now());
-        let Some(DtlsEvent::Transmit(datagram)) = client.poll() else { panic!("no ClientHello") };
+        let Some(DtlsEvent::Transmit(datagram)) = client.poll() else {
+            panic!("no ClientHello")
+        };
         assert!(client.poll().is_none(), "the client's hello is one datagram");
         datagram[13..].to_vec()
     }

@@ -40,7 +40,8 @@ fn fragments_are_plausible(mut record: &[u8]) -> bool {
         let Some((header, body)) = record.split_at_checked(HANDSHAKE_HEADER_LEN) else {
             return false;
         };
-        let number = |at: usize| usize::from(header[at]) << 16 | usize::from(header[at + 1]) << 8 | usize::from(header[at + 2]);
+        let number =
+            |at: usize| usize::from(header[at]) << 16 | usize::from(header[at + 1]) << 8 | usize::from(header[at + 2]);
         let (message_len, offset, fragment_len) = (number(1), number(6), number(9));
         let sequence = u16::from_be_bytes([header[4], header[5]]);
         if sequence > MAX_MESSAGE_SEQ || message_len > MAX_MESSAGE_LEN || offset + fragment_len > message_len {
@@ -75,7 +76,10 @@ mod tests {
     #[test]
     fn fragments_of_no_real_handshake_are_refused() {
         assert!(is_plausible(&record(0, 1_400, 1_150, &[0; 250])));
-        assert!(!is_plausible(&record(9, 100, 0, &[0; 100])), "no handshake has ten client messages");
+        assert!(
+            !is_plausible(&record(9, 100, 0, &[0; 100])),
+            "no handshake has ten client messages"
+        );
         assert!(!is_plausible(&record(0, 16_001, 0, &[0; 100])));
         assert!(!is_plausible(&record(0, 100, 50, &[0; 51])), "beyond its message");
         assert!(!is_plausible(&record(0, 100, 0, &[0; 100])[..60]), "cut off");

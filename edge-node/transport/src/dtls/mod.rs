@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
+#[cfg(test)]
+pub(crate) use engine::DtlsKeys;
 pub(crate) use engine::{DimplDtls, Dtls, DtlsEvent};
 
 /// The certificate this process shows to every client, and its key. One per process: its fingerprint goes into every
@@ -41,7 +43,12 @@ impl DtlsIdentity {
         let certificate_der = certificate.der().to_vec();
         let fingerprint = Fingerprint::of(&certificate_der);
         let config = Arc::new(engine::config()?);
-        Ok(DtlsIdentity { certificate_der, private_key_der: key.serialize_der(), fingerprint, config })
+        Ok(DtlsIdentity {
+            certificate_der,
+            private_key_der: key.serialize_der(),
+            fingerprint,
+            config,
+        })
     }
 
     /// SHA-256 of the certificate, for the SDP.
@@ -52,7 +59,9 @@ impl DtlsIdentity {
 
 impl fmt::Debug for DtlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DtlsIdentity").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("DtlsIdentity")
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
     }
 }
 

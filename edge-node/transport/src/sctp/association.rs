@@ -20,11 +20,9 @@ use rtc_sctp::{
 use rtc_shared::TransportProtocol;
 use rtc_shared::marshal::{Marshal, Unmarshal};
 
-use super::guard::{MAX_STREAMS, PacketGuard, Verdict};
+use super::guard::{MAX_STREAMS, PacketGuard, RECEIVE_BUFFER_LEN, Verdict};
 use super::{Channel, MAX_MESSAGE_LEN, SendDataError};
 
-/// Bytes the client may have unread by us: incomplete messages and gaps only, as we read at once.
-const RECEIVE_BUFFER_LEN: u32 = 128 * 1024;
 /// Bytes queued for a client that does not acknowledge, per channel.
 const RELIABLE_QUEUE_LEN: usize = 512 * 1024;
 const LOSSY_QUEUE_LEN: usize = 128 * 1024;
@@ -51,7 +49,11 @@ static SERVER: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
 #[derive(Debug)]
 pub(crate) enum DataEvent {
     Open(Channel),
-    Message { channel: Channel, payload: Bytes, binary: bool },
+    Message {
+        channel: Channel,
+        payload: Bytes,
+        binary: bool,
+    },
 }
 
 /// Counters of one association.
@@ -96,7 +98,16 @@ impl DataChannels {
     pub(crate) fn client(now: Instant, channels: &[Channel]) -> DataChannels {
         let mut inner = Inner::new(None);
         inner.to_open = channels.to_vec();
-        inner.association = inner.endpoint.connect(now, ClientConfig { transport: Arc::clone(&TRANSPORT) }, ADDRESS).ok();
+        inner.association = inner
+            .endpoint
+            .connect(
+                now,
+                ClientConfig {
+                    transport: Arc::clone(&TRANSPORT),
+                },
+                ADDRESS,
+            )
+            .ok();
         let mut channels = DataChannels::new(inner);
         channels.contained(|inner, out| inner.pump(now, out));
         channels
@@ -219,7 +230,9 @@ impl Inner {
             (None, _) => {}
         }
         match self.endpoint.handle(now, ADDRESS, None, packet) {
-            Some((handle, DatagramEvent::NewAssociation(association))) => self.association = Some((handle, association)),
+            Some((handle, DatagramEvent::NewAssociation(association))) => {
+                self.association = Some((handle, association))
+            }
             Some((_, DatagramEvent::AssociationEvent(event))) => {
                 if let Some((_, association)) = &mut self.association {
                     association.handle_event(event);
@@ -237,7 +250,9 @@ impl Inner {
     /// Events, channels, then packets, until nothing is left.
     fn pump(&mut self, now: Instant, out: &mut Sink<'_>) {
         loop {
-            let Some((handle, association)) = &mut self.association else { return };
+            let Some((handle, association)) = &mut self.association else {
+                return;
+            };
             while association.accept_stream().is_some() {}
             let Some(event) = association.poll() else {
                 while let Some(event) = association.poll_endpoint_event() {
@@ -259,7 +274,9 @@ impl Inner {
         }
         if let Some((_, association)) = &mut self.association {
             while let Some(transmit) = association.poll_transmit(now) {
-                let Payload::RawEncode(packets) = transmit.message else { continue };
+                let Payload::RawEncode(packets) = transmit.message else {
+                    continue;
+                };
                 for packet in packets {
                     out.guard.outbound(&packet);
                     out.packets.push_back(packet);
@@ -308,9 +325,12 @@ impl Inner {
     /// Readiness is edge-triggered: everything there is must be read now.
     fn read(&mut self, now: Instant, id: StreamId, out: &mut Sink<'_>) {
         loop {
-            let Some((_, association)) = &mut self.association else { return };
+            let Some((_, association)) = &mut self.association else {
+                return;
+            };
             let Ok(mut stream) = association.stream(id) else { return };
             let Ok(Some(chunks)) = stream.read_sctp() else { return };
+            out.guard.delivered(chunks.chunks.len());
             let (ppi, Ok(payload)) = (chunks.ppi, chunks.to_payload(MAX_MESSAGE_LEN)) else {
                 *out.ignored += 1;
                 continue;
@@ -320,7 +340,11 @@ impl Inner {
                 self.handle_dcep(now, id, payload, out);
                 continue;
             }
-            let channel = self.channels.iter().find(|&&(stream, _)| stream == id).map(|&(_, channel)| channel);
+            let channel = self
+                .channels
+                .iter()
+                .find(|&&(stream, _)| stream == id)
+                .map(|&(_, channel)| channel);
             let (payload, binary) = match ppi {
                 Ppi::String => (payload, false),
                 Ppi::Binary => (payload, true),
@@ -332,7 +356,11 @@ impl Inner {
                 }
             };
             match channel {
-                Some(channel) => out.events.push_back(DataEvent::Message { channel, payload, binary }),
+                Some(channel) => out.events.push_back(DataEvent::Message {
+                    channel,
+                    payload,
+                    binary,
+                }),
                 None => *out.ignored += 1,
             }
         }
@@ -345,9 +373,12 @@ impl Inner {
                     *out.ignored += 1;
                     return;
                 }
-                let Some(channel) = Channel::from_label(&open.label) else { return };
+                let Some(channel) = Channel::from_label(&open.label) else {
+                    return;
+                };
                 // A client that reopens a channel means the new stream from here on.
-                self.channels.retain(|&(stream, known)| known != channel && stream != id);
+                self.channels
+                    .retain(|&(stream, known)| known != channel && stream != id);
                 self.channels.push((id, channel));
                 out.events.push_back(DataEvent::Open(channel));
             }
@@ -365,14 +396,21 @@ impl Inner {
         let (unordered, kind) = reliability(open.channel_type);
         let (_, association) = self.association.as_mut()?;
         let mut stream = association.stream(id).ok()?;
-        stream.set_reliability_params(unordered, kind, open.reliability_parameter).ok()?;
+        stream
+            .set_reliability_params(unordered, kind, open.reliability_parameter)
+            .ok()?;
         let ack = Message::DataChannelAck(DataChannelAck).marshal().ok()?;
         stream.write_with_ppi(now, &ack, Ppi::Dcep).ok()?;
         Some(())
     }
 
     fn send(&mut self, now: Instant, channel: Channel, payload: &[u8], binary: bool) -> Result<(), SendDataError> {
-        let id = self.channels.iter().find(|&&(_, known)| known == channel).ok_or(SendDataError::NotOpen)?.0;
+        let id = self
+            .channels
+            .iter()
+            .find(|&&(_, known)| known == channel)
+            .ok_or(SendDataError::NotOpen)?
+            .0;
         let (_, association) = self.association.as_mut().ok_or(SendDataError::NotOpen)?;
         let mut stream = association.stream(id).map_err(|_| SendDataError::NotOpen)?;
         let limit = match channel {
@@ -390,7 +428,9 @@ impl Inner {
             (true, true) => (&[0][..], Ppi::BinaryEmpty),
             (true, false) => (&[0][..], Ppi::StringEmpty),
         };
-        stream.write_with_ppi(now, payload, ppi).map_err(|_| SendDataError::NotOpen)?;
+        stream
+            .write_with_ppi(now, payload, ppi)
+            .map_err(|_| SendDataError::NotOpen)?;
         Ok(())
     }
 }

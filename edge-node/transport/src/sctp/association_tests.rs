@@ -45,16 +45,29 @@ fn with_checksum(mut packet: Vec<u8>) -> Vec<u8> {
 
 /// A chunk of any type, with any value, its length mostly true.
 fn chunk() -> impl Strategy<Value = Vec<u8>> {
-    let kind = prop_oneof![0u8..16, Just(64), Just(128), Just(130), Just(132), Just(192), Just(193), any::<u8>()];
-    (kind, any::<u8>(), prop::collection::vec(any::<u8>(), 0..80), prop::option::weighted(0.2, any::<u16>())).prop_map(
-        |(kind, flags, value, lie)| {
+    let kind = prop_oneof![
+        0u8..16,
+        Just(64),
+        Just(128),
+        Just(130),
+        Just(132),
+        Just(192),
+        Just(193),
+        any::<u8>()
+    ];
+    (
+        kind,
+        any::<u8>(),
+        prop::collection::vec(any::<u8>(), 0..80),
+        prop::option::weighted(0.2, any::<u16>()),
+    )
+        .prop_map(|(kind, flags, value, lie)| {
             let mut chunk = vec![kind, flags];
             chunk.extend_from_slice(&lie.unwrap_or(value.len() as u16 + 4).to_be_bytes());
             chunk.extend_from_slice(&value);
             chunk.resize(chunk.len().next_multiple_of(4), 0);
             chunk
-        },
-    )
+        })
 }
 
 fn packet(verification_tag: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
@@ -135,7 +148,10 @@ fn an_abort_ends_the_channels_quietly() {
     let now = Instant::now();
     let (mut server, _client) = pair(now);
     server.handle_packet(now, &packet(0, &[vec![6, 0, 0, 8, 0, 1, 0xff, 0xff]]));
-    assert_eq!(server.send(now, Channel::Reliable, b"x", true), Err(SendDataError::NotOpen));
+    assert_eq!(
+        server.send(now, Channel::Reliable, b"x", true),
+        Err(SendDataError::NotOpen)
+    );
     assert_eq!(server.poll_timeout(), None);
     assert!(!server.stats().panicked);
 }
@@ -172,6 +188,39 @@ fn a_panic_in_the_library_costs_this_client_its_channels_only() {
     let result: Option<()> = server.contained(|_, _| panic!("as the library would"));
     assert!(result.is_none());
     assert!(server.stats().panicked);
-    assert_eq!(server.send(now, Channel::Reliable, b"x", true), Err(SendDataError::NotOpen));
+    assert_eq!(
+        server.send(now, Channel::Reliable, b"x", true),
+        Err(SendDataError::NotOpen)
+    );
     server.handle_packet(now, &packet(0, &[vec![1, 0, 0, 4]]));
+}
+
+/// One-byte messages that can never be delivered, because the first of their stream never comes. The receive window
+/// counts bytes: 90 MB were kept before the guard counted chunks.
+#[test]
+fn messages_behind_a_gap_are_bounded_in_memory() {
+    fn resident_bytes() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+    let now = Instant::now();
+    let (mut server, mut client) = pair(now);
+    client.send(now, Channel::Reliable, b"tag", true).unwrap();
+    let real = client.poll_packet().unwrap();
+    let be32 = |at: usize| u32::from_be_bytes([real[at], real[at + 1], real[at + 2], real[at + 3]]);
+    let (tag, first_tsn) = (be32(4), be32(16));
+    let before = resident_bytes();
+    for n in 0..100_000u32 {
+        let mut data = vec![0, 3, 0, 17];
+        data.extend_from_slice(&first_tsn.wrapping_add(n).to_be_bytes());
+        data.extend_from_slice(&[0, 8]);
+        data.extend_from_slice(&((n % 30_000) as u16 + 1).to_be_bytes());
+        data.extend_from_slice(&[0, 0, 0, 53, 7, 0, 0, 0]);
+        server.handle_packet(now, &packet(tag, &[data]));
+        while server.poll_packet().is_some() {}
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "grew by {grown} bytes");
+    assert!(server.stats().refused > 90_000);
+    assert!(server.poll_event().is_none());
 }

@@ -11,8 +11,13 @@ const DATA_HEADER_LEN: usize = 16;
 const INIT_LEN: usize = 20;
 /// Streams a client may use. Browsers number channels from 0 in steps of 2; each stream costs about 500 bytes.
 pub(super) const MAX_STREAMS: u16 = 256;
-/// How far ahead of what we acknowledged a TSN may be: 8,192 full chunks are 9 MB, far beyond our receive window.
-const TSN_WINDOW: u32 = 8_192;
+/// Bytes the client may have unread by us: incomplete messages and gaps only, as we read at once.
+pub(super) const RECEIVE_BUFFER_LEN: u32 = 128 * 1024;
+/// How far ahead of what we acknowledged a TSN may be: 4,096 full chunks are 4.7 MB, far beyond our receive window.
+const TSN_WINDOW: u32 = 4_096;
+/// Chunks the library may keep for messages it cannot deliver yet. It counts their bytes only, and one of one byte costs
+/// 700.
+const MAX_KEPT: u32 = 4_096;
 /// TSNs one SACK may report as received out of order, all gap blocks together: more than we ever have in flight.
 const MAX_GAP_TSNS: usize = 16_384;
 /// Stream reset requests per association: the library keeps those it cannot do yet.
@@ -31,7 +36,9 @@ const FORWARD_TSN: u8 = 192;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Harmless: hand it in. `init` is the initiate tag if it asks for a new association.
-    Pass { init: Option<u32> },
+    Pass {
+        init: Option<u32>,
+    },
     /// The client ended the association. Acted on here, so that no ABORT is ever parsed.
     Abort,
     Drop,
@@ -42,6 +49,9 @@ pub(super) enum Verdict {
 pub(super) struct PacketGuard {
     /// Highest TSN of the peer below which we have everything, as we last told it.
     cumulative: Option<u32>,
+    /// Highest TSN let through, and how many up to it were neither delivered nor known to be gone.
+    highest: u32,
+    kept: u32,
     /// The association stands: nobody begins it again.
     established: bool,
     reconfigs: u32,
@@ -77,7 +87,9 @@ impl PacketGuard {
                 INIT | INIT_ACK if self.established => return None,
                 INIT | INIT_ACK => {
                     init = init.or((chunk[0] == INIT).then_some(be32(chunk, 4)?));
-                    self.cumulative = Some(be32(chunk, INIT_LEN - 4)?.wrapping_sub(1));
+                    self.highest = be32(chunk, INIT_LEN - 4)?.wrapping_sub(1);
+                    self.cumulative = Some(self.highest);
+                    self.kept = 0;
                 }
                 _ => self.check_chunk(chunk)?,
             }
@@ -93,6 +105,7 @@ impl PacketGuard {
                 chunk.len() > DATA_HEADER_LEN
                     && self.is_in_window(be32(chunk, 4)?)
                     && u16::from_be_bytes([chunk[8], chunk[9]]) < MAX_STREAMS
+                    && self.has_room(be32(chunk, 4)?)
             }
             FORWARD_TSN => self.is_in_window(be32(chunk, 4)?),
             SACK => gaps_are_sane(chunk),
@@ -114,6 +127,25 @@ impl PacketGuard {
         })
     }
 
+    /// Retransmissions always have room: they may be what completes a message.
+    fn has_room(&mut self, tsn: u32) -> bool {
+        let ahead = tsn.wrapping_sub(self.highest);
+        if ahead == 0 || ahead >= 1 << 31 {
+            return true;
+        }
+        if self.kept >= MAX_KEPT {
+            return false;
+        }
+        self.highest = tsn;
+        self.kept += ahead;
+        true
+    }
+
+    /// A message of so many chunks was read.
+    pub(super) fn delivered(&mut self, chunks: usize) {
+        self.kept = self.kept.saturating_sub(chunks as u32);
+    }
+
     /// Learns from our own packets what was acknowledged.
     pub(super) fn outbound(&mut self, packet: &[u8]) {
         let mut rest = packet.get(COMMON_HEADER_LEN..).unwrap_or(&[]);
@@ -121,6 +153,10 @@ impl PacketGuard {
             let len = usize::from(u16::from_be_bytes([header[2], header[3]])).max(CHUNK_HEADER_LEN);
             if header[0] == SACK {
                 self.cumulative = be32(rest, CHUNK_HEADER_LEN).or(self.cumulative);
+                // The window is whole: nothing is kept, and what was not delivered was abandoned.
+                if be32(rest, CHUNK_HEADER_LEN + 4) == Some(RECEIVE_BUFFER_LEN) {
+                    self.kept = 0;
+                }
             }
             rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
         }
@@ -143,11 +179,16 @@ fn causes_are_sound(mut causes: &[u8]) -> bool {
 fn gaps_are_sane(sack: &[u8]) -> bool {
     let Some(counts) = sack.get(12..16) else { return false };
     let blocks = usize::from(u16::from_be_bytes([counts[0], counts[1]]));
-    let Some(blocks) = sack.get(16..16 + 4 * blocks) else { return false };
+    let Some(blocks) = sack.get(16..16 + 4 * blocks) else {
+        return false;
+    };
     let tsns: usize = blocks
         .chunks_exact(4)
         .map(|block| {
-            let (start, end) = (u16::from_be_bytes([block[0], block[1]]), u16::from_be_bytes([block[2], block[3]]));
+            let (start, end) = (
+                u16::from_be_bytes([block[0], block[1]]),
+                u16::from_be_bytes([block[2], block[3]]),
+            );
             usize::from(end.saturating_sub(start)) + 1
         })
         .sum();
@@ -192,7 +233,10 @@ mod tests {
         let mut init = vec![0; 16];
         init[3] = 7;
         init[12..].copy_from_slice(&1000u32.to_be_bytes());
-        assert_eq!(guard.inbound(&packet(&[&chunk(INIT, &init)])), Verdict::Pass { init: Some(7) });
+        assert_eq!(
+            guard.inbound(&packet(&[&chunk(INIT, &init)])),
+            Verdict::Pass { init: Some(7) }
+        );
         guard
     }
 
@@ -203,11 +247,39 @@ mod tests {
         assert_eq!(guard.inbound(&packet(&[&data(1000, 0, b"a")])), pass);
         assert_eq!(guard.inbound(&packet(&[&data(1000, MAX_STREAMS, b"a")])), Verdict::Drop);
         assert_eq!(guard.inbound(&packet(&[&data(1000, 0, b"")])), Verdict::Drop);
+        assert_eq!(
+            guard.inbound(&packet(&[&data(1000 + TSN_WINDOW, 0, b"a")])),
+            Verdict::Drop
+        );
         assert_eq!(guard.inbound(&packet(&[&data(999 + TSN_WINDOW, 0, b"a")])), pass);
-        assert_eq!(guard.inbound(&packet(&[&data(1000 + TSN_WINDOW, 0, b"a")])), Verdict::Drop);
         assert_eq!(guard.inbound(&packet(&[&data(5, 0, b"a")])), pass, "a retransmission");
-        guard.outbound(&packet(&[&chunk(SACK, &1010u32.to_be_bytes())]));
-        assert_eq!(guard.inbound(&packet(&[&data(1010 + TSN_WINDOW, 0, b"a")])), pass);
+    }
+
+    #[test]
+    fn undelivered_chunks_are_counted_until_they_are_read_or_gone() {
+        let pass = Verdict::Pass { init: None };
+        let mut guard = guard();
+        let sack = |cumulative: u32, window: u32| {
+            let mut value = cumulative.to_be_bytes().to_vec();
+            value.extend_from_slice(&window.to_be_bytes());
+            packet(&[&chunk(SACK, &value)])
+        };
+        for tsn in 1000..1000 + MAX_KEPT {
+            assert_eq!(guard.inbound(&packet(&[&data(tsn, 0, b"a")])), pass);
+        }
+        let next = 1000 + MAX_KEPT;
+        guard.outbound(&sack(next - 1, RECEIVE_BUFFER_LEN - MAX_KEPT));
+        assert_eq!(guard.inbound(&packet(&[&data(next, 0, b"a")])), Verdict::Drop);
+        assert_eq!(
+            guard.inbound(&packet(&[&data(next - 5, 0, b"a")])),
+            pass,
+            "what may complete a message"
+        );
+        guard.delivered(1);
+        assert_eq!(guard.inbound(&packet(&[&data(next, 0, b"a")])), pass);
+        assert_eq!(guard.inbound(&packet(&[&data(next + 1, 0, b"a")])), Verdict::Drop);
+        guard.outbound(&sack(next, RECEIVE_BUFFER_LEN));
+        assert_eq!(guard.inbound(&packet(&[&data(next + 1, 0, b"a")])), pass, "all read");
     }
 
     #[test]
@@ -216,7 +288,11 @@ mod tests {
         let jump = |tsn: u32| packet(&[&chunk(FORWARD_TSN, &tsn.to_be_bytes())]);
         assert_eq!(guard.inbound(&jump(1_200)), Verdict::Pass { init: None });
         assert_eq!(guard.inbound(&jump(1 << 30)), Verdict::Drop);
-        assert_eq!(PacketGuard::default().inbound(&jump(0)), Verdict::Drop, "before any INIT");
+        assert_eq!(
+            PacketGuard::default().inbound(&jump(0)),
+            Verdict::Drop,
+            "before any INIT"
+        );
     }
 
     #[test]
@@ -224,10 +300,24 @@ mod tests {
         let mut guard = guard();
         let lying_cause = chunk(ERROR, &[0, 1, 0xff, 0xff]);
         assert_eq!(guard.inbound(&packet(&[&lying_cause])), Verdict::Drop);
-        assert_eq!(guard.inbound(&packet(&[&chunk(ERROR, &[0, 1, 0, 4])])), Verdict::Pass { init: None });
-        assert_eq!(guard.inbound(&packet(&[&chunk(ABORT, &[0, 1, 0xff, 0xff])])), Verdict::Abort);
-        assert_eq!(guard.inbound(&packet(&[&[5, 0, 0, 3]])), Verdict::Drop, "shorter than its header");
-        assert_eq!(guard.inbound(&packet(&[&[5, 0, 0, 30]])), Verdict::Drop, "longer than the packet");
+        assert_eq!(
+            guard.inbound(&packet(&[&chunk(ERROR, &[0, 1, 0, 4])])),
+            Verdict::Pass { init: None }
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&chunk(ABORT, &[0, 1, 0xff, 0xff])])),
+            Verdict::Abort
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&[5, 0, 0, 3]])),
+            Verdict::Drop,
+            "shorter than its header"
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&[5, 0, 0, 30]])),
+            Verdict::Drop,
+            "longer than the packet"
+        );
         assert_eq!(guard.inbound(&[0; 12]), Verdict::Drop, "no chunk at all");
     }
 
@@ -256,8 +346,15 @@ mod tests {
         let mut init = vec![0; 16];
         init[12..].copy_from_slice(&0xffff_ffffu32.to_be_bytes());
         assert_eq!(guard.inbound(&packet(&[&chunk(INIT, &init)])), Verdict::Drop);
-        assert_eq!(guard.inbound(&packet(&[&data(0, 0, b"a")])), Verdict::Pass { init: None }, "an old TSN still");
-        assert_eq!(guard.inbound(&packet(&[&data(999 + TSN_WINDOW, 0, b"a")])), Verdict::Pass { init: None });
+        assert_eq!(
+            guard.inbound(&packet(&[&data(0, 0, b"a")])),
+            Verdict::Pass { init: None },
+            "an old TSN still"
+        );
+        assert_eq!(
+            guard.inbound(&packet(&[&data(999 + TSN_WINDOW, 0, b"a")])),
+            Verdict::Pass { init: None }
+        );
     }
 
     #[test]

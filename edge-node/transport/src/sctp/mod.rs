@@ -31,7 +31,9 @@ impl Channel {
     }
 
     pub fn from_label(label: &[u8]) -> Option<Channel> {
-        Channel::ALL.into_iter().find(|channel| channel.label().as_bytes() == label)
+        Channel::ALL
+            .into_iter()
+            .find(|channel| channel.label().as_bytes() == label)
     }
 }
 

@@ -24,7 +24,10 @@ pub(super) struct Cipher {
 }
 
 enum Transform {
-    Gcm { key: LessSafeKey, salt: [u8; 12] },
+    Gcm {
+        key: LessSafeKey,
+        salt: [u8; 12],
+    },
     /// Boxed: it is rare, and three times as large.
     CmSha1(Box<CmSha1>),
 }
@@ -39,7 +42,10 @@ impl Cipher {
     pub(super) fn new(master: &MasterKeys) -> Result<Cipher, Unspecified> {
         Ok(Cipher {
             rtp: Transform::new(master, [Label::RtpEncryption, Label::RtpAuthentication, Label::RtpSalt])?,
-            rtcp: Transform::new(master, [Label::RtcpEncryption, Label::RtcpAuthentication, Label::RtcpSalt])?,
+            rtcp: Transform::new(
+                master,
+                [Label::RtcpEncryption, Label::RtcpAuthentication, Label::RtcpSalt],
+            )?,
             profile: master.profile,
         })
     }
@@ -55,7 +61,11 @@ impl Cipher {
             key: LessSafeKey::new(UnboundKey::new(algorithm, key).unwrap()),
             salt: salt.try_into().unwrap(),
         };
-        Cipher { rtp: transform(), rtcp: transform(), profile }
+        Cipher {
+            rtp: transform(),
+            rtcp: transform(),
+            profile,
+        }
     }
 
     pub(super) fn profile(&self) -> SrtpProfile {
@@ -77,7 +87,11 @@ impl Cipher {
                 tag_bytes(sealed.as_ref())
             }
             Transform::CmSha1(cm) => {
-                let CmSha1 { key, salt, authentication } = &**cm;
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 cm_keystream(key, salt, ssrc, index, payload)?;
                 tag_bytes(&rtp_mac(authentication, header, payload, index))
             }
@@ -92,7 +106,11 @@ impl Cipher {
                 key.open_in_place(nonce, Aad::from(header), body)?;
             }
             Transform::CmSha1(cm) => {
-                let CmSha1 { key, salt, authentication } = &**cm;
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 let payload_len = body.len().checked_sub(10).ok_or(Unspecified)?;
                 let (payload, tag) = body.split_at_mut(payload_len);
                 verify_slices_are_equal(&rtp_mac(authentication, header, payload, index)[..10], tag)?;
@@ -115,7 +133,11 @@ impl Cipher {
                 packet.extend_from_slice(&word);
             }
             Transform::CmSha1(cm) => {
-                let CmSha1 { key, salt, authentication } = &**cm;
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 cm_keystream(key, salt, ssrc, u64::from(index), payload)?;
                 packet.extend_from_slice(&word);
                 let tag = hmac::sign(authentication, packet);
@@ -154,11 +176,21 @@ impl Cipher {
                 key.open_in_place(nonce, Aad::from(aad), body)?;
             }
             Transform::CmSha1(cm) => {
-                let CmSha1 { key, salt, authentication } = &**cm;
+                let CmSha1 {
+                    key,
+                    salt,
+                    authentication,
+                } = &**cm;
                 let (signed, tag) = packet.split_at_mut(plain_len + INDEX_LEN);
                 let expected = hmac::sign(authentication, signed);
                 verify_slices_are_equal(&expected.as_ref()[..10], tag)?;
-                cm_keystream(key, salt, ssrc, u64::from(index), &mut signed[RTCP_HEADER_LEN..plain_len])?;
+                cm_keystream(
+                    key,
+                    salt,
+                    ssrc,
+                    u64::from(index),
+                    &mut signed[RTCP_HEADER_LEN..plain_len],
+                )?;
             }
         }
         Ok(plain_len)
@@ -174,7 +206,10 @@ impl Transform {
             let mut salt = [0; 12];
             master.derive(salting, &mut salt)?;
             let algorithm = if key.len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
-            return Ok(Transform::Gcm { key: LessSafeKey::new(UnboundKey::new(algorithm, key)?), salt });
+            return Ok(Transform::Gcm {
+                key: LessSafeKey::new(UnboundKey::new(algorithm, key)?),
+                salt,
+            });
         }
         let mut salt = [0; 14];
         master.derive(salting, &mut salt)?;

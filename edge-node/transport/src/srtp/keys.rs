@@ -31,7 +31,11 @@ impl MasterKeys {
         if key.len() != profile.key_len() || salt.len() != profile.salt_len() {
             return None;
         }
-        let mut keys = MasterKeys { profile, key: [0; 32], salt: [0; 14] };
+        let mut keys = MasterKeys {
+            profile,
+            key: [0; 32],
+            salt: [0; 14],
+        };
         keys.key[..key.len()].copy_from_slice(key);
         keys.salt[..salt.len()].copy_from_slice(salt);
         Some(keys)
@@ -56,7 +60,11 @@ impl MasterKeys {
         let mut iv = [0u8; 16];
         iv[..14].copy_from_slice(&self.salt);
         iv[7] ^= label as u8;
-        let algorithm = if self.profile.key_len() == 32 { &AES_256 } else { &AES_128 };
+        let algorithm = if self.profile.key_len() == 32 {
+            &AES_256
+        } else {
+            &AES_128
+        };
         let key = UnboundCipherKey::new(algorithm, &self.key[..self.profile.key_len()])?;
         out.fill(0);
         EncryptingKey::ctr(key)?.less_safe_encrypt(out, EncryptionContext::Iv128(FixedLength::from(iv)))?;
@@ -70,7 +78,10 @@ mod tests {
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     }
 
     #[test]
@@ -86,9 +97,15 @@ mod tests {
             master.derive(label, &mut out).unwrap();
             out
         };
-        assert_eq!(derive(Label::RtpEncryption, 16), hex("C61E7A93744F39EE10734AFE3FF7A087"));
+        assert_eq!(
+            derive(Label::RtpEncryption, 16),
+            hex("C61E7A93744F39EE10734AFE3FF7A087")
+        );
         assert_eq!(derive(Label::RtpSalt, 14), hex("30CBBC08863D8C85D49DB34A9AE1"));
-        assert_eq!(derive(Label::RtpAuthentication, 20), hex("CEBE321F6FF7716B6FD4AB49AF256A156D38BAA4"));
+        assert_eq!(
+            derive(Label::RtpAuthentication, 20),
+            hex("CEBE321F6FF7716B6FD4AB49AF256A156D38BAA4")
+        );
     }
 
     #[test]

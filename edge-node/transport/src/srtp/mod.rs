@@ -69,5 +69,10 @@ fn rtp_header_len(packet: &[u8]) -> Option<usize> {
 
 /// The 32-bit number at `offset`; the caller has checked the length.
 fn be32(packet: &[u8], offset: usize) -> u32 {
-    u32::from_be_bytes([packet[offset], packet[offset + 1], packet[offset + 2], packet[offset + 3]])
+    u32::from_be_bytes([
+        packet[offset],
+        packet[offset + 1],
+        packet[offset + 2],
+        packet[offset + 3],
+    ])
 }

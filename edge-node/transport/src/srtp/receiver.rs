@@ -44,7 +44,11 @@ pub struct SrtpReceiver {
 
 impl SrtpReceiver {
     pub fn new(master: &MasterKeys) -> Result<SrtpReceiver, UnprotectError> {
-        Ok(SrtpReceiver { cipher: Cipher::new(master)?, ssrcs: Vec::new(), streams: Vec::new() })
+        Ok(SrtpReceiver {
+            cipher: Cipher::new(master)?,
+            ssrcs: Vec::new(),
+            streams: Vec::new(),
+        })
     }
 
     pub fn profile(&self) -> SrtpProfile {
@@ -54,7 +58,10 @@ impl SrtpReceiver {
     /// Decrypts an SRTP packet in place; returns the length of header and payload.
     pub fn unprotect_rtp(&mut self, packet: &mut [u8]) -> Result<usize, UnprotectError> {
         let header_len = rtp_header_len(packet).ok_or(UnprotectError::Malformed)?;
-        let plain_len = packet.len().checked_sub(self.cipher.profile().tag_len()).ok_or(UnprotectError::Malformed)?;
+        let plain_len = packet
+            .len()
+            .checked_sub(self.cipher.profile().tag_len())
+            .ok_or(UnprotectError::Malformed)?;
         if plain_len < header_len {
             return Err(UnprotectError::Malformed);
         }
@@ -107,7 +114,10 @@ impl SrtpReceiver {
     fn stream(&mut self, slot: Option<usize>, ssrc: u32) -> &mut ReceiveStream {
         let slot = slot.unwrap_or_else(|| {
             self.ssrcs.push(ssrc);
-            self.streams.push(ReceiveStream { rtp: ReplayWindow::new(), rtcp: ReplayWindow::new() });
+            self.streams.push(ReceiveStream {
+                rtp: ReplayWindow::new(),
+                rtcp: ReplayWindow::new(),
+            });
             self.streams.len() - 1
         });
         &mut self.streams[slot]
@@ -121,7 +131,11 @@ fn guess_index(highest: u64, sequence: u16) -> Option<u64> {
     let roc = highest >> 16;
     let (last, sequence) = (highest as u32 & 0xffff, u32::from(sequence));
     let guess = if last < HALF {
-        if sequence > last + HALF { roc.checked_sub(1)? } else { roc }
+        if sequence > last + HALF {
+            roc.checked_sub(1)?
+        } else {
+            roc
+        }
     } else if last - HALF > sequence {
         roc + 1
     } else {

@@ -11,7 +11,10 @@ impl<const WORDS: usize> ReplayWindow<WORDS> {
     const SPAN: u64 = 64 * WORDS as u64;
 
     pub(super) fn new() -> Self {
-        ReplayWindow { bits: [0; WORDS], highest: None }
+        ReplayWindow {
+            bits: [0; WORDS],
+            highest: None,
+        }
     }
 
     pub(super) fn highest(&self) -> Option<u64> {

@@ -49,7 +49,12 @@ pub struct SrtpStream {
 impl SrtpStream {
     /// A stream that has sent nothing. The sender of its first packet owns it from then on.
     pub fn new(ssrc: u32) -> SrtpStream {
-        SrtpStream { used: 0, highest: 0, ssrc, sender: 0 }
+        SrtpStream {
+            used: 0,
+            highest: 0,
+            ssrc,
+            sender: 0,
+        }
     }
 
     pub fn ssrc(&self) -> u32 {
@@ -74,7 +79,10 @@ impl SrtpStream {
             return Ok(index);
         }
         let behind = u32::from(ahead.unsigned_abs());
-        let index = self.highest.checked_sub(u64::from(behind)).ok_or(ProtectError::ReusedIndex)?;
+        let index = self
+            .highest
+            .checked_sub(u64::from(behind))
+            .ok_or(ProtectError::ReusedIndex)?;
         let bit = 1u128.checked_shl(behind).ok_or(ProtectError::ReusedIndex)?;
         if self.used & bit != 0 {
             return Err(ProtectError::ReusedIndex);
@@ -97,7 +105,12 @@ pub struct SrtpSender {
 impl SrtpSender {
     /// `id` should be random: it only catches a stream used with the wrong sender.
     pub fn new(master: &MasterKeys, id: u32) -> Result<SrtpSender, ProtectError> {
-        Ok(SrtpSender { cipher: Cipher::new(master)?, id: id.max(1), rtcp_index: 0, ssrcs: Vec::new() })
+        Ok(SrtpSender {
+            cipher: Cipher::new(master)?,
+            id: id.max(1),
+            rtcp_index: 0,
+            ssrcs: Vec::new(),
+        })
     }
 
     pub fn profile(&self) -> SrtpProfile {

@@ -5,7 +5,10 @@ use super::{MasterKeys, SrtpProfile, SrtpReceiver, SrtpSender, SrtpStream};
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 const SALT: &str = "517569642070726f2071756f";
@@ -112,7 +115,11 @@ fn whole_packets_are_those_of_libsrtp_both_ways() {
 
 #[test]
 fn every_profile_opens_what_it_sealed_across_rollovers() {
-    for profile in [SrtpProfile::AeadAes128Gcm, SrtpProfile::AeadAes256Gcm, SrtpProfile::AesCm128HmacSha1_80] {
+    for profile in [
+        SrtpProfile::AeadAes128Gcm,
+        SrtpProfile::AeadAes256Gcm,
+        SrtpProfile::AesCm128HmacSha1_80,
+    ] {
         let master = MasterKeys::new(profile, &vec![3; profile.key_len()], &vec![5; profile.salt_len()]).unwrap();
         let mut sender = SrtpSender::new(&master, 1).unwrap();
         let mut receiver = SrtpReceiver::new(&master).unwrap();

@@ -26,11 +26,12 @@ fn datagram() -> impl Strategy<Value = Vec<u8>> {
         bytes.extend_from_slice(&body);
         bytes
     });
-    let rtp = (128u8..192, any::<u8>(), prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(first, second, rest)| {
-        let mut bytes = vec![first, second];
-        bytes.extend_from_slice(&rest);
-        bytes
-    });
+    let rtp =
+        (128u8..192, any::<u8>(), prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(first, second, rest)| {
+            let mut bytes = vec![first, second];
+            bytes.extend_from_slice(&rest);
+            bytes
+        });
     prop_oneof![any_bytes, stun, dtls, rtp]
 }
 

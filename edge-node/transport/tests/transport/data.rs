@@ -5,13 +5,22 @@ use meridian_transport::{Channel, MAX_MESSAGE_LEN, PeerEvent, SendDataError};
 use crate::network::{Network, Options};
 
 fn echo(channel: Channel, loss: f64, messages: Vec<(Vec<u8>, bool)>) -> Network {
-    let mut network = Network::joined(Options { loss, ..Options::default() });
+    let mut network = Network::joined(Options {
+        loss,
+        ..Options::default()
+    });
     for (payload, binary) in &messages {
-        network.client.send_data(network.now, channel, payload, *binary).unwrap();
+        network
+            .client
+            .send_data(network.now, channel, payload, *binary)
+            .unwrap();
     }
     network.run_until(Duration::from_secs(60), |n| n.server_data().len() == messages.len());
     for (channel, payload, binary) in network.server_data() {
-        network.server.send_data(network.now, channel, &payload, binary).unwrap();
+        network
+            .server
+            .send_data(network.now, channel, &payload, binary)
+            .unwrap();
     }
     network.run_until(Duration::from_secs(60), |n| n.client_data().len() == messages.len());
     network
@@ -19,21 +28,41 @@ fn echo(channel: Channel, loss: f64, messages: Vec<(Vec<u8>, bool)>) -> Network 
 
 #[test]
 fn every_message_of_the_reliable_channel_is_echoed_in_order() {
-    let mut messages: Vec<_> = (0..50u8).map(|i| (vec![i; 1 + 200 * usize::from(i)], i % 2 == 0)).collect();
+    let mut messages: Vec<_> = (0..50u8)
+        .map(|i| (vec![i; 1 + 200 * usize::from(i)], i % 2 == 0))
+        .collect();
     messages.push((Vec::new(), true));
     messages.push((Vec::new(), false));
     messages.push((vec![9; MAX_MESSAGE_LEN], true));
-    let expected: Vec<_> = messages.iter().cloned().map(|(payload, binary)| (Channel::Reliable, payload, binary)).collect();
+    let expected: Vec<_> = messages
+        .iter()
+        .cloned()
+        .map(|(payload, binary)| (Channel::Reliable, payload, binary))
+        .collect();
     let network = echo(Channel::Reliable, 0.0, messages);
-    assert!(network.client_data() == expected, "{} of {} echoed", network.client_data().len(), expected.len());
+    assert!(
+        network.client_data() == expected,
+        "{} of {} echoed",
+        network.client_data().len(),
+        expected.len()
+    );
 }
 
 #[test]
 fn the_reliable_channel_survives_ten_percent_loss() {
     let messages: Vec<_> = (0..40u8).map(|i| (vec![i; 900], true)).collect();
-    let expected: Vec<_> = messages.iter().cloned().map(|(payload, binary)| (Channel::Reliable, payload, binary)).collect();
+    let expected: Vec<_> = messages
+        .iter()
+        .cloned()
+        .map(|(payload, binary)| (Channel::Reliable, payload, binary))
+        .collect();
     let network = echo(Channel::Reliable, 0.1, messages);
-    assert!(network.client_data() == expected, "{} of {} echoed", network.client_data().len(), expected.len());
+    assert!(
+        network.client_data() == expected,
+        "{} of {} echoed",
+        network.client_data().len(),
+        expected.len()
+    );
 }
 
 #[test]
@@ -42,17 +71,31 @@ fn the_lossy_channel_echoes_what_is_not_lost() {
     let network = echo(Channel::Lossy, 0.0, messages.clone());
     assert_eq!(network.client_data().len(), 30);
     let network = echo(Channel::Lossy, 0.3, messages);
-    assert!(network.client_data().len() < 30, "no retransmission on the lossy channel");
+    assert!(
+        network.client_data().len() < 30,
+        "no retransmission on the lossy channel"
+    );
 }
 
 #[test]
 fn a_channel_nobody_opened_takes_nothing() {
-    let mut network = Network::joined(Options { channels: vec![Channel::Reliable], ..Options::default() });
+    let mut network = Network::joined(Options {
+        channels: vec![Channel::Reliable],
+        ..Options::default()
+    });
     let now = network.now;
-    assert_eq!(network.server.send_data(now, Channel::Lossy, b"x", true), Err(SendDataError::NotOpen));
+    assert_eq!(
+        network.server.send_data(now, Channel::Lossy, b"x", true),
+        Err(SendDataError::NotOpen)
+    );
     let large = vec![0; MAX_MESSAGE_LEN + 1];
-    let error = SendDataError::TooLarge { len: MAX_MESSAGE_LEN + 1 };
-    assert_eq!(network.server.send_data(now, Channel::Reliable, &large, true), Err(error));
+    let error = SendDataError::TooLarge {
+        len: MAX_MESSAGE_LEN + 1,
+    };
+    assert_eq!(
+        network.server.send_data(now, Channel::Reliable, &large, true),
+        Err(error)
+    );
 }
 
 #[test]
@@ -61,7 +104,10 @@ fn a_client_that_does_not_read_fills_its_queue_and_no_more() {
     network.loss = 1.0;
     let mut taken = 0;
     let error = loop {
-        match network.server.send_data(network.now, Channel::Reliable, &[0; 10_000], true) {
+        match network
+            .server
+            .send_data(network.now, Channel::Reliable, &[0; 10_000], true)
+        {
             Ok(()) => taken += 10_000,
             Err(error) => break error,
         }
@@ -72,15 +118,57 @@ fn a_client_that_does_not_read_fills_its_queue_and_no_more() {
     assert!(taken <= 512 * 1024);
     network.loss = 0.0;
     assert!(network.run_until(Duration::from_secs(60), |n| n.client_data().len() == taken / 10_000));
-    network.server.send_data(network.now, Channel::Reliable, b"room again", true).unwrap();
+    network
+        .server
+        .send_data(network.now, Channel::Reliable, b"room again", true)
+        .unwrap();
 }
 
 #[test]
 fn a_burst_of_messages_from_the_client_arrives_whole() {
     let mut network = Network::joined(Options::default());
     for i in 0..40u8 {
-        network.client.send_data(network.now, Channel::Reliable, &[i; 12_000], true).unwrap();
+        network
+            .client
+            .send_data(network.now, Channel::Reliable, &[i; 12_000], true)
+            .unwrap();
     }
     assert!(network.run_until(Duration::from_secs(20), |n| n.server_data().len() == 40));
     assert!(!network.server_events.iter().any(|e| matches!(e, PeerEvent::Closed(_))));
+}
+
+#[test]
+fn minutes_of_lossy_messages_leave_the_channels_open() {
+    let mut network = Network::joined(Options::default());
+    network.loss = 0.1;
+    let mut refused = 0;
+    for i in 0..8_000u32 {
+        let payload = i.to_be_bytes();
+        refused += u32::from(
+            network
+                .client
+                .send_data(network.now, Channel::Lossy, &payload, true)
+                .is_err(),
+        );
+        if i % 40 == 0 {
+            // What waits here has to arrive whatever is abandoned around it.
+            network
+                .client
+                .send_data(network.now, Channel::Reliable, &payload, true)
+                .unwrap();
+        }
+        network.run_for(Duration::from_millis(10));
+    }
+    network.loss = 0.0;
+    network.run_for(Duration::from_secs(60));
+    let data = network.server_data();
+    let count = |channel| data.iter().filter(|(c, ..)| *c == channel).count();
+    assert_eq!(count(Channel::Reliable), 200);
+    assert_eq!(refused, 0);
+    assert!(
+        count(Channel::Lossy) > 4_000,
+        "{} lossy messages arrived",
+        count(Channel::Lossy)
+    );
+    assert_eq!(network.server.stats().sctp_refused, 0);
 }

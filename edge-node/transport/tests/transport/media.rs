@@ -14,7 +14,10 @@ fn protect(sender: &mut meridian_transport::SrtpSender, stream: &mut SrtpStream,
 
 #[test]
 fn rtp_and_rtcp_arrive_both_ways() {
-    let mut network = Network::joined(Options { channels: vec![], ..Options::default() });
+    let mut network = Network::joined(Options {
+        channels: vec![],
+        ..Options::default()
+    });
     let (server, client) = (address(SERVER_ADDRESS), address(CLIENT_ADDRESS));
     let (mut up, mut down) = (SrtpStream::new(1), SrtpStream::new(2));
     let mut sent = (Vec::new(), Vec::new());
@@ -44,7 +47,10 @@ fn rtp_and_rtcp_arrive_both_ways() {
 
 #[test]
 fn a_replayed_or_bent_packet_is_rejected_and_counted() {
-    let mut network = Network::joined(Options { channels: vec![], ..Options::default() });
+    let mut network = Network::joined(Options {
+        channels: vec![],
+        ..Options::default()
+    });
     let (server, client) = (address(SERVER_ADDRESS), address(CLIENT_ADDRESS));
     let mut stream = SrtpStream::new(1);
     let sealed = protect(network.client.srtp().unwrap(), &mut stream, &rtp(1, 10, 50));
@@ -68,18 +74,29 @@ fn a_replayed_or_bent_packet_is_rejected_and_counted() {
 
 #[test]
 fn media_from_an_address_that_never_authenticated_is_ignored() {
-    let mut network = Network::joined(Options { channels: vec![], ..Options::default() });
+    let mut network = Network::joined(Options {
+        channels: vec![],
+        ..Options::default()
+    });
     let mut stream = SrtpStream::new(1);
     let mut sealed = protect(network.client.srtp().unwrap(), &mut stream, &rtp(1, 10, 50));
     let now = network.now;
     let stranger = address("198.51.100.1:9");
-    assert_eq!(network.server.handle_datagram(now, stranger, address(SERVER_ADDRESS), &mut sealed), Received::Nothing);
+    assert_eq!(
+        network
+            .server
+            .handle_datagram(now, stranger, address(SERVER_ADDRESS), &mut sealed),
+        Received::Nothing
+    );
     assert_eq!(network.server.stats().stray, 1);
 }
 
 #[test]
 fn a_sender_never_encrypts_an_index_twice() {
-    let mut network = Network::joined(Options { channels: vec![], ..Options::default() });
+    let mut network = Network::joined(Options {
+        channels: vec![],
+        ..Options::default()
+    });
     let sender = network.server.srtp().unwrap();
     let mut first = SrtpStream::new(5);
     let mut buffer = rtp(5, 1, 20);
@@ -87,14 +104,35 @@ fn a_sender_never_encrypts_an_index_twice() {
     sender.protect_rtp(&mut first, &mut buffer, 12, 32).unwrap();
     let mut again = rtp(5, 1, 20);
     again.resize(64, 0);
-    assert_eq!(sender.protect_rtp(&mut first, &mut again, 12, 32), Err(ProtectError::ReusedIndex));
+    assert_eq!(
+        sender.protect_rtp(&mut first, &mut again, 12, 32),
+        Err(ProtectError::ReusedIndex)
+    );
     let mut second = SrtpStream::new(5);
-    assert_eq!(sender.protect_rtp(&mut second, &mut again, 12, 32), Err(ProtectError::ForeignStream), "one stream an SSRC");
+    assert_eq!(
+        sender.protect_rtp(&mut second, &mut again, 12, 32),
+        Err(ProtectError::ForeignStream),
+        "one stream an SSRC"
+    );
     let client = network.client.srtp().unwrap();
-    assert_eq!(client.protect_rtp(&mut first, &mut again, 12, 32), Err(ProtectError::ForeignStream), "of another sender");
+    assert_eq!(
+        client.protect_rtp(&mut first, &mut again, 12, 32),
+        Err(ProtectError::ForeignStream),
+        "of another sender"
+    );
     let mut other = SrtpStream::new(6);
-    assert_eq!(client.protect_rtp(&mut other, &mut again, 12, 32), Err(ProtectError::ForeignStream), "other SSRC");
+    assert_eq!(
+        client.protect_rtp(&mut other, &mut again, 12, 32),
+        Err(ProtectError::ForeignStream),
+        "other SSRC"
+    );
     let mut third = SrtpStream::new(5);
-    assert_eq!(client.protect_rtp(&mut third, &mut again, 16, 32), Err(ProtectError::Malformed));
-    assert_eq!(client.protect_rtp(&mut third, &mut again[..40], 12, 32), Err(ProtectError::BufferTooSmall));
+    assert_eq!(
+        client.protect_rtp(&mut third, &mut again, 16, 32),
+        Err(ProtectError::Malformed)
+    );
+    assert_eq!(
+        client.protect_rtp(&mut third, &mut again[..40], 12, 32),
+        Err(ProtectError::BufferTooSmall)
+    );
 }

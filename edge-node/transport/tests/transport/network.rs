@@ -6,7 +6,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use meridian_transport::client::{Client, ClientConfig};
-use meridian_transport::{Channel, DtlsIdentity, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, Received};
+use meridian_transport::{
+    Channel, DatagramKind, DtlsIdentity, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, Received,
+    kind,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -27,6 +30,10 @@ pub(crate) struct Options {
     pub(crate) channels: Vec<Channel>,
     /// What the server is told about the client's certificate; `None` = the truth.
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// Everything but STUN is swallowed.
+    pub(crate) only_stun: bool,
+    /// Server and client.
+    pub(crate) addresses: (&'static str, &'static str),
 }
 
 impl Default for Options {
@@ -37,6 +44,8 @@ impl Default for Options {
             latency: Duration::from_millis(20),
             channels: vec![Channel::Reliable, Channel::Lossy],
             fingerprint: None,
+            only_stun: false,
+            addresses: (SERVER_ADDRESS, CLIENT_ADDRESS),
         }
     }
 }
@@ -59,6 +68,7 @@ pub(crate) struct Network {
     pub(crate) server_received: Vec<Vec<u8>>,
     pub(crate) client_received: Vec<Vec<u8>>,
     pub(crate) loss: f64,
+    only_stun: bool,
     /// Source addresses whose datagrams are swallowed.
     pub(crate) unreachable: Vec<SocketAddr>,
     pub(crate) rng: StdRng,
@@ -95,7 +105,7 @@ impl Network {
             channels: options.channels,
             seed: rng.random(),
         };
-        let client = Client::new(config, address(CLIENT_ADDRESS), address(SERVER_ADDRESS), now).unwrap();
+        let client = Client::new(config, address(options.addresses.1), address(options.addresses.0), now).unwrap();
         Network {
             now,
             start: now,
@@ -106,6 +116,7 @@ impl Network {
             server_received: Vec::new(),
             client_received: Vec::new(),
             loss: options.loss,
+            only_stun: options.only_stun,
             unreachable: Vec::new(),
             rng,
             latency: options.latency,
@@ -120,7 +131,11 @@ impl Network {
         let channels = options.channels.len();
         let mut network = Network::new(options);
         let joined = network.run_until(Duration::from_secs(90), |n| n.is_joined(channels));
-        assert!(joined, "not joined: server {:?}, client {:?}", network.server_events, network.client_events);
+        assert!(
+            joined,
+            "not joined: server {:?}, client {:?}",
+            network.server_events, network.client_events
+        );
         network
     }
 
@@ -144,10 +159,14 @@ impl Network {
             if done(self) {
                 return true;
             }
-            let next = [self.wire.front().map(|p| p.at), self.server.poll_timeout(), self.client.poll_timeout()]
-                .into_iter()
-                .flatten()
-                .min();
+            let next = [
+                self.wire.front().map(|p| p.at),
+                self.server.poll_timeout(),
+                self.client.poll_timeout(),
+            ]
+            .into_iter()
+            .flatten()
+            .min();
             let Some(next) = next.filter(|&at| at <= end) else {
                 self.now = end;
                 return false;
@@ -170,7 +189,16 @@ impl Network {
     }
 
     fn deliver(&mut self) {
-        let Some(InFlight { to_server, from, to, mut payload, .. }) = self.wire.pop_front() else { return };
+        let Some(InFlight {
+            to_server,
+            from,
+            to,
+            mut payload,
+            ..
+        }) = self.wire.pop_front()
+        else {
+            return;
+        };
         let received = if to_server {
             if let Some(record) = &mut self.record {
                 record.push(payload.clone());
@@ -181,7 +209,11 @@ impl Network {
         };
         if let Received::Rtp { len } | Received::Rtcp { len } = received {
             payload.truncate(len);
-            let list = if to_server { &mut self.server_received } else { &mut self.client_received };
+            let list = if to_server {
+                &mut self.server_received
+            } else {
+                &mut self.client_received
+            };
             list.push(payload);
         }
     }
@@ -208,9 +240,15 @@ impl Network {
 
     pub(crate) fn send(&mut self, to_server: bool, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
         assert!(payload.len() <= 1_280, "a datagram of {} bytes", payload.len());
-        let lost = self.rng.random_bool(self.loss);
+        let lost = self.rng.random_bool(self.loss) || (self.only_stun && kind(&payload) != DatagramKind::Stun);
         if !lost && !self.unreachable.contains(&from) && !self.unreachable.contains(&to) {
-            self.wire.push_back(InFlight { at: self.now + self.latency, to_server, from, to, payload });
+            self.wire.push_back(InFlight {
+                at: self.now + self.latency,
+                to_server,
+                from,
+                to,
+                payload,
+            });
         }
     }
 
@@ -227,7 +265,11 @@ fn data(events: &[PeerEvent]) -> Vec<(Channel, Vec<u8>, bool)> {
     events
         .iter()
         .filter_map(|event| match event {
-            PeerEvent::Data { channel, payload, binary } => Some((*channel, payload.to_vec(), *binary)),
+            PeerEvent::Data {
+                channel,
+                payload,
+                binary,
+            } => Some((*channel, payload.to_vec(), *binary)),
             _ => None,
         })
         .collect()

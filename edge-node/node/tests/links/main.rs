@@ -1,22 +1,25 @@
 //! Links between two edges in one process over real quinn, through netlab's relay on loopback.
 
-use std::net::SocketAddr;
+mod support;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_api::pki::{CertificateAuthority, NodeIdentity};
-use meridian_netlab::{Impairment, Relay};
+use meridian_api::pki::{CertificateAuthority, NodeIdentity, node_dns_name};
+use meridian_cascade::link::hello::{Hello, Purpose};
+use meridian_netlab::Impairment;
 use meridian_node::link::{
     DownReason, LinkConfig, LinkEndpoint, LinkError, LinkEvent, LinkStats, MediaPacket, PeerAddress, Priority,
-    Received, SendControlError, SenderReport,
+    SendControlError, SenderReport,
 };
-use meridian_room::ids::NodeId;
 use meridian_sfu::media::Layer;
+use prost::Message;
+use support::*;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 const MS: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_percent_loss_both_ways_at_90_ms_leaves_less_than_a_thousandth() {
@@ -462,141 +465,102 @@ fn a_killed_peer_that_restarts_on_its_address_is_linked_again_well_before_the_id
     assert!(killed.elapsed() < 2000 * MS, "{:?}", killed.elapsed());
 }
 
-// ---- helpers
-
-fn near_id() -> NodeId {
-    "fra-1".into()
-}
-fn far_id() -> NodeId {
-    "sin-1".into()
-}
-fn loopback() -> SocketAddr {
-    ([127, 0, 0, 1], 0).into()
-}
-
-struct Node {
-    link: LinkEndpoint,
-    events: mpsc::Receiver<LinkEvent>,
-    ups: u32,
-    downs: u32,
-}
-
-/// Two nodes of one CA, linked through a relay that impairs both directions alike.
-async fn linked(impairment: Impairment, seed: u64) -> (Node, Node, Relay) {
-    let ca = CertificateAuthority::create().unwrap();
-    let mut near = Node::start(near_id().as_str(), ca.issue_node(near_id().as_str(), &[]).unwrap()).await;
-    let mut far = Node::start(far_id().as_str(), ca.issue_node(far_id().as_str(), &[]).unwrap()).await;
-    let relay = Relay::start(far.addr(), impairment.clone(), impairment, seed).unwrap();
-    near.link.connect(far_id(), relay.addr());
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_path_died_is_linked_at_its_new_address_before_the_old_link_times_out() {
+    let (mut near, mut far, relay) = linked(Impairment::default(), 7).await;
+    tokio::time::sleep(300 * MS).await;
+    relay.cut(true);
+    let cut = Instant::now();
+    near.link.set_peers(vec![PeerAddress {
+        node: far_id(),
+        addr: far.addr(),
+    }]);
+    assert_eq!(near.down().await, DownReason::Replaced);
     near.up().await;
+    assert!(cut.elapsed() < 2500 * MS, "{:?}", cut.elapsed());
+    assert_eq!(far.down().await, DownReason::Replaced);
     far.up().await;
-    (near, far, relay)
+    far.link
+        .send_control(&near_id(), Bytes::from_static(b"hello"))
+        .expect("up");
+    assert_eq!(near.control().await, "hello");
 }
 
-impl Node {
-    async fn start(name: &str, identity: NodeIdentity) -> Node {
-        let (sender, events) = mpsc::channel(4096);
-        let mut config = LinkConfig::new(name.into(), loopback(), identity);
-        // A control plane's certificate does not start an endpoint under an edge's name unless they are alike.
-        config.ceiling_bps = 100_000_000;
-        let link = LinkEndpoint::start(config, sender).await.expect("starts");
-        Node {
-            link,
-            events,
-            ups: 0,
-            downs: 0,
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_from_strangers_harms_no_link() {
+    let (near, mut far, _relay) = linked(Impairment::default(), 8).await;
+    let socket = tokio::net::UdpSocket::bind(loopback()).await.unwrap();
+    for i in 0..5000u32 {
+        let mut noise: Vec<u8> = (0..1200u32)
+            .map(|at| (at.wrapping_mul(i ^ 0x9e37) >> 3) as u8)
+            .collect();
+        // Half of them look like QUIC Initials with invented connection ids.
+        if i % 2 == 0 {
+            noise[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 18]);
         }
+        let _ = socket.send_to(&noise, far.addr()).await;
     }
-
-    fn addr(&self) -> SocketAddr {
-        self.link.local_addr().expect("bound")
+    for i in 0..50u64 {
+        near.link
+            .send_media(&far_id(), vec![packet(1, Priority::Audio, i, Duration::ZERO, 100)])
+            .expect("up");
     }
-
-    async fn until(&mut self, wanted: impl Fn(&LinkEvent) -> bool) -> LinkEvent {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let event = tokio::time::timeout_at(deadline, self.events.recv())
-                .await
-                .expect("in time")
-                .expect("open");
-            self.ups += u32::from(matches!(event, LinkEvent::Up { .. }));
-            self.downs += u32::from(matches!(event, LinkEvent::Down { .. }));
-            if wanted(&event) {
-                return event;
-            }
-        }
-    }
-
-    async fn up(&mut self) {
-        self.until(|e| matches!(e, LinkEvent::Up { .. })).await;
-    }
-
-    async fn down(&mut self) -> DownReason {
-        match self.until(|e| matches!(e, LinkEvent::Down { .. })).await {
-            LinkEvent::Down { reason, .. } => reason,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn control(&mut self) -> Bytes {
-        match self.until(|e| matches!(e, LinkEvent::Control { .. })).await {
-            LinkEvent::Control { message, .. } => message,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn stats(&mut self) -> LinkStats {
-        while self.events.try_recv().is_ok() {}
-        match self.until(|e| matches!(e, LinkEvent::Stats { .. })).await {
-            LinkEvent::Stats { stats, .. } => stats,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn media(&mut self, count: usize) -> Vec<Received> {
-        let mut received = Vec::new();
-        while received.len() < count {
-            if let LinkEvent::Media { packets, .. } = self.until(|e| matches!(e, LinkEvent::Media { .. })).await {
-                received.extend(packets);
-            }
-        }
-        received
-    }
-
-    /// Dials a peer that will not have us; gives the reason. A fresh node each, so that errors do not mix.
-    async fn dial_error(mut self, node: &str, addr: SocketAddr) -> LinkError {
-        self.link.connect(node.into(), addr);
-        match self.until(|e| matches!(e, LinkEvent::DialFailed { .. })).await {
-            LinkEvent::DialFailed { error, .. } => error,
-            other => panic!("{other:?}"),
-        }
+    near.link
+        .send_control(&far_id(), Bytes::from_static(b"still here"))
+        .expect("up");
+    assert_eq!(far.control().await, "still here");
+    assert_eq!(near.downs + far.downs, 0);
+    while let Ok(event) = far.events.try_recv() {
+        assert!(
+            !matches!(event, LinkEvent::Refused { .. }),
+            "noise never got as far as a handshake: {event:?}"
+        );
     }
 }
 
-/// A packet that says its number and when it was sent.
-fn packet(track: u32, priority: Priority, number: u64, at: Duration, len: usize) -> MediaPacket {
-    let mut payload = vec![0; len];
-    payload[..8].copy_from_slice(&number.to_be_bytes());
-    payload[8..16].copy_from_slice(&(at.as_micros() as u64).to_be_bytes());
-    let layer = if priority == Priority::Audio {
-        Layer(0)
-    } else {
-        Layer(2)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certified_peer_that_breaks_the_protocol_loses_its_link_and_the_reason_is_said() {
+    let ca = CertificateAuthority::create().unwrap();
+    let mut far = Node::start(far_id().as_str(), ca.issue_node(far_id().as_str(), &[]).unwrap()).await;
+    let tls = ca
+        .issue_node("aaa-1", &[])
+        .unwrap()
+        .client_config(&[b"meridian-link/1"])
+        .unwrap();
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(tls));
+    let client = quinn::Endpoint::client(loopback()).unwrap();
+    let greet = async |name: &str, purpose: Purpose, link_id: u64| {
+        let connecting = client
+            .connect_with(config.clone(), far.addr(), &node_dns_name(far_id().as_str()))
+            .unwrap();
+        let connection = connecting.await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        let hello = Hello::new(name, purpose, link_id, 7).encode_to_vec();
+        send.write_all(&(hello.len() as u32).to_be_bytes()).await.unwrap();
+        send.write_all(&hello).await.unwrap();
+        let answered = receive.read_exact(&mut [0; 8]).await.is_ok();
+        (connection, send, receive, answered)
     };
-    MediaPacket {
-        track,
-        layer,
-        priority,
-        payload: payload.into(),
-    }
-}
 
-fn field(packet: &Received, at: usize) -> u64 {
-    u64::from_be_bytes(packet.payload[at..at + 8].try_into().expect("8 bytes"))
-}
-fn number(packet: &Received) -> u64 {
-    field(packet, 0)
-}
-fn sent_at(packet: &Received) -> Duration {
-    Duration::from_micros(field(packet, 8))
+    // A name that is not its own.
+    let (connection, _, _, answered) = greet("bbb-1", Purpose::Control, 1).await;
+    assert!(!answered);
+    assert!(
+        connection
+            .closed()
+            .await
+            .to_string()
+            .contains("its certificate says aaa-1")
+    );
+
+    // A proper link, then a message announced as 4 GiB.
+    let (_control, mut send, _receive, _) = greet("aaa-1", Purpose::Control, 2).await;
+    let _media = greet("aaa-1", Purpose::Media, 2).await;
+    far.up().await;
+    send.write_all(&[0, 0, 0, 1, b'x']).await.unwrap();
+    assert_eq!(far.control().await, "x");
+    send.write_all(&[0xff; 4]).await.unwrap();
+    let reason = far.down().await.to_string();
+    assert!(reason.contains("4294967295 bytes"), "{reason}");
 }
