@@ -147,14 +147,16 @@ impl JoinService {
         };
         let host_key = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>());
         loop {
+            let now_ms = now_ms();
             let meeting = Meeting {
                 code: MeetingCode::generate(&mut rand::rng()).to_string(),
                 title: title.clone(),
                 passcode_hash: passcode_hash.clone(),
                 host_key_hash: sha256(&host_key),
                 max_participants,
-                created_at_ms: now_ms(),
+                created_at_ms: now_ms,
                 ended_at_ms: None,
+                used_at_ms: now_ms,
             };
             // A code that is taken (one in 2^45) is tried again with another.
             if self.store.insert(&meeting).await.map_err(unavailable)? {
@@ -233,6 +235,10 @@ impl JoinService {
             return Err(Refusal::Full {
                 people_max: meeting.max_participants,
             });
+        }
+        if let Err(error) = self.store.touch(&meeting).await {
+            // Nobody is turned away because of bookkeeping.
+            tracing::warn!(%error, "the use of a meeting could not be noted");
         }
         let identity = returning.unwrap_or_else(new_identity);
         let claims = self.claims(&identity, &name, &meeting);

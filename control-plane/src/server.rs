@@ -7,7 +7,7 @@ use crate::http::{self, App, Network};
 use crate::join::{JoinParts, JoinService};
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
-use crate::store::{MeetingStore, StoreError};
+use crate::store::{MeetingStore, StoreError, now_ms};
 use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
 use meridian_api::v1;
@@ -26,6 +26,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 /// How often edges report their load.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+const PURGE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Open requests may take this long to finish when the process stops.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -123,6 +124,7 @@ impl ControlPlane {
             enrolments: Limiter::new(10),
             shutdown: stopped.clone(),
         };
+        let purge = tokio::spawn(purge(store.clone(), config.limits.meeting_idle_days, stopped.clone()));
         let (grpc_address, grpc) = serve_grpc(&config, &authority, service, stopped).await?;
         tracing::info!(%http_address, %grpc_address, "control plane started");
         let https = config.http.certificate.is_some();
@@ -135,7 +137,7 @@ impl ControlPlane {
             joins,
             store,
             shutdown,
-            tasks: vec![http, grpc],
+            tasks: vec![http, grpc, purge],
         })
     }
 
@@ -195,6 +197,23 @@ impl Drop for ControlPlane {
         self.shutdown.send_replace(true);
         for task in &self.tasks {
             task.abort();
+        }
+    }
+}
+
+/// Removes meetings that nobody uses any more, now and then.
+async fn purge(store: MeetingStore, idle_days: u32, mut stopped: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(PURGE_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        let before_ms = now_ms().saturating_sub(u64::from(idle_days) * 24 * 3600 * 1000);
+        match store.purge(before_ms).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, idle_days, "unused meetings removed"),
+            Err(error) => tracing::warn!(%error, "unused meetings could not be removed"),
         }
     }
 }
