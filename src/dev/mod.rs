@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use meridian_control_plane::config::{GrpcConfig, HttpConfig};
+use meridian_control_plane::config::{GrpcConfig, HttpConfig, LimitsConfig};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
@@ -127,6 +127,12 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
             ..Default::default()
         },
         api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
+        // Everybody in the demo has the same address.
+        limits: LimitsConfig {
+            joins_per_minute_address: 1_000,
+            meetings_per_minute_address: 1_000,
+            ..LimitsConfig::default()
+        },
         demo: true,
         ..ControlPlaneConfig::default()
     }
