@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use meridian_api::config::{Problems, Settings};
+use meridian_api::network::Network;
+use meridian_api::pki::is_valid_node_id;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -54,6 +56,8 @@ pub struct HttpSettings {
     /// PEM files. Required unless `bind` is a loopback address: browsers give cameras to secure pages only.
     pub certificate: Option<PathBuf>,
     pub private_key: Option<PathBuf>,
+    /// Addresses or networks (`10.0.0.0/8`) of reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for HttpSettings {
@@ -63,6 +67,7 @@ impl Default for HttpSettings {
             public_url: String::new(),
             certificate: None,
             private_key: None,
+            trusted_proxies: vec![],
         }
     }
 }
@@ -116,13 +121,20 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// etcd's client URLs.
     pub endpoints: Vec<String>,
+    /// Prefix of all keys, ending in `/`; the same in the whole mesh.
+    pub prefix: String,
     /// Seconds after which an edge that stopped renewing gets no new people. 2 to 60.
     pub lease_s: u64,
 }
 
 impl Default for RegistrySettings {
     fn default() -> Self {
-        RegistrySettings { kind: RegistryKind::Memory, endpoints: vec![], lease_s: 10 }
+        RegistrySettings {
+            kind: RegistryKind::Memory,
+            endpoints: vec![],
+            prefix: "meridian/v1/".to_owned(),
+            lease_s: 10,
+        }
     }
 }
 
@@ -135,11 +147,17 @@ pub struct ControlPlaneSettings {
 }
 
 /// The certificate by which the mesh knows this edge.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PkiSettings {
-    /// Holds `ca.pem`, `certificate.pem`, `key.pem`, as `meridian pki` or enrolment writes them.
+    /// Holds `ca.pem`, `node.pem`, `node.key`, as `meridian pki node` writes them.
     pub directory: PathBuf,
+}
+
+impl Default for PkiSettings {
+    fn default() -> Self {
+        PkiSettings { directory: PathBuf::from("pki") }
+    }
 }
 
 impl Settings for EdgeConfig {
@@ -151,7 +169,11 @@ impl Settings for EdgeConfig {
                 && text.len() <= 63
                 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
-        problems.require(name(&self.node.id), "node.id", "must be 1 to 63 of a-z, 0-9 and -, for example \"fra-1\"");
+        problems.require(
+            is_valid_node_id(&self.node.id),
+            "node.id",
+            "must be 1 to 40 of a-z, 0-9 and - (not at either end), for example \"fra-1\"",
+        );
         problems.require(name(&self.node.region), "node.region", "must be 1 to 63 of a-z, 0-9 and -, for example \"fra\"");
         problems.require(
             self.node.latitude.is_none_or(|degrees| (-90.0..=90.0).contains(&degrees)),
@@ -177,6 +199,7 @@ impl Settings for EdgeConfig {
             "registry.endpoints",
             "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\"",
         );
+        problems.require(self.registry.prefix.ends_with('/'), "registry.prefix", "must end with /");
         problems.require((2..=60).contains(&self.registry.lease_s), "registry.lease_s", "must be between 2 and 60 seconds");
         for (key, secret) in &self.api_keys {
             let long_enough = secret.len() >= 32;
@@ -202,6 +225,19 @@ impl EdgeConfig {
                 self.http.bind.ip()
             ),
         );
+        problems.require_file(self.http.certificate.as_deref(), "http.certificate");
+        problems.require_file(self.http.private_key.as_deref(), "http.private_key");
+        for network in &self.http.trusted_proxies {
+            problems.require(
+                Network::parse(network).is_some(),
+                "http.trusted_proxies",
+                format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
+            );
+        }
+        if let Some(url) = &self.control_plane.url {
+            // The connection is always mutual TLS.
+            problems.require(url.starts_with("https://"), "control_plane.url", "must begin with https://, for example \"https://10.0.0.2:8090\"");
+        }
         let url = &self.http.public_url;
         problems.require(
             url.is_empty() || url.starts_with("wss://") || url.starts_with("ws://"),

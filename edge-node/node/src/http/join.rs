@@ -1,129 +1,64 @@
 //! `POST /api/v1/meetings/{code}/join` on an edge: forwarded to the control plane over the warm gRPC connection, so that a
-//! client which reaches any edge can join. The answer's JSON is the one the control plane gives over HTTP.
+//! client which reaches any edge can join. Answers are the control plane's own, word for word (`meridian_api::join`).
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use meridian_api::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_api::network::client_address;
 use meridian_api::v1;
-use serde::{Deserialize, Serialize};
+use meridian_api::v1::join_answer::Answer;
 
 use super::ClientAddress;
 use super::rtc::with_cors;
 use crate::edge::EdgeState;
 
-#[derive(Deserialize)]
-pub(crate) struct JoinBody {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    passcode: String,
-    #[serde(default)]
-    from: String,
-    #[serde(default)]
-    probes: Vec<ProbeBody>,
-    #[serde(default)]
-    avoid: Vec<String>,
-    #[serde(default)]
-    previous_token: String,
-}
-
-#[derive(Deserialize)]
-struct ProbeBody {
-    region: String,
-    rtt_ms: f32,
-}
-
-#[derive(Serialize)]
-struct Granted {
-    edge: EdgeBody,
-    alternates: Vec<EdgeBody>,
-    ice_servers: Vec<IceServerBody>,
-    token: String,
-    identity: String,
-    room: String,
-    title: String,
-    reasons: Vec<ReasonBody>,
-    expires: u64,
-}
-
-#[derive(Serialize)]
-struct EdgeBody {
-    id: String,
-    region: String,
-    url: String,
-}
-
-#[derive(Serialize)]
-struct IceServerBody {
-    urls: Vec<String>,
-    username: String,
-    credential: String,
-}
-
-#[derive(Serialize)]
-struct ReasonBody {
-    edge: String,
-    kind: String,
-    value: f64,
-    text: String,
-}
-
-#[derive(Serialize)]
-struct Refused {
-    code: String,
-    message: String,
-    #[serde(skip_serializing_if = "is_zero")]
-    retry_after_s: u32,
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
+/// What clients are told to wait while the control plane is away: about as long as the stream needs to be back.
+const AWAY_RETRY_S: u32 = 3;
 
 pub(crate) async fn join(
     State(edge): State<Arc<EdgeState>>,
-    ConnectInfo(ClientAddress(address)): ConnectInfo<ClientAddress>,
+    ConnectInfo(ClientAddress(peer)): ConnectInfo<ClientAddress>,
     Path(code): Path<String>,
-    body: Result<Json<JoinBody>, JsonRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let body = match body {
-        Ok(Json(body)) => body,
-        Err(rejection) => return refused(StatusCode::BAD_REQUEST, "bad_request", &rejection.body_text(), 0),
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let body: JoinBody = match body.map_err(|_| body_too_large()).and_then(|body| read_json(content_type, &body)) {
+        Ok(body) => body,
+        Err(refusal) => return refuse(&refusal.into()),
     };
     let Some(control) = &edge.control else {
-        return refused(
-            StatusCode::NOT_IMPLEMENTED,
-            "no_control_plane",
-            "This edge runs without a control plane, so it knows no meetings. Join with a token instead.",
-            0,
-        );
+        return refuse(&v1::JoinRefused {
+            status: 501,
+            code: "no_control_plane".to_owned(),
+            message: "This edge runs without a control plane, so it knows no meetings. Join with a token instead.".to_owned(),
+            retry_after_s: 0,
+        });
     };
-    let request = v1::JoinRequest {
-        code,
-        name: body.name,
-        passcode: body.passcode,
-        client_address: address.ip().to_string(),
-        from: body.from,
-        probes: body.probes.into_iter().map(|probe| v1::Probe { region: probe.region, rtt_ms: probe.rtt_ms }).collect(),
-        avoid: body.avoid,
-        previous_token: body.previous_token,
-    };
-    match control.join(request).await.map(|answer| answer.answer) {
-        Ok(Some(v1::join_answer::Answer::Granted(granted))) => with_cors(Json(Granted::from(granted)).into_response()),
-        Ok(Some(v1::join_answer::Answer::Refused(no))) => {
-            let status = u16::try_from(no.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-            refused(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &no.code, &no.message, no.retry_after_s)
+    let forwarded: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    let client = client_address(peer.ip(), forwarded.into_iter(), &edge.trusted_proxies);
+    match control.join(body.into_request(&code, &client.to_string())).await.map(|answer| answer.answer) {
+        Ok(Some(Answer::Granted(granted))) => finish(Json(JoinReply::from(granted)).into_response()),
+        Ok(Some(Answer::Refused(refused))) => refuse(&refused),
+        // A later version's answer: this edge cannot give it, another or the control plane itself may.
+        Ok(None) => refuse(&Refusal::Unavailable.into()),
+        Err(status) => {
+            tracing::info!(%status, "a join could not be forwarded");
+            refuse(&v1::JoinRefused {
+                status: 503,
+                code: "control_plane_away".to_owned(),
+                message: "The meeting service can't be reached right now. Meetings under way go on; try again in a few seconds."
+                    .to_owned(),
+                retry_after_s: AWAY_RETRY_S,
+            })
         }
-        Ok(None) | Err(_) => refused(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "control_plane_away",
-            "The meeting service can't be reached right now. Meetings under way go on; try again in a few seconds.",
-            3,
-        ),
     }
 }
 
@@ -137,35 +72,18 @@ pub(crate) async fn preflight() -> Response {
     response
 }
 
-fn refused(status: StatusCode, code: &str, message: &str, retry_after_s: u32) -> Response {
-    let body = Refused { code: code.to_owned(), message: message.to_owned(), retry_after_s };
-    with_cors((status, Json(body)).into_response())
+fn refuse(refused: &v1::JoinRefused) -> Response {
+    let status = u16::try_from(refused.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(ErrorReply::from(refused))).into_response();
+    if refused.retry_after_s > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(refused.retry_after_s));
+    }
+    finish(response)
 }
 
-impl From<v1::JoinGranted> for Granted {
-    fn from(granted: v1::JoinGranted) -> Granted {
-        let edge = |address: v1::EdgeAddress| EdgeBody { id: address.id, region: address.region, url: address.url };
-        let ice = |server: v1::IceServer| IceServerBody {
-            urls: server.urls,
-            username: server.username,
-            credential: server.credential,
-        };
-        let reason = |reason: v1::Reason| ReasonBody {
-            edge: reason.edge,
-            kind: reason.kind,
-            value: reason.value,
-            text: reason.text,
-        };
-        Granted {
-            edge: edge(granted.edge.unwrap_or_default()),
-            alternates: granted.alternates.into_iter().map(edge).collect(),
-            ice_servers: granted.ice_servers.into_iter().map(ice).collect(),
-            token: granted.token,
-            identity: granted.identity,
-            room: granted.room,
-            title: granted.title,
-            reasons: granted.reasons.into_iter().map(reason).collect(),
-            expires: granted.expires,
-        }
-    }
+/// Tokens and refusals are one client's, once.
+fn finish(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    with_cors(response)
 }

@@ -8,10 +8,11 @@ mod tls;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::StatusCode;
+use meridian_api::join::BODY_BYTES_MAX;
 
 use crate::edge::EdgeState;
 
@@ -24,7 +25,7 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
         .route("/rtc/v1/validate", get(rtc::validate))
         .route("/rtc", any(rtc::unsupported))
         .route("/rtc/{*rest}", any(rtc::unsupported))
-        .route("/api/v1/meetings/{code}/join", post(join::join).options(join::preflight))
+        .route("/api/v1/meetings/{code}/join", post(join::join).options(join::preflight).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)))
         .route("/probe", get(probe))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
