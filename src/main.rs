@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod dev;
+mod flags;
+mod pki;
 mod run;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Video conferencing whose rooms span the globe.
 ///
@@ -34,24 +36,13 @@ enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Meetings, joins, assignment; serves the browser app.
-    ControlPlane(RoleArgs),
+    ControlPlane(flags::ControlPlaneArgs),
     /// One PoP: signalling, media, links to other edges.
-    Edge(RoleArgs),
+    Edge(flags::EdgeArgs),
     /// A control plane and three PoPs (fra, iad, sin) on this machine, to try things out. What `./run demo` runs.
     Dev(dev::DevArgs),
-}
-
-#[derive(Args)]
-struct RoleArgs {
-    /// The configuration file (TOML).
-    #[arg(long, short, env = "MERIDIAN_CONFIG")]
-    config: Option<std::path::PathBuf>,
-    /// Sets one key, `--set http.bind=127.0.0.1:7880`; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Checks the configuration and exits.
-    #[arg(long)]
-    check: bool,
+    /// Certificates of the mesh: its authority, and one for each edge.
+    Pki(pki::PkiArgs),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +62,7 @@ fn main() -> ExitCode {
             Command::ControlPlane(args) => run::control_plane(args).await,
             Command::Edge(args) => run::edge(args).await,
             Command::Dev(args) => dev::run(args).await,
+            Command::Pki(args) => pki::run(args),
         }
     });
     match outcome {

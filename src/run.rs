@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-use meridian_api::config::{Loader, Settings};
+use anyhow::{Context, bail};
 use meridian_api::pki::NodeIdentity;
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{RegistryKind, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
 use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::RoleArgs;
+use crate::flags::{ControlPlaneArgs, EdgeArgs};
 
 pub(crate) fn logging(filter: &str, json: bool) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
@@ -31,33 +31,36 @@ pub(crate) fn logging(filter: &str, json: bool) {
     }
 }
 
-pub(crate) async fn edge(args: RoleArgs) -> anyhow::Result<()> {
-    let config: EdgeConfig = load(&args)?;
-    if args.check {
-        println!("the configuration is good");
-        return Ok(());
-    }
+pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
+    let config: EdgeConfig = args.load()?;
     let identity = NodeIdentity::load(&config.pki.directory).with_context(|| {
         format!(
-            "no certificate of this edge in {}: see pki.directory",
+            "pki.directory: no certificate of this edge in {} (`meridian pki node` makes one)",
             config.pki.directory.display()
         )
     })?;
-    let registry = registry(&config.registry).await?;
-    let edge = Edge::start(config, registry, identity).await?;
-    stop_signal().await;
-    tracing::info!("stopping");
-    edge.stop().await;
-    Ok(())
+    meridian_node::check_identity(&config, &identity)?;
+    if args.role.check {
+        println!("the configuration is good");
+        return Ok(());
+    }
+    let start = async {
+        let registry = registry(&config.registry).await?;
+        Ok(Edge::start(config, registry, identity).await?)
+    };
+    StopSignal::install()?
+        .serve(start, async |edge: Edge| edge.stop().await)
+        .await
 }
 
-pub(crate) async fn control_plane(args: RoleArgs) -> anyhow::Result<()> {
-    let config: ControlPlaneConfig = load(&args)?;
-    if args.check {
+pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> {
+    let config: ControlPlaneConfig = args.load()?;
+    if args.role.check {
         println!("the configuration is good");
         return Ok(());
     }
     let settings = RegistrySettings {
+        prefix: config.registry.prefix.clone(),
         kind: match config.registry.kind {
             meridian_control_plane::config::RegistryKind::Memory => RegistryKind::Memory,
             meridian_control_plane::config::RegistryKind::Etcd => RegistryKind::Etcd,
@@ -65,47 +68,71 @@ pub(crate) async fn control_plane(args: RoleArgs) -> anyhow::Result<()> {
         endpoints: config.registry.endpoints.clone(),
         lease_s: config.registry.lease_s,
     };
-    let registry = registry(&settings).await?;
-    let control = ControlPlane::start(config, registry).await?;
-    stop_signal().await;
-    tracing::info!("stopping");
-    control.shutdown().await;
-    Ok(())
+    let start = async {
+        let registry = registry(&settings).await?;
+        Ok(ControlPlane::start(config, registry).await?)
+    };
+    StopSignal::install()?
+        .serve(start, async |control: ControlPlane| control.shutdown().await)
+        .await
 }
 
 /// The registry that a configuration names.
-pub(crate) async fn registry(settings: &RegistrySettings) -> anyhow::Result<SharedRegistry> {
+async fn registry(settings: &RegistrySettings) -> anyhow::Result<SharedRegistry> {
     Ok(match settings.kind {
-        RegistryKind::Memory => Arc::new(MemoryRegistry::new()),
+        RegistryKind::Memory => {
+            tracing::warn!(
+                "registry.kind is memory: this process neither sees others nor is seen by them (--etcd joins a mesh)"
+            );
+            Arc::new(MemoryRegistry::new())
+        }
         RegistryKind::Etcd => {
-            let options = EtcdOptions::new(settings.endpoints.clone());
+            let options = EtcdOptions {
+                prefix: settings.prefix.clone(),
+                ..EtcdOptions::new(settings.endpoints.clone())
+            };
             Arc::new(EtcdRegistry::connect(options).await.context("registry.endpoints")?)
         }
     })
 }
 
-pub(crate) fn load<T: Settings>(args: &RoleArgs) -> anyhow::Result<T> {
-    let mut loader = Loader::new("MERIDIAN")
-        .file(args.config.clone())
-        .ignore_env(&["MERIDIAN_CONFIG", "MERIDIAN_LOG", "MERIDIAN_LOG_FORMAT"])
-        .env(std::env::vars());
-    for pair in &args.set {
-        let (key, value) = pair
-            .split_once('=')
-            .with_context(|| format!("--set {pair}: want KEY=VALUE"))?;
-        loader = loader.flag("--set", key, Some(value));
-    }
-    Ok(loader.load::<T>()?.value)
+/// Ctrl-C, or what service managers send. Installed before anything is started, so that nothing started is left behind.
+pub(crate) struct StopSignal {
+    interrupt: Signal,
+    terminate: Signal,
 }
 
-/// Ctrl-C, or what service managers send.
-pub(crate) async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+impl StopSignal {
+    pub(crate) fn install() -> anyhow::Result<StopSignal> {
+        let install = |kind| signal(kind).context("cannot listen for signals");
+        Ok(StopSignal {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+        })
+    }
+
+    pub(crate) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Runs until the first signal, then stops; a second signal cuts the stopping short.
+    async fn serve<T>(
+        mut self,
+        start: impl Future<Output = anyhow::Result<T>>,
+        stop: impl AsyncFnOnce(T),
+    ) -> anyhow::Result<()> {
+        let running = tokio::select! {
+            started = start => started?,
+            () = self.received() => return Ok(()),
+        };
+        self.received().await;
+        tracing::info!("stopping");
+        tokio::select! {
+            () = stop(running) => Ok(()),
+            () = self.received() => bail!("stopped at once, without a goodbye to clients"),
+        }
     }
 }

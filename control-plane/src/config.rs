@@ -263,7 +263,7 @@ impl HttpConfig {
         problems.require(self.may_bind(), "http.bind", self.why_not_bind());
         for network in &self.trusted_proxies {
             problems.require(
-                crate::http::Network::parse(network).is_some(),
+                meridian_api::network::Network::parse(network).is_some(),
                 "http.trusted_proxies",
                 format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
             );

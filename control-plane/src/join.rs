@@ -2,7 +2,6 @@
 
 use crate::config::{LimitsConfig, TurnConfig};
 use crate::fleet::Fleet;
-use crate::http::limit_key;
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
 use crate::passcode::{PASSCODE_BYTES_MAX, Passcodes};
@@ -11,6 +10,7 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_api::join::{AVOID_MAX, NAME_CHARS_MAX, PROBES_MAX, Refusal};
+use meridian_api::network::limit_key;
 use meridian_api::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenError, unix_now_s, verify_at};
 use meridian_api::{turn, v1};
 use meridian_geo::{Client, GeoDatabase, Location, Policy, Probe, assign, regions};

@@ -3,11 +3,12 @@
 use crate::config::{ControlPlaneConfig, HttpConfig};
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
-use crate::http::{self, App, Network};
+use crate::http::{self, App};
 use crate::join::{JoinParts, JoinService};
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
 use crate::store::{MeetingStore, StoreError, now_ms};
+use meridian_api::network::Network;
 use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
 use meridian_api::v1;

@@ -14,6 +14,7 @@ use meridian_node::{Edge, EdgeConfig};
 use meridian_registry::MemoryRegistry;
 use rand::Rng;
 use rand::distr::Alphanumeric;
+use tokio::task::JoinSet;
 
 use crate::run;
 use engines::{Data, Engine, Etcd};
@@ -52,38 +53,63 @@ enum DevRegistry {
 }
 
 pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
+    let mut signal = run::StopSignal::install()?;
     let data = Data::open(args.data.clone())?;
-    let engine = match args.registry {
-        DevRegistry::Memory => Engine::Memory(MemoryRegistry::new()),
-        DevRegistry::Etcd => Engine::Etcd(Etcd::start(&data.path.join("etcd")).await?),
+    let demo = tokio::select! {
+        demo = Demo::start(&args, &data) => demo?,
+        // What has been started goes with the future: etcd is killed, the directory removed.
+        () = signal.received() => return Ok(()),
     };
-    let secret: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
-    let control = ControlPlane::start(control_config(&args, &data.path, &secret), engine.connect().await?).await?;
-    let mut edges = Vec::new();
-    for pop in POPS {
-        let identity = control.certificate_authority().issue_node(pop, &[])?;
-        let config = edge_config(pop, &secret, control.grpc_address());
-        edges.push(
-            Edge::start(config, engine.connect().await?, identity)
-                .await
-                .with_context(|| format!("PoP {pop}"))?,
-        );
-    }
-    let page = format!("http://localhost:{}", control.http_address().port());
-    welcome(&page, &secret, &edges);
-    if let Some(path) = &args.ready_file {
-        let ready = ready(&page, &secret, &edges).to_string();
-        std::fs::write(path, ready).with_context(|| format!("--ready-file {}", path.display()))?;
-    }
-    run::stop_signal().await;
+    signal.received().await;
     println!("\nStopping…");
-    for edge in edges {
-        edge.stop().await;
+    tokio::select! {
+        () = demo.stop() => {}
+        () = signal.received() => anyhow::bail!("stopped at once, without a goodbye to clients"),
     }
-    control.shutdown().await;
-    engine.stop().await;
     println!("Stopped.");
     Ok(())
+}
+
+/// Everything that runs.
+struct Demo {
+    engine: Engine,
+    control: ControlPlane,
+    edges: Vec<Edge>,
+}
+
+impl Demo {
+    async fn start(args: &DevArgs, data: &Data) -> anyhow::Result<Demo> {
+        let engine = match args.registry {
+            DevRegistry::Memory => Engine::Memory(MemoryRegistry::new()),
+            DevRegistry::Etcd => Engine::Etcd(Etcd::start(&data.path.join("etcd")).await?),
+        };
+        let secret: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+        let control = ControlPlane::start(control_config(args, &data.path, &secret), engine.connect().await?).await?;
+        let mut edges = Vec::new();
+        for pop in POPS {
+            let identity = control.certificate_authority().issue_node(pop, &[])?;
+            let config = edge_config(pop, &secret, control.grpc_address());
+            let started = Edge::start(config, engine.connect().await?, identity).await;
+            edges.push(started.with_context(|| format!("PoP {pop}"))?);
+        }
+        let page = format!("http://localhost:{}", control.http_address().port());
+        welcome(&page, &secret, &edges);
+        if let Some(path) = &args.ready_file {
+            let ready = ready(&page, &secret, &edges).to_string();
+            std::fs::write(path, ready).with_context(|| format!("--ready-file {}", path.display()))?;
+        }
+        Ok(Demo { engine, control, edges })
+    }
+
+    async fn stop(self) {
+        let mut stopping = JoinSet::new();
+        for edge in self.edges {
+            stopping.spawn(edge.stop());
+        }
+        while stopping.join_next().await.is_some() {}
+        self.control.shutdown().await;
+        self.engine.stop().await;
+    }
 }
 
 fn welcome(page: &str, secret: &str, edges: &[Edge]) {

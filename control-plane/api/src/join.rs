@@ -5,6 +5,8 @@
 use crate::v1;
 use serde::{Deserialize, Serialize};
 
+/// Largest body of a request.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Longest display name, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
 /// Most probes that are read of one request.
@@ -37,6 +39,29 @@ pub struct JoinBody {
 pub struct ProbeBody {
     pub region: String,
     pub rtt_ms: f32,
+}
+
+/// Reads the JSON body of an API request. The content type is required: a page of another site cannot send it without asking
+/// (CORS preflight).
+///
+/// # Errors
+/// [`Refusal::BadRequest`].
+pub fn read_json<T: serde::de::DeserializeOwned>(content_type: Option<&str>, body: &[u8]) -> Result<T, Refusal> {
+    if !content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/json")) {
+        return Err(Refusal::BadRequest(
+            "Send JSON, with the header `Content-Type: application/json`.".to_owned(),
+        ));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::BadRequest(format!("The body is not what this endpoint takes: {error}.")))
+}
+
+/// The refusal of a body above [`BODY_BYTES_MAX`].
+pub fn body_too_large() -> Refusal {
+    Refusal::BadRequest(format!(
+        "The request body is too large: at most {} KiB.",
+        BODY_BYTES_MAX / 1024
+    ))
 }
 
 impl JoinBody {

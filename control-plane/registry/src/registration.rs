@@ -1,11 +1,15 @@
 //! A key that lives as long as its process: leased, kept alive, put back after the lease was lost, gone at once on leaving.
 
-use crate::{Backoff, LeaseId, RegistryError, SharedRegistry, within};
+use crate::{Backoff, Entry, LeaseId, RegistryError, SharedRegistry, within};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+/// Leases remembered: an older one has ended.
+const GRANTED_MAX: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegistrationState {
@@ -38,6 +42,7 @@ pub fn register(registry: SharedRegistry, key: impl Into<String>, value: Bytes, 
         ttl,
         value: value_out,
         state: state_in,
+        granted: VecDeque::new(),
     };
     let task = tokio::spawn(keeper.run(leave_out));
     Registration {
@@ -93,6 +98,8 @@ struct Keeper {
     ttl: Duration,
     value: watch::Receiver<Bytes>,
     state: watch::Sender<RegistrationState>,
+    /// The last leases that a write of ours went under, whether or not its answer came: what they hold is ours.
+    granted: VecDeque<LeaseId>,
 }
 
 /// Why a lease is no longer kept.
@@ -149,10 +156,16 @@ impl Keeper {
     async fn establish(&mut self, first: bool) -> Result<Option<LeaseId>, RegistryError> {
         let limit = self.ttl / 2;
         // A fresh process takes its name over from the one that crashed. One that was merely cut off must not take it back.
-        if !first && within(limit, self.registry.get(&self.key)).await?.is_some() {
+        // A write whose answer was lost may stand all the same: what lies under a lease of ours is nobody else's.
+        if !first
+            && let Some(entry) = within(limit, self.registry.get(&self.key)).await?
+            && !self.is_ours(&entry)
+        {
             return Ok(None);
         }
         let lease = within(limit, self.registry.grant(self.ttl)).await?;
+        self.granted.truncate(GRANTED_MAX - 1);
+        self.granted.push_front(lease);
         let value = self.value.borrow_and_update().clone();
         within(limit, self.registry.put(&self.key, value, Some(lease))).await?;
         Ok(Some(lease))
@@ -208,12 +221,17 @@ impl Keeper {
             .send_if_modified(|current| std::mem::replace(current, state) != state);
     }
 
+    fn is_ours(&self, entry: &Entry) -> bool {
+        entry.lease.is_some_and(|lease| self.granted.contains(&lease))
+    }
+
     /// Renews the lease and looks whether the key is still ours; `false`: somebody else's.
     async fn renew(&mut self, lease: LeaseId) -> Result<bool, RegistryError> {
         within(self.ttl / 3, self.registry.keep_alive(lease)).await?;
         match within(self.ttl / 3, self.registry.get(&self.key)).await? {
-            Some(entry) => Ok(entry.lease == Some(lease)),
-            None => self.write(lease).await,
+            Some(entry) if entry.lease == Some(lease) => Ok(true),
+            // Absent, or an older write of ours that arrived late.
+            _ => self.write(lease).await,
         }
     }
 
@@ -221,12 +239,100 @@ impl Keeper {
         let limit = self.ttl / 3;
         if within(limit, self.registry.get(&self.key))
             .await?
-            .is_some_and(|entry| entry.lease != Some(lease))
+            .is_some_and(|entry| !self.is_ours(&entry))
         {
             return Ok(false);
         }
         let value = self.value.borrow_and_update().clone();
         within(limit, self.registry.put(&self.key, value, Some(lease))).await?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BoxFuture, Changes, Expected, Listing, MemoryRegistry, Registry, Result, Swap};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Carries out every call, but loses the answers of the puts numbered in `lost` (a bit each).
+    struct Forgetful {
+        inner: MemoryRegistry,
+        lost: u32,
+        puts: AtomicU32,
+    }
+
+    impl Registry for Forgetful {
+        fn put<'a>(&'a self, key: &'a str, value: Bytes, lease: Option<LeaseId>) -> BoxFuture<'a, Result<u64>> {
+            Box::pin(async move {
+                let revision = self.inner.put(key, value, lease).await?;
+                match self.lost >> self.puts.fetch_add(1, Ordering::SeqCst) & 1 {
+                    1 => Err(RegistryError::Unavailable("the answer was lost".to_owned())),
+                    _ => Ok(revision),
+                }
+            })
+        }
+        fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>>> {
+            self.inner.get(key)
+        }
+        fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing>> {
+            self.inner.list(prefix)
+        }
+        fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool>> {
+            self.inner.delete(key)
+        }
+        fn compare_and_set<'a>(
+            &'a self,
+            key: &'a str,
+            expected: Expected,
+            value: Option<Bytes>,
+            lease: Option<LeaseId>,
+        ) -> BoxFuture<'a, Result<Swap>> {
+            self.inner.compare_and_set(key, expected, value, lease)
+        }
+        fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<LeaseId>> {
+            self.inner.grant(ttl)
+        }
+        fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>> {
+            self.inner.keep_alive(lease)
+        }
+        fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>> {
+            self.inner.revoke(lease)
+        }
+        fn changes<'a>(&'a self, prefix: &'a str, after: u64) -> BoxFuture<'a, Result<Changes>> {
+            self.inner.changes(prefix, after)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_was_lost_is_not_taken_for_another_process() {
+        let inner = MemoryRegistry::new();
+        // The first put is heard; the first two after the lease was lost are not.
+        let forgetful = Forgetful {
+            inner: inner.clone(),
+            lost: 0b110,
+            puts: AtomicU32::new(0),
+        };
+        let registration = register(
+            Arc::new(forgetful),
+            "nodes/a",
+            Bytes::from_static(b"a"),
+            Duration::from_secs(1),
+        );
+        let mut state = registration.state();
+        state
+            .wait_for(|state| *state == RegistrationState::Registered)
+            .await
+            .unwrap();
+        let lease = inner.get("nodes/a").await.unwrap().unwrap().lease.unwrap();
+        inner.revoke(lease).await.unwrap();
+        state.wait_for(|state| *state == RegistrationState::Lost).await.unwrap();
+        let next = state
+            .wait_for(|state| *state != RegistrationState::Lost)
+            .await
+            .map(|state| *state);
+        assert_eq!(next.unwrap(), RegistrationState::Registered);
+        assert!(inner.get("nodes/a").await.unwrap().is_some());
     }
 }

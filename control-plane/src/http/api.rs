@@ -7,7 +7,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use meridian_api::join::{JoinBody, JoinReply, Refusal};
+use meridian_api::join::{JoinBody, JoinReply, Refusal, body_too_large, read_json};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -151,18 +151,8 @@ pub(super) async fn wrong_method() -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, axum::Json(body)).into_response()
 }
 
-/// Reads a JSON body. The content type is required: a page of another site cannot send it without asking (CORS preflight).
 fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    if !kind.to_ascii_lowercase().starts_with("application/json") {
-        return Err(Refusal::BadRequest(
-            "Send JSON, with the header `Content-Type: application/json`.".to_owned(),
-        ));
-    }
-    let body = body.map_err(|_| Refusal::BadRequest("The request body is too large: at most 16 KiB.".to_owned()))?;
-    serde_json::from_slice(&body)
-        .map_err(|error| Refusal::BadRequest(format!("The body is not what this endpoint takes: {error}.")))
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let body = body.map_err(|_| body_too_large())?;
+    read_json(kind, &body)
 }

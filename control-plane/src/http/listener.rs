@@ -160,7 +160,7 @@ struct Counted {
 impl PerAddress {
     /// One more, unless it would be too many. Its table is as small as the number of connections.
     fn enter(self: &Arc<Self>, address: IpAddr, exempt: bool) -> Option<Counted> {
-        let address = super::limit_key(address);
+        let address = meridian_api::network::limit_key(address);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = table.entry(address).or_default();
         if *count >= CONNECTIONS_PER_ADDRESS_MAX && !exempt {

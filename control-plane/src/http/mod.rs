@@ -2,12 +2,9 @@
 
 mod api;
 mod listener;
-mod network;
 mod web;
 
 pub(crate) use listener::{Peer, Server, serve, tls_acceptor};
-pub use network::Network;
-pub(crate) use network::{client_address, limit_key};
 
 use crate::join::JoinService;
 use axum::Router;
@@ -16,14 +13,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use meridian_api::join::{ErrorReply, Refusal};
+use meridian_api::join::{BODY_BYTES_MAX, ErrorReply, Refusal};
+use meridian_api::network::{Network, client_address};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Largest request body.
-const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// What every handler shares.
 pub(crate) struct App {

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use meridian_api::config::{Problems, Settings};
+use meridian_api::network::Network;
+use meridian_api::pki::is_valid_node_id;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -60,6 +62,8 @@ pub struct HttpSettings {
     /// PEM files. Required unless `bind` is a loopback address: browsers give cameras to secure pages only.
     pub certificate: Option<PathBuf>,
     pub private_key: Option<PathBuf>,
+    /// Addresses or networks (`10.0.0.0/8`) of reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for HttpSettings {
@@ -69,6 +73,7 @@ impl Default for HttpSettings {
             public_url: String::new(),
             certificate: None,
             private_key: None,
+            trusted_proxies: vec![],
         }
     }
 }
@@ -129,6 +134,8 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// etcd's client URLs.
     pub endpoints: Vec<String>,
+    /// Prefix of all keys, ending in `/`; the same in the whole mesh.
+    pub prefix: String,
     /// Seconds after which an edge that stopped renewing gets no new people. 2 to 60.
     pub lease_s: u64,
 }
@@ -138,6 +145,7 @@ impl Default for RegistrySettings {
         RegistrySettings {
             kind: RegistryKind::Memory,
             endpoints: vec![],
+            prefix: "meridian/v1/".to_owned(),
             lease_s: 10,
         }
     }
@@ -152,11 +160,19 @@ pub struct ControlPlaneSettings {
 }
 
 /// The certificate by which the mesh knows this edge.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PkiSettings {
-    /// Holds `ca.pem`, `certificate.pem`, `key.pem`, as `meridian pki` or enrolment writes them.
+    /// Holds `ca.pem`, `node.pem`, `node.key`, as `meridian pki node` writes them.
     pub directory: PathBuf,
+}
+
+impl Default for PkiSettings {
+    fn default() -> Self {
+        PkiSettings {
+            directory: PathBuf::from("pki"),
+        }
+    }
 }
 
 impl Settings for EdgeConfig {
@@ -171,9 +187,9 @@ impl Settings for EdgeConfig {
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         problems.require(
-            name(&self.node.id),
+            is_valid_node_id(&self.node.id),
             "node.id",
-            "must be 1 to 63 of a-z, 0-9 and -, for example \"fra-1\"",
+            "must be 1 to 40 of a-z, 0-9 and - (not at either end), for example \"fra-1\"",
         );
         problems.require(
             name(&self.node.region),
@@ -217,6 +233,11 @@ impl Settings for EdgeConfig {
             "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\"",
         );
         problems.require(
+            self.registry.prefix.ends_with('/'),
+            "registry.prefix",
+            "must end with /",
+        );
+        problems.require(
             (2..=60).contains(&self.registry.lease_s),
             "registry.lease_s",
             "must be between 2 and 60 seconds",
@@ -249,6 +270,23 @@ impl EdgeConfig {
                 self.http.bind.ip()
             ),
         );
+        problems.require_file(self.http.certificate.as_deref(), "http.certificate");
+        problems.require_file(self.http.private_key.as_deref(), "http.private_key");
+        for network in &self.http.trusted_proxies {
+            problems.require(
+                Network::parse(network).is_some(),
+                "http.trusted_proxies",
+                format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
+            );
+        }
+        if let Some(url) = &self.control_plane.url {
+            // The connection is always mutual TLS.
+            problems.require(
+                url.starts_with("https://"),
+                "control_plane.url",
+                "must begin with https://, for example \"https://10.0.0.2:8090\"",
+            );
+        }
         let url = &self.http.public_url;
         problems.require(
             url.is_empty() || url.starts_with("wss://") || url.starts_with("ws://"),

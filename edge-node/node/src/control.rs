@@ -58,14 +58,15 @@ impl ControlPlane {
 pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane) {
     let mut backoff = RECONNECT_MIN;
     loop {
-        match stream(&edge, &control).await {
-            Ok(()) => {
-                tracing::info!("the control plane ended the stream");
-                backoff = RECONNECT_MIN;
-            }
+        let ended = stream(&edge, &control).await;
+        match &ended {
+            Ok(()) => tracing::info!("the control plane ended the stream"),
             Err(status) => tracing::debug!(%status, "control plane not reached"),
         }
-        edge.control_connected(false);
+        // Only attempts that got nowhere make the next wait longer, however the stream ended.
+        if edge.control_connected(false) {
+            backoff = RECONNECT_MIN;
+        }
         // Full jitter: a thousand edges that lost one control plane do not come back in the same second.
         let pause = rand::rng().random_range(backoff / 2..=backoff);
         tokio::select! {

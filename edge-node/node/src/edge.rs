@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use meridian_api::pki::NodeIdentity;
+use meridian_api::network::Network;
+use meridian_api::pki::{NodeIdentity, PkiError};
 use meridian_api::token::KeyRing;
 use meridian_api::v1;
-use meridian_registry::nodes::{KeeperConfig, NODE_RECORD_VERSION, NodeRecord, NodeState, NodeWatch, announce};
+use meridian_registry::nodes::{KeeperConfig, NODE_RECORD_VERSION, NodeRecord, NodeState, NodeWatch, View, announce};
 use meridian_registry::{RegistryError, SharedRegistry};
 use meridian_room::{NodeId, RoomName};
 use meridian_shard::{Shards, ShardsConfig};
@@ -31,6 +32,8 @@ const MEDIA_EVENTS: usize = 8_192;
 const TAP_BATCHES: usize = 4_096;
 /// Events of links that may wait for the mesh.
 const LINK_EVENTS: usize = 4_096;
+/// How long stopping waits until everybody who follows the registry can know that this edge takes nobody new.
+const LEAVE_PLACEMENT: Duration = Duration::from_millis(300);
 /// How long stopping waits for clients to read their goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -48,6 +51,10 @@ pub enum EdgeError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("pki.directory: {0}")]
+    Pki(#[from] PkiError),
+    #[error("node.id is {configured}, but the certificate in pki.directory is {certified}'s")]
+    OtherNode { configured: String, certified: String },
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -66,6 +73,8 @@ pub(crate) struct EdgeState {
     pub(crate) rooms: Rooms,
     pub(crate) mesh: MeshHandle,
     pub(crate) control: Option<ControlPlane>,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Vec<Network>,
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: RwLock<Arc<KeyRing>>,
@@ -97,10 +106,13 @@ impl EdgeState {
         *self.turn.write().unwrap_or_else(PoisonError::into_inner) = turn.filter(|turn| !turn.urls.is_empty());
     }
 
-    pub(crate) fn control_connected(&self, connected: bool) {
-        if self.control_connected.swap(connected, Ordering::Relaxed) != connected {
+    /// Notes whether the stream to the control plane stands; returns whether it did before.
+    pub(crate) fn control_connected(&self, connected: bool) -> bool {
+        let before = self.control_connected.swap(connected, Ordering::Relaxed);
+        if before != connected {
             tracing::info!(connected, "control plane");
         }
+        before
     }
 
     pub(crate) fn set_state(&self, state: v1::NodeState) {
@@ -109,7 +121,14 @@ impl EdgeState {
             v1::NodeState::Draining => NodeState::Draining,
             v1::NodeState::Active | v1::NodeState::Unspecified => NodeState::Active,
         };
-        self.state.send_replace(state);
+        // Who stops has said so for good.
+        self.state.send_if_modified(|current| {
+            let changed = *current != state && *current != NodeState::Leaving;
+            if changed {
+                *current = state;
+            }
+            changed
+        });
     }
 
     /// Why this edge should get nobody new, if so.
@@ -123,6 +142,7 @@ impl EdgeState {
             }
             NodeState::Active => None,
             NodeState::Cordoned => Some("cordoned"),
+            NodeState::Leaving => Some("stopping"),
             _ => Some("draining"),
         }
     }
@@ -195,6 +215,7 @@ impl EdgeState {
 pub struct Edge {
     state: Arc<EdgeState>,
     tasks: JoinSet<()>,
+    view: watch::Receiver<Arc<View>>,
 }
 
 impl Edge {
@@ -207,6 +228,7 @@ impl Edge {
         registry: SharedRegistry,
         identity: NodeIdentity,
     ) -> Result<Edge, EdgeError> {
+        check_identity(&config, &identity)?;
         let node = NodeId::new(config.node.id.clone());
         let listener = TcpListener::bind(config.http.bind)
             .await
@@ -244,6 +266,12 @@ impl Edge {
             media: (0..shards.len() as u16)
                 .flat_map(|shard| shards.candidates(meridian_shard::PeerId { shard, index: 0 }))
                 .collect(),
+            trusted_proxies: config
+                .http
+                .trusted_proxies
+                .iter()
+                .filter_map(|text| Network::parse(text))
+                .collect(),
             link,
             shards,
             router: MediaRouter::new(),
@@ -262,7 +290,16 @@ impl Edge {
         state.set_keys(KeyRing::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(media::route(state.clone(), media_events));
-        let nodes = NodeWatch::start(registry.clone(), KeeperConfig::default());
+        // Vanishing "together" must span a lease: leases end at different moments.
+        let window = Duration::from_secs(state.config.registry.lease_s + 2);
+        let nodes = NodeWatch::start(
+            registry.clone(),
+            KeeperConfig {
+                window,
+                ..KeeperConfig::default()
+            },
+        );
+        let view = nodes.view();
         tasks.spawn(mesh::run(
             state.clone(),
             mesh::Inputs {
@@ -279,7 +316,7 @@ impl Edge {
         tasks.spawn(serve(state.clone(), listener));
         tasks.spawn(register(state.clone(), registry));
         tracing::info!(node = %state.node, url = state.url, link = %state.link, media = ?state.media, "edge started");
-        Ok(Edge { state, tasks })
+        Ok(Edge { state, tasks, view })
     }
 
     pub fn id(&self) -> &str {
@@ -291,8 +328,15 @@ impl Edge {
         &self.state.url
     }
 
-    /// Tells every client to come back elsewhere, leaves the registry, stops.
+    /// Leaves placement, tells every client to come back elsewhere, leaves the registry, stops.
     pub async fn stop(mut self) {
+        // First, or those who are sent away now would be sent back here.
+        self.state.state.send_replace(NodeState::Leaving);
+        let own = self.state.node.as_str();
+        let leaving = self
+            .view
+            .wait_for(|view| view.get(own).is_none_or(|record| record.state == NodeState::Leaving));
+        let _ = tokio::time::timeout(LEAVE_PLACEMENT, leaving).await;
         for room in self.state.rooms.all() {
             let _ = room.send(ToRoom::Close(CloseKind::EdgeLeaves)).await;
         }
@@ -305,6 +349,21 @@ impl Edge {
         .await;
         self.tasks.abort_all();
     }
+}
+
+/// Whether a certificate is this edge's.
+///
+/// # Errors
+/// [`EdgeError::OtherNode`]; [`EdgeError::Pki`] for a certificate without a name.
+pub fn check_identity(config: &EdgeConfig, identity: &NodeIdentity) -> Result<(), EdgeError> {
+    let certified = identity.name()?.id;
+    if certified == config.node.id {
+        return Ok(());
+    }
+    Err(EdgeError::OtherNode {
+        configured: config.node.id.clone(),
+        certified,
+    })
 }
 
 fn shards_config(config: &EdgeConfig) -> ShardsConfig {

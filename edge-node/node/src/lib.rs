@@ -19,4 +19,4 @@ mod mesh;
 mod rooms;
 
 pub use config::EdgeConfig;
-pub use edge::{Edge, EdgeError};
+pub use edge::{Edge, EdgeError, check_identity};

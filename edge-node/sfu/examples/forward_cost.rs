@@ -21,8 +21,16 @@ fn main() {
                 mid: "0".into(),
                 ssrc: 1_000 + 2 * n,
                 rtx_ssrc: Some(1_001 + 2 * n),
-                payloads: vec![PayloadType { pt: 96, codec, rtx_pt: Some(97) }],
-                extensions: ExtensionMap { transport_cc: Some(3), abs_send_time: Some(2), ..ExtensionMap::default() },
+                payloads: vec![PayloadType {
+                    pt: 96,
+                    codec,
+                    rtx_pt: Some(97),
+                }],
+                extensions: ExtensionMap {
+                    transport_cc: Some(3),
+                    abs_send_time: Some(2),
+                    ..ExtensionMap::default()
+                },
                 first_sequence: 100,
                 first_rtx_sequence: 100,
             })
@@ -40,13 +48,23 @@ fn main() {
         data.extend([0x90, 0x80, 0x80, (n / 4) as u8 & 0x7F, u8::from(n > 0)]);
         data.resize(1_200, 0xEE);
         for layer in [Layer(0), Layer(1)] {
-            let Ok(Some(packet)) = track.handle_link(now, layer, &data, &mut pool) else { continue };
+            let Ok(Some(packet)) = track.handle_link(now, layer, &data, &mut pool) else {
+                continue;
+            };
             let before = Instant::now();
             for (index, downlink) in downlinks.iter_mut().enumerate() {
                 let slot = index % 64 * (PACKET_BYTES_MAX + 64);
-                let mut send =
-                    SendContext { now, abs_send_time: 9, transport_sequence: &mut transport_sequence, pad_to: 8 };
-                sent += u64::from(downlink.forward(track.source(), &packet, &mut send, &mut out[slot..]).is_some());
+                let mut send = SendContext {
+                    now,
+                    abs_send_time: 9,
+                    transport_sequence: &mut transport_sequence,
+                    pad_to: 8,
+                };
+                sent += u64::from(
+                    downlink
+                        .forward(track.source(), &packet, &mut send, &mut out[slot..])
+                        .is_some(),
+                );
             }
             // Layer 1 becomes the target with the first keyframe, so layer 0 is refused from then on.
             *if layer == Layer(1) { &mut spent } else { &mut refused } += before.elapsed();
@@ -54,6 +72,9 @@ fn main() {
     }
     let per = |time: Duration| time.as_nanos() / u128::from(PACKETS) / SUBSCRIBERS as u128;
     println!("size_of::<Downlink>()  {} bytes", std::mem::size_of::<Downlink>());
-    println!("forwarded              {sent} packets, {} ns each (1,200 bytes)", per(spent));
+    println!(
+        "forwarded              {sent} packets, {} ns each (1,200 bytes)",
+        per(spent)
+    );
     println!("refused (other layer)  {} ns each", per(refused));
 }

@@ -95,7 +95,12 @@ impl UplinkReceiver {
                 route
             }
         };
-        Some(Incoming { track: route.track, layer: route.layer, repair: route.repair, header })
+        Some(Incoming {
+            track: route.track,
+            layer: route.layer,
+            repair: route.repair,
+            header,
+        })
     }
 
     /// The track and layer of a media SSRC: for incoming sender reports.
@@ -147,7 +152,12 @@ impl UplinkReceiver {
                 _ => {}
             }
         }
-        let route = |track, layer: usize, repair| Route { ssrc: header.ssrc, track, layer: Layer(layer as u8), repair };
+        let route = |track, layer: usize, repair| Route {
+            ssrc: header.ssrc,
+            track,
+            layer: Layer(layer as u8),
+            repair,
+        };
         let (track, media) = match mid {
             Some(mid) => self.sections.iter().find(|(_, m)| m.mid.as_bytes() == mid)?,
             None => {
@@ -174,8 +184,19 @@ impl UplinkReceiver {
     fn by_announced_ssrc(&self, ssrc: u32) -> Option<(TrackId, usize, bool)> {
         self.sections.iter().find_map(|(track, media)| {
             let layer = |repair: bool| {
-                let own = |info: &crate::media::SsrcInfo| if repair { info.rtx == Some(ssrc) } else { info.ssrc == ssrc };
-                media.ssrcs.iter().take(Layer::COUNT).position(own).map(|layer| (*track, layer, repair))
+                let own = |info: &crate::media::SsrcInfo| {
+                    if repair {
+                        info.rtx == Some(ssrc)
+                    } else {
+                        info.ssrc == ssrc
+                    }
+                };
+                media
+                    .ssrcs
+                    .iter()
+                    .take(Layer::COUNT)
+                    .position(own)
+                    .map(|layer| (*track, layer, repair))
             };
             layer(false).or_else(|| layer(true))
         })
@@ -229,7 +250,11 @@ mod tests {
             kind: MediaKind::Video,
             rids: rids.iter().map(ToString::to_string).collect(),
             ssrcs: vec![],
-            payloads: vec![PayloadType { pt: 96, codec: Codec::Vp8, rtx_pt: Some(97) }],
+            payloads: vec![PayloadType {
+                pt: 96,
+                codec: Codec::Vp8,
+                rtx_pt: Some(97),
+            }],
             extensions: ExtensionMap {
                 mid: Some(3),
                 rid: Some(10),
@@ -241,7 +266,9 @@ mod tests {
     }
 
     fn routed(receiver: &mut UplinkReceiver, data: &[u8]) -> Option<(u64, u8, bool)> {
-        receiver.handle_rtp(Instant::now(), data).map(|i| (i.track.0, i.layer.0, i.repair))
+        receiver
+            .handle_rtp(Instant::now(), data)
+            .map(|i| (i.track.0, i.layer.0, i.repair))
     }
 
     #[test]
@@ -249,7 +276,11 @@ mod tests {
         let mut receiver = UplinkReceiver::new(Instant::now(), 1);
         receiver.publish(TrackId(1), &video("0", &["q", "h", "f"]));
         receiver.publish(TrackId(2), &video("1", &[]));
-        assert_eq!(routed(&mut receiver, &rtp(96, 12, &[])), None, "nothing says where it belongs");
+        assert_eq!(
+            routed(&mut receiver, &rtp(96, 12, &[])),
+            None,
+            "nothing says where it belongs"
+        );
         let f = rtp(96, 12, &[(3, b"0"), (10, b"f")]);
         assert_eq!(routed(&mut receiver, &f), Some((1, 2, false)));
         assert_eq!(routed(&mut receiver, &rtp(96, 12, &[])), Some((1, 2, false)), "latched");
@@ -258,13 +289,25 @@ mod tests {
         assert_eq!(routed(&mut receiver, &rtp(96, 20, &[(3, b"1")])), Some((2, 0, false)));
         assert_eq!(routed(&mut receiver, &rtp(97, 21, &[(3, b"1")])), Some((2, 0, true)));
         assert_eq!(receiver.route(12), Some((TrackId(1), Layer(2))));
-        assert_eq!(receiver.route(13), None, "a repair stream has no sender reports of its own");
+        assert_eq!(
+            receiver.route(13),
+            None,
+            "a repair stream has no sender reports of its own"
+        );
         assert_eq!(receiver.unrouted(), 1);
 
         receiver.publish(TrackId(1), &video("0", &["q", "h", "f"]));
-        assert_eq!(routed(&mut receiver, &rtp(96, 12, &[])), Some((1, 2, false)), "renegotiation keeps what was latched");
+        assert_eq!(
+            routed(&mut receiver, &rtp(96, 12, &[])),
+            Some((1, 2, false)),
+            "renegotiation keeps what was latched"
+        );
         receiver.publish(TrackId(3), &video("0", &["q"]));
-        assert_eq!(routed(&mut receiver, &rtp(96, 12, &[])), None, "the mid was given to another track");
+        assert_eq!(
+            routed(&mut receiver, &rtp(96, 12, &[])),
+            None,
+            "the mid was given to another track"
+        );
     }
 
     #[test]
@@ -301,7 +344,9 @@ mod tests {
         let due = receiver.poll_timeout().unwrap();
         let mut out = Vec::new();
         assert!(receiver.poll_twcc(due, &mut out));
-        let Some(crate::rtcp::Rtcp::TransportFeedback(feedback)) = crate::rtcp::parse(&out).next() else { panic!() };
+        let Some(crate::rtcp::Rtcp::TransportFeedback(feedback)) = crate::rtcp::parse(&out).next() else {
+            panic!()
+        };
         assert_eq!((feedback.base_sequence, feedback.count), (9, 2));
     }
 }

@@ -48,7 +48,14 @@ impl Speakers {
             Ok(index) => index,
             Err(_) if self.tracks.len() >= TRACKS_MAX => return,
             Err(index) => {
-                let voice = Voice { track, sum: 0.0, packets: 0, level: 0.0, speaking: false, loud_until: now };
+                let voice = Voice {
+                    track,
+                    sum: 0.0,
+                    packets: 0,
+                    level: 0.0,
+                    speaking: false,
+                    loud_until: now,
+                };
                 self.tracks.insert(index, voice);
                 index
             }
@@ -99,20 +106,32 @@ impl Speakers {
 impl Voice {
     fn update(&mut self, now: Instant) {
         // DTX sends nothing in silence.
-        let heard = if self.packets == 0 { 0.0 } else { self.sum / self.packets as f32 };
+        let heard = if self.packets == 0 {
+            0.0
+        } else {
+            self.sum / self.packets as f32
+        };
         (self.sum, self.packets) = (0.0, 0);
         let weight = if heard > self.level { ATTACK } else { RELEASE };
         self.level += (heard - self.level) * weight;
         if self.level >= linear(STOP_MINUS_DBOV) {
             self.loud_until = now + HOLD;
         }
-        self.speaking = if self.speaking { now < self.loud_until } else { self.level >= linear(START_MINUS_DBOV) };
+        self.speaking = if self.speaking {
+            now < self.loud_until
+        } else {
+            self.level >= linear(START_MINUS_DBOV)
+        };
     }
 }
 
 /// 0 dBov = 1.
 fn linear(minus_dbov: u8) -> f32 {
-    if minus_dbov >= 127 { 0.0 } else { 10f32.powf(-f32::from(minus_dbov) / 20.0) }
+    if minus_dbov >= 127 {
+        0.0
+    } else {
+        10f32.powf(-f32::from(minus_dbov) / 20.0)
+    }
 }
 
 #[cfg(test)]
@@ -124,7 +143,14 @@ mod tests {
         let (mut lists, mut out) = (Vec::new(), Vec::new());
         for _ in 0..ms / 20 {
             for &(track, minus_dbov) in levels {
-                speakers.observe(*now, TrackId(track), AudioLevel { minus_dbov, voice: true });
+                speakers.observe(
+                    *now,
+                    TrackId(track),
+                    AudioLevel {
+                        minus_dbov,
+                        voice: true,
+                    },
+                );
             }
             *now += Duration::from_millis(20);
             if speakers.poll(*now, &mut out) {
@@ -138,12 +164,24 @@ mod tests {
     fn a_voice_is_heard_within_200_ms_and_its_end_is_told_once() {
         let (mut speakers, mut now) = (Speakers::new(), Instant::now());
         let lists = run(&mut speakers, &mut now, 1_000, &[(1, 20), (2, 90)]);
-        assert!(lists.iter().take(2).any(|list| list.iter().any(|(track, _)| *track == 1)));
-        assert!(lists.iter().flatten().all(|(track, _)| *track == 1), "background noise is nobody");
+        assert!(
+            lists
+                .iter()
+                .take(2)
+                .any(|list| list.iter().any(|(track, _)| *track == 1))
+        );
+        assert!(
+            lists.iter().flatten().all(|(track, _)| *track == 1),
+            "background noise is nobody"
+        );
         let last = lists.last().and_then(|list| list.first()).unwrap().1;
         assert!((last - 0.1).abs() < 0.01, "−20 dBov is 0.1, got {last}");
         let lists = run(&mut speakers, &mut now, 3_000, &[(2, 90)]);
-        let ends = lists.iter().flatten().filter(|(track, level)| *track == 1 && *level == 0.0).count();
+        let ends = lists
+            .iter()
+            .flatten()
+            .filter(|(track, level)| *track == 1 && *level == 0.0)
+            .count();
         assert_eq!(ends, 1);
         assert!(lists.last().unwrap().is_empty());
     }
@@ -167,6 +205,13 @@ mod tests {
         assert_eq!(order, [2, 3, 1]);
         speakers.remove(TrackId(2));
         let lists = run(&mut speakers, &mut now, 600, &[(1, 30), (3, 20)]);
-        assert_eq!(lists.iter().flatten().filter(|(track, level)| *track == 2 && *level == 0.0).count(), 1);
+        assert_eq!(
+            lists
+                .iter()
+                .flatten()
+                .filter(|(track, level)| *track == 2 && *level == 0.0)
+                .count(),
+            1
+        );
     }
 }

@@ -95,7 +95,10 @@ impl Uplink {
     /// Round-trip time to the publisher, for the NACK interval. Default 100 ms.
     pub fn set_rtt(&mut self, rtt: Duration) {
         self.rtt = rtt;
-        self.layers.iter_mut().flatten().for_each(|layer| layer.nack.set_rtt(rtt));
+        self.layers
+            .iter_mut()
+            .flatten()
+            .for_each(|layer| layer.nack.set_rtt(rtt));
     }
 
     /// Takes a packet that [`crate::UplinkReceiver`] routed here. `data` is the same slice. Returns the packet to hand to
@@ -134,7 +137,17 @@ impl Uplink {
         if self.media.kind == MediaKind::Video && own.nack.arrived(now, sequence) == Gap::Hopeless {
             self.request_keyframe(now, layer);
         }
-        self.store(data, header, PacketOrigin { arrival: now, layer, codec }, sequence, pool)
+        self.store(
+            data,
+            header,
+            PacketOrigin {
+                arrival: now,
+                layer,
+                codec,
+            },
+            sequence,
+            pool,
+        )
     }
 
     /// RFC 4588 §4: the payload begins with the original sequence number.
@@ -147,7 +160,11 @@ impl Uplink {
         pool: &mut PacketPool,
     ) -> Option<Packet> {
         let own = self.layers[layer.index()].as_mut()?;
-        let original = self.media.payloads.iter().find(|p| p.rtx_pt == Some(incoming.header.payload_type))?;
+        let original = self
+            .media
+            .payloads
+            .iter()
+            .find(|p| p.rtx_pt == Some(incoming.header.payload_type))?;
         // Probes are RTX packets with nothing but padding.
         let payload = data.get(incoming.header.payload.clone())?;
         let header = RtpHeader {
@@ -165,7 +182,17 @@ impl Uplink {
         own.nack.arrived(now, sequence);
         own.stats.repaired += 1;
         let codec = original.codec;
-        self.store(data, &header, PacketOrigin { arrival: now, layer, codec }, sequence, pool)
+        self.store(
+            data,
+            &header,
+            PacketOrigin {
+                arrival: now,
+                layer,
+                codec,
+            },
+            sequence,
+            pool,
+        )
     }
 
     fn store(
@@ -235,7 +262,9 @@ impl Uplink {
     }
 
     pub fn stats(&self, layer: Layer, now: Instant) -> UplinkStats {
-        let Some(own) = &self.layers[layer.index()] else { return UplinkStats::default() };
+        let Some(own) = &self.layers[layer.index()] else {
+            return UplinkStats::default();
+        };
         UplinkStats {
             lost: own.receive.lost().max(0) as u64,
             jitter_ms: own.receive.jitter_ms(),

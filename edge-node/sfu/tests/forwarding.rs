@@ -7,12 +7,19 @@ use proptest::prelude::*;
 use support::*;
 
 fn up_to(layer: u8) -> Demand {
-    Demand { max_layer: Layer(layer), ..Demand::default() }
+    Demand {
+        max_layer: Layer(layer),
+        ..Demand::default()
+    }
 }
 
 /// Longest time between two shown frames, in capture milliseconds.
 fn longest_gap(shown: &[(u8, u32)]) -> u32 {
-    shown.windows(2).map(|pair| pair[1].1.saturating_sub(pair[0].1)).max().unwrap_or(0)
+    shown
+        .windows(2)
+        .map(|pair| pair[1].1.saturating_sub(pair[0].1))
+        .max()
+        .unwrap_or(0)
 }
 
 #[test]
@@ -22,7 +29,10 @@ fn a_subscriber_reaches_the_layer_it_asked_for_and_every_number_is_used_once() {
     world.settle();
     let shown = world.subscriber.decode();
     assert_eq!(world.subscriber.holes(), 0);
-    assert!(shown.len() > 55 && shown.iter().rev().take(40).all(|(layer, _)| *layer == 2), "{shown:?}");
+    assert!(
+        shown.len() > 55 && shown.iter().rev().take(40).all(|(layer, _)| *layer == 2),
+        "{shown:?}"
+    );
     assert_eq!(world.subscriber.rtx_packets, 0);
 }
 
@@ -105,7 +115,10 @@ fn a_mute_or_pause_resumes_at_a_keyframe_with_continuous_numbers() {
     world.downlink.set_muted(false);
     world.run(500);
     assert_eq!(world.downlink.stats().layer, Some(Layer(2)));
-    world.demand(Demand { enabled: false, ..up_to(2) });
+    world.demand(Demand {
+        enabled: false,
+        ..up_to(2)
+    });
     let before = world.subscriber.sent;
     world.run(1_000);
     assert_eq!(world.subscriber.sent, before);
@@ -125,16 +138,28 @@ fn padding_between_frames_leaves_no_hole() {
     world.run(3_000);
     world.settle();
     assert_eq!(world.subscriber.holes(), 0);
-    assert!(world.subscriber.received.values().all(|(_, payload)| !payload.is_empty()));
+    assert!(
+        world
+            .subscriber
+            .received
+            .values()
+            .all(|(_, payload)| !payload.is_empty())
+    );
     assert!(world.subscriber.decode().len() > 80);
 }
 
 #[test]
 fn half_the_frame_rate_drops_the_upper_temporal_layer_without_holes() {
     let mut world = World::new(8);
-    world.encoders.iter_mut().for_each(|encoder| encoder.temporal_layers = 2);
+    world
+        .encoders
+        .iter_mut()
+        .for_each(|encoder| encoder.temporal_layers = 2);
     world.run(1_500);
-    world.demand(Demand { max_fps: Some(15), ..up_to(2) });
+    world.demand(Demand {
+        max_fps: Some(15),
+        ..up_to(2)
+    });
     world.run(1_500);
     let switched = world.subscriber.received.len();
     world.demand(up_to(2));
@@ -143,7 +168,11 @@ fn half_the_frame_rate_drops_the_upper_temporal_layer_without_holes() {
     assert_eq!(world.subscriber.holes(), 0);
     let shown = world.subscriber.decode();
     let fps = |from: u32, to: u32| shown.iter().filter(|(_, at)| (from..to).contains(at)).count();
-    assert!((12..=17).contains(&fps(1_900, 2_900)), "{} of {switched}", fps(1_900, 2_900));
+    assert!(
+        (12..=17).contains(&fps(1_900, 2_900)),
+        "{} of {switched}",
+        fps(1_900, 2_900)
+    );
     assert!(fps(3_300, 4_300) >= 28, "{}", fps(3_300, 4_300));
 }
 
@@ -164,12 +193,25 @@ fn nacked_packets_come_back_as_rtx_with_their_own_number() {
 fn a_subscriber_that_nacks_for_ever_is_held_to_a_budget() {
     let mut world = World::new(10);
     world.run(1_000);
-    let sequence = world.subscriber.received.last_key_value().map(|(s, _)| *s as u16).unwrap();
+    let sequence = world
+        .subscriber
+        .received
+        .last_key_value()
+        .map(|(s, _)| *s as u16)
+        .unwrap();
     let answered = (0..10_000)
-        .filter(|_| world.send(|d, source, send, out| d.retransmit(sequence, source, send, out)).is_some())
+        .filter(|_| {
+            world
+                .send(|d, source, send, out| d.retransmit(sequence, source, send, out))
+                .is_some()
+        })
         .count();
     assert!(answered < 600, "{answered}");
-    assert!(world.send(|d, source, send, out| d.retransmit(sequence.wrapping_add(9_000), source, send, out)).is_none());
+    assert!(
+        world
+            .send(|d, source, send, out| d.retransmit(sequence.wrapping_add(9_000), source, send, out))
+            .is_none()
+    );
 }
 
 #[test]
@@ -203,7 +245,12 @@ fn a_thousand_waiting_subscribers_cost_the_publisher_one_keyframe_request() {
     assert!(world.plis.len() <= 1, "{:?}", world.plis);
     world.run(1_000);
     for layer in 0..3 {
-        let times: Vec<_> = world.plis.iter().filter(|(_, l)| *l == layer).map(|(at, _)| *at).collect();
+        let times: Vec<_> = world
+            .plis
+            .iter()
+            .filter(|(_, l)| *l == layer)
+            .map(|(at, _)| *at)
+            .collect();
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 500), "{times:?}");
     }
 }
@@ -240,7 +287,10 @@ fn a_publisher_that_restarts_with_a_new_ssrc_continues_the_same_stream() {
             for index in 0..3 {
                 for data in world.encoders[index].encode(at, 2) {
                     let incoming = world.receiver.handle_rtp(world.now, &data).unwrap();
-                    let packet = world.uplink.handle_rtp(world.now, &incoming, &data, &mut world.pool).unwrap();
+                    let packet = world
+                        .uplink
+                        .handle_rtp(world.now, &incoming, &data, &mut world.pool)
+                        .unwrap();
                     world.send(|downlink, source, send, out| downlink.forward(source, &packet, send, out));
                 }
             }
@@ -286,7 +336,12 @@ fn forwarding_allocates_no_buffers_in_steady_state() {
     world.run(4_000);
     let allocated = world.pool.allocated();
     world.run(4_000);
-    assert!(world.pool.allocated() <= allocated + 30, "{} then {}", allocated, world.pool.allocated());
+    assert!(
+        world.pool.allocated() <= allocated + 30,
+        "{} then {}",
+        allocated,
+        world.pool.allocated()
+    );
 }
 
 #[test]

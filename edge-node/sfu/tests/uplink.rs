@@ -26,7 +26,13 @@ impl Side {
         let mut receiver = UplinkReceiver::new(now, 1);
         receiver.publish(TrackId(7), &media);
         let encoder = Encoder::new(0, &mut SmallRng::seed_from_u64(1));
-        Side { now, receiver, uplink: Uplink::new(TrackId(7), media), pool: PacketPool::new(64), encoder }
+        Side {
+            now,
+            receiver,
+            uplink: Uplink::new(TrackId(7), media),
+            pool: PacketPool::new(64),
+            encoder,
+        }
     }
 
     fn take(&mut self, data: &[u8]) -> Option<Packet> {
@@ -46,8 +52,13 @@ impl Side {
         let (mut nacked, mut plis) = (vec![], 0);
         for packet in rtcp::parse(&out) {
             match packet {
-                Rtcp::Nack { media_ssrc: 0xA000_0000, sequences } => nacked.extend(sequences),
-                Rtcp::Pli { media_ssrc: 0xA000_0000 } => plis += 1,
+                Rtcp::Nack {
+                    media_ssrc: 0xA000_0000,
+                    sequences,
+                } => nacked.extend(sequences),
+                Rtcp::Pli {
+                    media_ssrc: 0xA000_0000,
+                } => plis += 1,
                 other => panic!("{other:?}"),
             }
         }
@@ -69,14 +80,24 @@ fn a_repaired_packet_is_stored_as_the_original() {
     assert_eq!(nacked, [sequence]);
     let repair = side.encoder.rtx(sequence).unwrap();
     let restored = side.take(&repair).unwrap();
-    assert_eq!((restored.sequence, restored.ssrc, restored.payload_type), (sequence, 0xA000_0000, 96));
+    assert_eq!(
+        (restored.sequence, restored.ssrc, restored.payload_type),
+        (sequence, 0xA000_0000, 96)
+    );
     assert_eq!(restored.payload(), &lost[24..]);
     assert!(side.take(&repair).is_none() && side.take(&lost).is_none(), "duplicates");
     let stats = side.uplink.stats(Layer::LOW, side.now);
-    assert_eq!((stats.repaired, stats.duplicates, stats.packets, stats.nacks_sent), (1, 2, 2, 1));
+    assert_eq!(
+        (stats.repaired, stats.duplicates, stats.packets, stats.nacks_sent),
+        (1, 2, 2, 1)
+    );
     let mut blocks = Vec::new();
     side.uplink.report_blocks(side.now, &mut blocks);
-    assert_eq!((blocks[0].cumulative_lost, blocks[0].ssrc), (1, 0xA000_0000), "the network did lose it");
+    assert_eq!(
+        (blocks[0].cumulative_lost, blocks[0].ssrc),
+        (1, 0xA000_0000),
+        "the network did lose it"
+    );
 }
 
 #[test]
@@ -147,10 +168,18 @@ fn what_a_link_carries_is_the_same_packet_again() {
     for _ in 0..20 {
         let data = side.frame();
         let packet = side.take(&data).unwrap();
-        let there = remote.handle_link(side.now, Layer(1), packet.link_bytes(), &mut pool).unwrap().unwrap();
+        let there = remote
+            .handle_link(side.now, Layer(1), packet.link_bytes(), &mut pool)
+            .unwrap()
+            .unwrap();
         assert_eq!(there.link_bytes(), packet.link_bytes());
         assert_eq!((there.frame, there.layer), (packet.frame, Layer(1)));
-        assert!(remote.handle_link(side.now, Layer(1), packet.link_bytes(), &mut pool).unwrap().is_none());
+        assert!(
+            remote
+                .handle_link(side.now, Layer(1), packet.link_bytes(), &mut pool)
+                .unwrap()
+                .is_none()
+        );
     }
     assert_eq!(remote.source().live(), LayerSet(0b010));
 }
@@ -165,7 +194,11 @@ fn layers_are_silent_only_while_a_sibling_goes_on() {
     assert_eq!(world.uplink.source().live(), LayerSet(0b101));
     world.active = [false; 3];
     world.run(5_000);
-    assert_eq!(world.uplink.source().live(), LayerSet(0b101), "all silent together: nothing is known");
+    assert_eq!(
+        world.uplink.source().live(),
+        LayerSet(0b101),
+        "all silent together: nothing is known"
+    );
 }
 
 proptest! {

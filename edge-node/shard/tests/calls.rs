@@ -336,7 +336,10 @@ fn what_is_tapped_here_can_be_fed_into_another_edge() {
         camera.send_frame(clients[0], wanted);
         std::thread::sleep(Duration::from_millis(2));
         while let Ok(batch) = world.taps.try_recv() {
-            for meridian_shard::Tapped { track, layer, packet, .. } in batch.packets {
+            for meridian_shard::Tapped {
+                track, layer, packet, ..
+            } in batch.packets
+            {
                 assert_eq!(layer, Layer::LOW);
                 let packets = vec![Bytes::copy_from_slice(packet.link_bytes())];
                 far.shards.send(Command::RemoteMedia { track, layer, packets });

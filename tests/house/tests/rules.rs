@@ -217,5 +217,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 
 /// Unit tests in files of their own: `tests.rs`, `association_tests.rs`.
 fn is_test(path: &Path) -> bool {
-    path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.ends_with("tests"))
+    path.file_stem()
+        .and_then(|stem| stem.to_str())
+        .is_some_and(|stem| stem.ends_with("tests"))
 }

@@ -1,42 +1,74 @@
 //! `POST /api/v1/meetings/{code}/join` on an edge: forwarded to the control plane over the warm gRPC connection, so that a
-//! client which reaches any edge can join. Bodies are those of the control plane's own HTTP API (`meridian_api::join`).
+//! client which reaches any edge can join. Answers are the control plane's own, word for word (`meridian_api::join`).
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
-use meridian_api::join::{ErrorReply, JoinBody, JoinReply};
-use meridian_api::v1::JoinRefused;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use meridian_api::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_api::network::client_address;
+use meridian_api::v1;
 use meridian_api::v1::join_answer::Answer;
 
 use super::ClientAddress;
 use super::rtc::with_cors;
 use crate::edge::EdgeState;
 
+/// What clients are told to wait while the control plane is away: about as long as the stream needs to be back.
+const AWAY_RETRY_S: u32 = 3;
+
 pub(crate) async fn join(
     State(edge): State<Arc<EdgeState>>,
-    ConnectInfo(ClientAddress(address)): ConnectInfo<ClientAddress>,
+    ConnectInfo(ClientAddress(peer)): ConnectInfo<ClientAddress>,
     Path(code): Path<String>,
-    body: Result<Json<JoinBody>, JsonRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let body = match body {
-        Ok(Json(body)) => body,
-        Err(rejection) => return refused(&refusal(400, "bad_request", &rejection.body_text())),
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let body: JoinBody = match body
+        .map_err(|_| body_too_large())
+        .and_then(|body| read_json(content_type, &body))
+    {
+        Ok(body) => body,
+        Err(refusal) => return refuse(&refusal.into()),
     };
     let Some(control) = &edge.control else {
-        let text = "This edge runs without a control plane, so it knows no meetings. Join with a token instead.";
-        return refused(&refusal(501, "no_control_plane", text));
+        return refuse(&v1::JoinRefused {
+            status: 501,
+            code: "no_control_plane".to_owned(),
+            message: "This edge runs without a control plane, so it knows no meetings. Join with a token instead."
+                .to_owned(),
+            retry_after_s: 0,
+        });
     };
-    let request = body.into_request(&code, &address.ip().to_string());
-    match control.join(request).await.map(|answer| answer.answer) {
-        Ok(Some(Answer::Granted(granted))) => with_cors(Json(JoinReply::from(granted)).into_response()),
-        Ok(Some(Answer::Refused(refusal))) => refused(&refusal),
-        Ok(None) | Err(_) => {
-            let text = "The meeting service can't be reached right now. Meetings under way go on; try again in a few seconds.";
-            refused(&JoinRefused { retry_after_s: 3, ..refusal(503, "unavailable", text) })
+    let forwarded: Vec<&str> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let client = client_address(peer.ip(), forwarded.into_iter(), &edge.trusted_proxies);
+    match control
+        .join(body.into_request(&code, &client.to_string()))
+        .await
+        .map(|answer| answer.answer)
+    {
+        Ok(Some(Answer::Granted(granted))) => finish(Json(JoinReply::from(granted)).into_response()),
+        Ok(Some(Answer::Refused(refused))) => refuse(&refused),
+        // A later version's answer: this edge cannot give it, another or the control plane itself may.
+        Ok(None) => refuse(&Refusal::Unavailable.into()),
+        Err(status) => {
+            tracing::info!(%status, "a join could not be forwarded");
+            refuse(&v1::JoinRefused {
+                status: 503,
+                code: "control_plane_away".to_owned(),
+                message: "The meeting service can't be reached right now. Meetings under way go on; try again in a few seconds."
+                    .to_owned(),
+                retry_after_s: AWAY_RETRY_S,
+            })
         }
     }
 }
@@ -46,17 +78,32 @@ pub(crate) async fn preflight() -> Response {
     let mut response = with_cors(StatusCode::NO_CONTENT.into_response());
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("content-type"),
+    );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
 }
 
-fn refusal(status: u32, code: &str, message: &str) -> JoinRefused {
-    JoinRefused { status, code: code.to_owned(), message: message.to_owned(), retry_after_s: 0 }
+fn refuse(refused: &v1::JoinRefused) -> Response {
+    let status = u16::try_from(refused.status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(ErrorReply::from(refused))).into_response();
+    if refused.retry_after_s > 0 {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(refused.retry_after_s));
+    }
+    finish(response)
 }
 
-fn refused(refusal: &JoinRefused) -> Response {
-    let status = u16::try_from(refusal.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-    let body = Json(ErrorReply::from(refusal));
-    with_cors((status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body).into_response())
+/// Tokens and refusals are one client's, once.
+fn finish(mut response: Response) -> Response {
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    with_cors(response)
 }

@@ -8,14 +8,16 @@ mod tls;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::StatusCode;
+use meridian_api::join::BODY_BYTES_MAX;
 
 use crate::edge::EdgeState;
 
-pub(crate) use tls::{ClientAddress, TlsError, serve};
+pub(crate) use tls::TlsError;
+pub(crate) use tls::{ClientAddress, serve};
 
 pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
     Router::new()
@@ -25,7 +27,9 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
         .route("/rtc/{*rest}", any(rtc::unsupported))
         .route(
             "/api/v1/meetings/{code}/join",
-            post(join::join).options(join::preflight),
+            post(join::join)
+                .options(join::preflight)
+                .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
         )
         .route("/probe", get(probe))
         .route("/healthz", get(|| async { "ok\n" }))

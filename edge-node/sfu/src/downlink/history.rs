@@ -33,7 +33,11 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn new() -> Self {
-        History { records: [Mapping::default(); RECORDS], len: 0, head: 0 }
+        History {
+            records: [Mapping::default(); RECORDS],
+            len: 0,
+            head: 0,
+        }
     }
 
     pub(super) fn current(&self) -> Option<&Mapping> {
@@ -42,7 +46,10 @@ impl History {
 
     /// A new stretch begins. One that began at the same number and so carried nothing is replaced.
     pub(super) fn push(&mut self, mapping: Mapping) {
-        if self.current().is_some_and(|current| current.out_start == mapping.out_start) {
+        if self
+            .current()
+            .is_some_and(|current| current.out_start == mapping.out_start)
+        {
             self.records[usize::from(self.head)] = mapping;
             return;
         }
@@ -68,7 +75,10 @@ impl History {
                 return Some((mapping, out));
             }
             // A stretch may have begun above numbers that were never used; a later one then starts below it.
-            end = Some(end.filter(|&end| precedes(end, mapping.out_start)).unwrap_or(mapping.out_start));
+            end = Some(
+                end.filter(|&end| precedes(end, mapping.out_start))
+                    .unwrap_or(mapping.out_start),
+            );
         }
         None
     }
@@ -89,7 +99,12 @@ mod tests {
     use super::*;
 
     fn mapping(out_start: u32, sequence: u32, layer: u8) -> Mapping {
-        Mapping { out_start, sequence, layer, ..Mapping::default() }
+        Mapping {
+            out_start,
+            sequence,
+            layer,
+            ..Mapping::default()
+        }
     }
 
     #[test]

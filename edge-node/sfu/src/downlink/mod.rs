@@ -272,7 +272,11 @@ impl Downlink {
             return None;
         }
         let forwarded = self.write(packet, &mapping, sequence, format, send, out)?;
-        self.sent = if ahead as u32 >= WINDOW { 1 } else { self.sent << ahead | 1 };
+        self.sent = if ahead as u32 >= WINDOW {
+            1
+        } else {
+            self.sent << ahead | 1
+        };
         self.highest = sequence;
         self.credit = (self.credit + 1).min(CREDIT_MAX);
         self.note_sent(packet, &mapping);
@@ -306,7 +310,12 @@ impl Downlink {
         let mut info = timeline::extrapolate(report, elapsed, self.format?.codec.clock_rate_hz());
         info.rtp_timestamp = info.rtp_timestamp.wrapping_add(mapping.timestamp);
         self.reports.sent(now, info.ntp);
-        Some(SenderReport { ssrc: self.ssrc, info, packets: self.packets as u32, octets: self.bytes as u32 })
+        Some(SenderReport {
+            ssrc: self.ssrc,
+            info,
+            packets: self.packets as u32,
+            octets: self.bytes as u32,
+        })
     }
 
     /// A report block about our SSRC.
@@ -350,15 +359,24 @@ impl Downlink {
             let opus = (codec == Codec::Red).then(|| find(Codec::Opus))??;
             Some((opus, true))
         })?;
-        let rtx = payload.rtx_pt.filter(|_| self.rtx_ssrc.is_some() && self.kind == MediaKind::Video);
-        let format = Format { codec, payload_type: payload.pt, rtx, strip_red };
+        let rtx = payload
+            .rtx_pt
+            .filter(|_| self.rtx_ssrc.is_some() && self.kind == MediaKind::Video);
+        let format = Format {
+            codec,
+            payload_type: payload.pt,
+            rtx,
+            strip_red,
+        };
         self.format = Some(format);
         Some(format)
     }
 
     /// Another encoder, or so far off that what lies between will never come (mute, restart, another link).
     fn is_discontinuous(&self, packet: &RtpPacket) -> bool {
-        let Some(current) = self.history.current() else { return true };
+        let Some(current) = self.history.current() else {
+            return true;
+        };
         let out = (packet.extended_sequence as u32).wrapping_sub(current.sequence);
         let ahead = out.wrapping_sub(self.highest) as i32;
         packet.ssrc != current.source_ssrc || !(-BEHIND_MAX..=JUMP_MAX).contains(&ahead)
@@ -375,7 +393,9 @@ impl Downlink {
             ..Mapping::default()
         };
         if let (Some(last), Some(old)) = (self.last, self.history.current()) {
-            mapping.timestamp = self.next_timestamp(source, packet, last, old).wrapping_sub(packet.timestamp);
+            mapping.timestamp = self
+                .next_timestamp(source, packet, last, old)
+                .wrapping_sub(packet.timestamp);
             let next = self.counters;
             if let Some(id) = packet.frame.picture_id {
                 mapping.picture_id = next.picture_id.wrapping_add(1).wrapping_sub(id.value);
@@ -402,9 +422,19 @@ impl Downlink {
             }
         }
         let report = |layer| source.sender_report(layer).map(|(report, _)| report);
-        let old_clock = report(Layer(old.layer)).map(|report| LayerClock { report, offset: old.timestamp });
+        let old_clock = report(Layer(old.layer)).map(|report| LayerClock {
+            report,
+            offset: old.timestamp,
+        });
         let clock_rate_hz = packet.codec.clock_rate_hz();
-        timeline::continue_at(packet.timestamp, packet.arrival, last, old_clock, report(packet.layer), clock_rate_hz)
+        timeline::continue_at(
+            packet.timestamp,
+            packet.arrival,
+            last,
+            old_clock,
+            report(packet.layer),
+            clock_rate_hz,
+        )
     }
 
     /// Padding has done its work on the way here; a temporal layer above the wanted frame rate is not sent on.
@@ -414,7 +444,11 @@ impl Downlink {
 
     /// Closes the gap: what follows takes this packet's number, and picture ids stay continuous for VP8 (RFC 7741 §4.2).
     fn leave_out(&mut self, packet: &RtpPacket, current: Mapping, sequence: u32) {
-        let mut mapping = Mapping { out_start: sequence, sequence: current.sequence.wrapping_add(1), ..current };
+        let mut mapping = Mapping {
+            out_start: sequence,
+            sequence: current.sequence.wrapping_add(1),
+            ..current
+        };
         if !packet.is_padding_only() && self.dropped_frame != Some(packet.timestamp) {
             self.dropped_frame = Some(packet.timestamp);
             mapping.picture_id = mapping.picture_id.wrapping_sub(1);
@@ -479,7 +513,15 @@ impl Downlink {
         self.packets += 1;
         self.bytes += (len - header_len) as u64;
         let sequence = sequence as u16;
-        Some(Forwarded { ssrc: self.ssrc, sequence, header_len, len, marker: packet.marker, rtx: false, late: false })
+        Some(Forwarded {
+            ssrc: self.ssrc,
+            sequence,
+            header_len,
+            len,
+            marker: packet.marker,
+            rtx: false,
+            late: false,
+        })
     }
 
     fn write_rtx(
@@ -509,7 +551,15 @@ impl Downlink {
         self.credit = credit;
         self.next_rtx = sequence.wrapping_add(1);
         self.retransmitted += 1;
-        Some(Forwarded { ssrc, sequence, header_len, len, marker: packet.marker, rtx: true, late: false })
+        Some(Forwarded {
+            ssrc,
+            sequence,
+            header_len,
+            len,
+            marker: packet.marker,
+            rtx: true,
+            late: false,
+        })
     }
 
     /// The packet that carried an outgoing number, while its ring still has it.
@@ -528,8 +578,14 @@ impl Downlink {
 
     fn note_sent(&mut self, packet: &RtpPacket, mapping: &Mapping) {
         let timestamp = packet.timestamp.wrapping_add(mapping.timestamp);
-        if self.last.is_none_or(|last| timestamp.wrapping_sub(last.timestamp) as i32 > 0) {
-            self.last = Some(LastFrame { timestamp, arrival: packet.arrival });
+        if self
+            .last
+            .is_none_or(|last| timestamp.wrapping_sub(last.timestamp) as i32 > 0)
+        {
+            self.last = Some(LastFrame {
+                timestamp,
+                arrival: packet.arrival,
+            });
         }
         let counters = &mut self.counters;
         if let Some(id) = packet.frame.picture_id {

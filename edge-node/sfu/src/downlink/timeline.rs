@@ -43,7 +43,11 @@ pub(super) fn continue_at(
         }
         _ => by_arrival,
     };
-    if (aligned.wrapping_sub(last.timestamp) as i32) <= 0 { last.timestamp.wrapping_add(1) } else { aligned }
+    if (aligned.wrapping_sub(last.timestamp) as i32) <= 0 {
+        last.timestamp.wrapping_add(1)
+    } else {
+        aligned
+    }
 }
 
 /// A report as the publisher would have sent it `elapsed` later.
@@ -83,38 +87,88 @@ mod tests {
     fn layers_with_different_clocks_meet_at_the_same_capture_time() {
         let now = Instant::now();
         // Old layer: RTP 1000 at NTP 10 s, sent with offset 500. New layer: RTP 4,000,000,000 at NTP 10.5 s.
-        let old = LayerClock { report: SenderReportInfo { ntp: 10 << 32, rtp_timestamp: 1_000 }, offset: 500 };
-        let new = SenderReportInfo { ntp: (10 << 32) + (1 << 31), rtp_timestamp: 4_000_000_000 };
+        let old = LayerClock {
+            report: SenderReportInfo {
+                ntp: 10 << 32,
+                rtp_timestamp: 1_000,
+            },
+            offset: 500,
+        };
+        let new = SenderReportInfo {
+            ntp: (10 << 32) + (1 << 31),
+            rtp_timestamp: 4_000_000_000,
+        };
         // Last sent: old frame captured at 10.8 s; the new frame at 10.833 s arrives 100 ms late.
-        let last = LastFrame { timestamp: 1_500 + 72_000, arrival: now };
+        let last = LastFrame {
+            timestamp: 1_500 + 72_000,
+            arrival: now,
+        };
         let timestamp = 4_000_000_000 + 30_000; // 10.5 s + 333 ms
-        let out = continue_at(timestamp, now + Duration::from_millis(133), last, Some(old), Some(new), HZ);
+        let out = continue_at(
+            timestamp,
+            now + Duration::from_millis(133),
+            last,
+            Some(old),
+            Some(new),
+            HZ,
+        );
         let exact = 1_500 + 75_000;
         assert!(out.abs_diff(exact) <= 1, "{out} against {exact}");
         let blind = continue_at(timestamp, now + Duration::from_millis(133), last, None, Some(new), HZ);
         assert_eq!(blind, last.timestamp + 11_970);
-        let stale = LayerClock { report: SenderReportInfo { ntp: 2 << 32, ..old.report }, ..old };
-        assert_eq!(continue_at(timestamp, now + Duration::from_millis(133), last, Some(stale), Some(new), HZ), blind);
+        let stale = LayerClock {
+            report: SenderReportInfo {
+                ntp: 2 << 32,
+                ..old.report
+            },
+            ..old
+        };
+        assert_eq!(
+            continue_at(
+                timestamp,
+                now + Duration::from_millis(133),
+                last,
+                Some(stale),
+                Some(new),
+                HZ
+            ),
+            blind
+        );
     }
 
     #[test]
     fn time_never_stands_still_or_runs_back() {
         let now = Instant::now();
-        let last = LastFrame { timestamp: u32::MAX, arrival: now };
+        let last = LastFrame {
+            timestamp: u32::MAX,
+            arrival: now,
+        };
         assert_eq!(continue_at(7, now, last, None, None, HZ), 0);
     }
 
     #[test]
     fn a_report_stays_on_its_line() {
-        let report = SenderReportInfo { ntp: 10 << 32, rtp_timestamp: u32::MAX - 44_999 };
+        let report = SenderReportInfo {
+            ntp: 10 << 32,
+            rtp_timestamp: u32::MAX - 44_999,
+        };
         let later = extrapolate(report, Duration::from_millis(1_500), HZ);
-        assert_eq!(later, SenderReportInfo { ntp: (11 << 32) + (1 << 31), rtp_timestamp: 90_000 });
+        assert_eq!(
+            later,
+            SenderReportInfo {
+                ntp: (11 << 32) + (1 << 31),
+                rtp_timestamp: 90_000
+            }
+        );
     }
 
     #[test]
     fn the_round_trip_excludes_the_receivers_delay() {
         let sent = Instant::now();
-        assert_eq!(round_trip(sent + Duration::from_millis(600), sent, 32_768), Duration::from_millis(100));
+        assert_eq!(
+            round_trip(sent + Duration::from_millis(600), sent, 32_768),
+            Duration::from_millis(100)
+        );
         assert_eq!(round_trip(sent, sent, u32::MAX), Duration::ZERO);
     }
 }

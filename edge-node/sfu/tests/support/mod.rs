@@ -23,7 +23,11 @@ pub fn uplink_media(rids: &[&str]) -> UplinkMedia {
         kind: MediaKind::Video,
         rids: rids.iter().map(ToString::to_string).collect(),
         ssrcs: vec![],
-        payloads: vec![PayloadType { pt: 96, codec: VP8, rtx_pt: Some(97) }],
+        payloads: vec![PayloadType {
+            pt: 96,
+            codec: VP8,
+            rtx_pt: Some(97),
+        }],
         extensions: ExtensionMap {
             mid: Some(3),
             rid: Some(10),
@@ -40,7 +44,11 @@ pub fn downlink_config() -> DownlinkConfig {
         mid: "5".into(),
         ssrc: 0xD000_0001,
         rtx_ssrc: Some(0xD000_0002),
-        payloads: vec![PayloadType { pt: 100, codec: VP8, rtx_pt: Some(101) }],
+        payloads: vec![PayloadType {
+            pt: 100,
+            codec: VP8,
+            rtx_pt: Some(101),
+        }],
         extensions: ExtensionMap {
             mid: Some(9),
             transport_cc: Some(2),
@@ -105,7 +113,10 @@ impl Encoder {
 
     pub fn report(&self, capture_ms: u32) -> SenderReportInfo {
         let ntp = NTP_ZERO + (u64::from(capture_ms) << 32) / 1_000;
-        SenderReportInfo { ntp, rtp_timestamp: self.rtp_time(capture_ms) }
+        SenderReportInfo {
+            ntp,
+            rtp_timestamp: self.rtp_time(capture_ms),
+        }
     }
 
     /// The packets of the next frame.
@@ -119,16 +130,31 @@ impl Encoder {
         self.frame += 1;
         self.picture_id = (self.picture_id + 1) & 0x7FFF;
         self.tl0 = self.tl0.wrapping_add(1 - temporal);
-        (0..parts).map(|part| {
-            let content = Content {
-                keyframe, layer: self.layer, frame: self.frame, part, parts, temporal, capture_ms,
-            };
-            self.packet(content, part + 1 == parts)
-        }).collect()
+        (0..parts)
+            .map(|part| {
+                let content = Content {
+                    keyframe,
+                    layer: self.layer,
+                    frame: self.frame,
+                    part,
+                    parts,
+                    temporal,
+                    capture_ms,
+                };
+                self.packet(content, part + 1 == parts)
+            })
+            .collect()
     }
 
     fn packet(&mut self, content: Content, marker: bool) -> Vec<u8> {
-        let mut data = self.header(96, marker, self.sequence, self.rtp_time(content.capture_ms), self.ssrc, 10);
+        let mut data = self.header(
+            96,
+            marker,
+            self.sequence,
+            self.rtp_time(content.capture_ms),
+            self.ssrc,
+            10,
+        );
         let start = if content.part == 0 { 0x10 } else { 0 };
         data.extend([0x80 | start, 0xF0]);
         data.extend((self.picture_id | 0x8000).to_be_bytes());
@@ -222,7 +248,10 @@ impl Subscriber {
         };
         let extended = self.extend(sequence);
         if !forwarded.rtx {
-            assert!(self.highest_out.is_none_or(|highest| extended > highest), "SRTP needs rising numbers");
+            assert!(
+                self.highest_out.is_none_or(|highest| extended > highest),
+                "SRTP needs rising numbers"
+            );
             self.highest_out = Some(extended);
         }
         let emitted = (header.timestamp, payload.to_vec());
@@ -230,7 +259,10 @@ impl Subscriber {
             self.received.insert(extended, emitted.clone());
         }
         let before = self.emitted.insert(extended, emitted.clone());
-        assert!(before.is_none_or(|before| before == emitted), "same number, other content");
+        assert!(
+            before.is_none_or(|before| before == emitted),
+            "same number, other content"
+        );
     }
 
     fn extend(&self, sequence: u16) -> u64 {
@@ -240,7 +272,9 @@ impl Subscriber {
 
     /// Numbers a receiver would NACK, each at most `tries` times.
     pub fn missing(&mut self, tries: u32) -> Vec<u16> {
-        let Some((first, last)) = self.range() else { return vec![] };
+        let Some((first, last)) = self.range() else {
+            return vec![];
+        };
         let holes = (first.max(last.saturating_sub(500))..last).filter(|s| !self.received.contains_key(s));
         let mut out = Vec::new();
         for hole in holes {
@@ -254,7 +288,8 @@ impl Subscriber {
     }
 
     pub fn holes(&self) -> usize {
-        self.range().map_or(0, |(first, last)| (last - first + 1) as usize - self.received.len())
+        self.range()
+            .map_or(0, |(first, last)| (last - first + 1) as usize - self.received.len())
     }
 
     /// From the first number sent (a receiver would see the stream start there) to the newest it has.
@@ -275,7 +310,11 @@ impl Subscriber {
             match frames.last_mut() {
                 Some(frame) if frame.0 == *timestamp => {
                     if content.temporal == 0 {
-                        assert_eq!((frame.1, frame.2), (picture_id, payload[4]), "one frame, one picture id");
+                        assert_eq!(
+                            (frame.1, frame.2),
+                            (picture_id, payload[4]),
+                            "one frame, one picture id"
+                        );
                     }
                     frame.3.push((sequence, content));
                 }
@@ -290,17 +329,30 @@ impl Subscriber {
             if !complete && content.temporal > 0 {
                 continue; // the rest was left out while this part was on its way: it only fills a number
             }
-            assert!(packets.iter().all(|(_, c)| (c.layer, c.frame) == (content.layer, content.frame)));
+            assert!(
+                packets
+                    .iter()
+                    .all(|(_, c)| (c.layer, c.frame) == (content.layer, content.frame))
+            );
             if let Some((last_timestamp, last_id, last_tl0, last)) = previous {
                 assert!(timestamp.wrapping_sub(last_timestamp) as i32 > 0, "time goes on");
                 let step = picture_id.wrapping_sub(last_id) & 0x7FFF;
-                assert!((1..0x4000).contains(&step), "picture ids go on: {last_id} → {picture_id}");
+                assert!(
+                    (1..0x4000).contains(&step),
+                    "picture ids go on: {last_id} → {picture_id}"
+                );
                 assert!(tl0.wrapping_sub(last_tl0) < 128, "tl0picidx goes on");
                 if last.layer != content.layer {
-                    assert!(content.keyframe && content.part == 0, "a layer begins with the start of a keyframe");
+                    assert!(
+                        content.keyframe && content.part == 0,
+                        "a layer begins with the start of a keyframe"
+                    );
                 }
             } else {
-                assert!(content.keyframe && content.part == 0, "the stream begins with the start of a keyframe");
+                assert!(
+                    content.keyframe && content.part == 0,
+                    "the stream begins with the start of a keyframe"
+                );
             }
             previous = Some((timestamp, picture_id, tl0, content));
             if complete {
@@ -376,7 +428,10 @@ impl World {
             pool: PacketPool::new(4_096),
             downlink: Downlink::new(downlink_config()),
             subscriber: Subscriber::default(),
-            upstream: Network { delay_ms: 10, ..Network::default() },
+            upstream: Network {
+                delay_ms: 10,
+                ..Network::default()
+            },
             downstream_loss: 0.0,
             transport_sequence: 65_000,
             plis: Vec::new(),
@@ -399,7 +454,11 @@ impl World {
     }
 
     fn transmit(&mut self, data: Vec<u8>) {
-        let copies = if self.rng.random_bool(self.upstream.duplicate) { 2 } else { 1 };
+        let copies = if self.rng.random_bool(self.upstream.duplicate) {
+            2
+        } else {
+            1
+        };
         if self.rng.random_bool(self.upstream.loss) {
             return;
         }
@@ -443,7 +502,9 @@ impl World {
                 break;
             }
             let data = entry.remove();
-            let Some(incoming) = self.receiver.handle_rtp(self.now, &data) else { continue };
+            let Some(incoming) = self.receiver.handle_rtp(self.now, &data) else {
+                continue;
+            };
             if let Some(packet) = self.uplink.handle_rtp(self.now, &incoming, &data, &mut self.pool) {
                 self.send(|downlink, source, send, out| downlink.forward(source, &packet, send, out));
             }

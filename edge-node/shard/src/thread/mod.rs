@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use meridian_sfu::{Packet, PacketPool, Speakers, TrackId};
+use meridian_sfu::{PacketPool, Speakers, TrackId};
 use meridian_transport::DtlsIdentity;
 use meridian_udp::{RecvBatch, Socket, wait};
 use rand::SeedableRng;

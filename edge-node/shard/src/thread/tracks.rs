@@ -387,7 +387,12 @@ impl Shard {
         }
         let stands_for = stands_for(layer, track.tap, track.origin.source());
         if !stands_for.is_empty() {
-            self.tapped.push(Tapped { track: id, layer, stands_for, packet: packet.clone() });
+            self.tapped.push(Tapped {
+                track: id,
+                layer,
+                stands_for,
+                packet: packet.clone(),
+            });
             self.flush_at.get_or_insert(now + self.shared.config.flush_delay);
             self.flush_now |= packet.marker || packet.codec.kind() == MediaKind::Audio;
         }

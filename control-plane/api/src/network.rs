@@ -1,4 +1,4 @@
-//! Who the client is, when reverse proxies stand in between.
+//! Who the client is, when reverse proxies stand in between. Used by the control plane and by every edge.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -46,7 +46,7 @@ fn masked_v6(address: Ipv6Addr, prefix: u8) -> u128 {
 ///
 /// `forwarded` are the values of `X-Forwarded-For`, in order. It is read from the right, where our own proxies wrote: the first
 /// address that is not a trusted proxy is the client. Anything further left was written by strangers.
-pub(crate) fn client_address<'a>(
+pub fn client_address<'a>(
     peer: IpAddr,
     forwarded: impl DoubleEndedIterator<Item = &'a str>,
     trusted: &[Network],
@@ -74,7 +74,7 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
 }
 
 /// The part of an address that one customer of a provider usually holds: limits count by it. IPv6: /64.
-pub(crate) fn limit_key(address: IpAddr) -> IpAddr {
+pub fn limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(masked_v6(address, 64))),
         v4 => v4,

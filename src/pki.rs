@@ -1,0 +1,81 @@
+//! `meridian pki`: the mesh's certificate authority by hand, for machines that do not enrol over the network.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use meridian_api::pki::CertificateAuthority;
+
+#[derive(Args)]
+pub(crate) struct PkiArgs {
+    #[command(subcommand)]
+    command: PkiCommand,
+}
+
+#[derive(Subcommand)]
+enum PkiCommand {
+    /// Makes a certificate authority: ca.pem, and ca.key, which must stay secret.
+    ///
+    /// A control plane makes its own on its first start, in the folder pki of its data_directory; do this only to choose the
+    /// authority beforehand. An authority that is already there is never overwritten.
+    Create {
+        /// The folder to write to.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Issues an edge's certificate: ca.pem, node.pem, and node.key, which must stay secret.
+    ///
+    /// Copy the folder to the edge and name it there in pki.directory. Issue a new one into the same folder before the old one ends.
+    Node {
+        /// The edge's name, as in its node.id: 1 to 40 of a-z, 0-9 and -.
+        id: String,
+        /// A control plane's data_directory, or a folder with ca.pem and ca.key.
+        #[arg(long, value_name = "DIR", default_value = "data")]
+        authority: PathBuf,
+        /// The folder to write to.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// A further DNS name or IP address for the certificate; may be repeated.
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+pub(crate) fn run(args: PkiArgs) -> anyhow::Result<()> {
+    match args.command {
+        PkiCommand::Create { out } => create(&out),
+        PkiCommand::Node {
+            id,
+            authority,
+            out,
+            names,
+        } => node(&id, &authority, &out, &names),
+    }
+}
+
+fn create(out: &Path) -> anyhow::Result<()> {
+    if out.join("ca.key").exists() || out.join("ca.pem").exists() {
+        bail!(
+            "{} already holds an authority: a new one would cut off every node with a certificate of the old one",
+            out.display()
+        );
+    }
+    CertificateAuthority::create()?.save(out)?;
+    println!("{}: ca.pem, ca.key (secret)", out.display());
+    Ok(())
+}
+
+fn node(id: &str, authority: &Path, out: &Path, names: &[String]) -> anyhow::Result<()> {
+    // The control plane keeps its authority in a folder of its data directory.
+    let inside = authority.join("pki");
+    let folder = if inside.join("ca.pem").exists() {
+        inside
+    } else {
+        authority.to_owned()
+    };
+    let authority = CertificateAuthority::load(&folder)
+        .context("--authority: start the control plane once, or run `meridian pki create`, to have an authority")?;
+    authority.issue_node(id, names)?.save(out)?;
+    println!("{}: ca.pem, node.pem, node.key (secret)", out.display());
+    Ok(())
+}
