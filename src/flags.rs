@@ -118,7 +118,9 @@ impl RoleArgs {
     /// `--set` comes last: what is spelt out key by key wins.
     fn finish<T: Settings>(&self, mut loader: Loader) -> anyhow::Result<T> {
         for pair in &self.set {
-            let (key, value) = pair.split_once('=').with_context(|| format!("--set {pair}: want KEY=VALUE"))?;
+            let (key, value) = pair
+                .split_once('=')
+                .with_context(|| format!("--set {pair}: want KEY=VALUE"))?;
             loader = loader.flag("--set", key, Some(value));
         }
         Ok(loader.load::<T>()?.value)

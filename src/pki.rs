@@ -44,13 +44,21 @@ enum PkiCommand {
 pub(crate) fn run(args: PkiArgs) -> anyhow::Result<()> {
     match args.command {
         PkiCommand::Create { out } => create(&out),
-        PkiCommand::Node { id, authority, out, names } => node(&id, &authority, &out, &names),
+        PkiCommand::Node {
+            id,
+            authority,
+            out,
+            names,
+        } => node(&id, &authority, &out, &names),
     }
 }
 
 fn create(out: &Path) -> anyhow::Result<()> {
     if out.join("ca.key").exists() || out.join("ca.pem").exists() {
-        bail!("{} already holds an authority: a new one would cut off every node with a certificate of the old one", out.display());
+        bail!(
+            "{} already holds an authority: a new one would cut off every node with a certificate of the old one",
+            out.display()
+        );
     }
     CertificateAuthority::create()?.save(out)?;
     println!("{}: ca.pem, ca.key (secret)", out.display());
@@ -60,7 +68,11 @@ fn create(out: &Path) -> anyhow::Result<()> {
 fn node(id: &str, authority: &Path, out: &Path, names: &[String]) -> anyhow::Result<()> {
     // The control plane keeps its authority in a folder of its data directory.
     let inside = authority.join("pki");
-    let folder = if inside.join("ca.pem").exists() { inside } else { authority.to_owned() };
+    let folder = if inside.join("ca.pem").exists() {
+        inside
+    } else {
+        authority.to_owned()
+    };
     let authority = CertificateAuthority::load(&folder)
         .context("--authority: start the control plane once, or run `meridian pki create`, to have an authority")?;
     authority.issue_node(id, names)?.save(out)?;

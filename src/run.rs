@@ -18,14 +18,26 @@ pub(crate) fn logging(filter: &str, json: bool) {
         eprintln!("meridian: --log {filter:?} is not a filter ({error}); using info");
         EnvFilter::new("info")
     });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { builder.json().init() } else { builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init() }
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json {
+        builder.json().init()
+    } else {
+        builder
+            .with_target(false)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init()
+    }
 }
 
 pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
     let config: EdgeConfig = args.load()?;
     let identity = NodeIdentity::load(&config.pki.directory).with_context(|| {
-        format!("pki.directory: no certificate of this edge in {} (`meridian pki node` makes one)", config.pki.directory.display())
+        format!(
+            "pki.directory: no certificate of this edge in {} (`meridian pki node` makes one)",
+            config.pki.directory.display()
+        )
     })?;
     meridian_node::check_identity(&config, &identity)?;
     if args.role.check {
@@ -36,7 +48,9 @@ pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
         let registry = registry(&config.registry).await?;
         Ok(Edge::start(config, registry, identity).await?)
     };
-    StopSignal::install()?.serve(start, async |edge: Edge| edge.stop().await).await
+    StopSignal::install()?
+        .serve(start, async |edge: Edge| edge.stop().await)
+        .await
 }
 
 pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> {
@@ -58,19 +72,25 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> 
         let registry = registry(&settings).await?;
         Ok(ControlPlane::start(config, registry).await?)
     };
-    StopSignal::install()?.serve(start, async |control: ControlPlane| control.shutdown().await).await
+    StopSignal::install()?
+        .serve(start, async |control: ControlPlane| control.shutdown().await)
+        .await
 }
 
 /// The registry that a configuration names.
 async fn registry(settings: &RegistrySettings) -> anyhow::Result<SharedRegistry> {
     Ok(match settings.kind {
         RegistryKind::Memory => {
-            tracing::warn!("registry.kind is memory: this process neither sees others nor is seen by them (--etcd joins a mesh)");
+            tracing::warn!(
+                "registry.kind is memory: this process neither sees others nor is seen by them (--etcd joins a mesh)"
+            );
             Arc::new(MemoryRegistry::new())
         }
         RegistryKind::Etcd => {
-            let options =
-                EtcdOptions { prefix: settings.prefix.clone(), ..EtcdOptions::new(settings.endpoints.clone()) };
+            let options = EtcdOptions {
+                prefix: settings.prefix.clone(),
+                ..EtcdOptions::new(settings.endpoints.clone())
+            };
             Arc::new(EtcdRegistry::connect(options).await.context("registry.endpoints")?)
         }
     })
@@ -85,7 +105,10 @@ pub(crate) struct StopSignal {
 impl StopSignal {
     pub(crate) fn install() -> anyhow::Result<StopSignal> {
         let install = |kind| signal(kind).context("cannot listen for signals");
-        Ok(StopSignal { interrupt: install(SignalKind::interrupt())?, terminate: install(SignalKind::terminate())? })
+        Ok(StopSignal {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+        })
     }
 
     pub(crate) async fn received(&mut self) {

@@ -50,8 +50,19 @@ impl Folder {
 
     /// An authority, and a certificate of fra-1's in `fra-1`.
     fn certify(&self) {
-        assert_eq!(meridian(&["pki", "create", "--out", &self.path("authority")]).code, Some(0));
-        let issue = ["pki", "node", "fra-1", "--authority", &self.path("authority"), "--out", &self.path("fra-1")];
+        assert_eq!(
+            meridian(&["pki", "create", "--out", &self.path("authority")]).code,
+            Some(0)
+        );
+        let issue = [
+            "pki",
+            "node",
+            "fra-1",
+            "--authority",
+            &self.path("authority"),
+            "--out",
+            &self.path("fra-1"),
+        ];
         assert_eq!(meridian(&issue).code, Some(0));
     }
 }
@@ -71,7 +82,11 @@ fn is_complete_and_true<T: Settings>(name: &str) {
     let text = example(name);
     let missing = undocumented_keys::<T>(&text);
     assert!(missing.is_empty(), "deploy/config/{name} does not document {missing:?}");
-    Loader::new("MERIDIAN").file_text(name, &text).env([]).load::<T>().unwrap();
+    Loader::new("MERIDIAN")
+        .file_text(name, &text)
+        .env([])
+        .load::<T>()
+        .unwrap();
     // The defaults that it names must be the real ones: uncommented, they change nothing. Examples of what has no default, and
     // files that are not on this machine, stay comments.
     let shown: String = text
@@ -85,13 +100,25 @@ fn is_complete_and_true<T: Settings>(name: &str) {
         let loaded = Loader::new("MERIDIAN").file_text(name, text).env([]).load::<T>();
         serde_json::to_value(loaded.unwrap_or_else(|error| panic!("{error}")).value).unwrap()
     };
-    assert_eq!(load(&text), load(&shown), "a default named in deploy/config/{name} is not the real one");
+    assert_eq!(
+        load(&text),
+        load(&shown),
+        "a default named in deploy/config/{name} is not the real one"
+    );
 }
 
 fn is_default(line: &str) -> bool {
     let no_default = [
-        "latitude", "longitude", "certificate", "private_key", "key", "advertise = \"", "web_directory", "database",
-        "region_weights_ms", "devkey",
+        "latitude",
+        "longitude",
+        "certificate",
+        "private_key",
+        "key",
+        "advertise = \"",
+        "web_directory",
+        "database",
+        "region_weights_ms",
+        "devkey",
     ];
     let is_setting = line
         .split_once(" = ")
@@ -120,9 +147,17 @@ fn every_subcommand_explains_itself() {
         command.push("--help");
         let help = meridian(&command);
         assert_eq!(help.code, Some(0), "{command:?}");
-        assert!(help.stdout.contains(mentions), "{command:?} says nothing of {mentions}:\n{}", help.stdout);
-        let undescribed = help.stdout.lines().find(|line| line.trim_end().ends_with('>') && !line.contains("Usage:"));
-        assert_eq!(undescribed, None, "{command:?} leaves an option without a word");
+        assert!(
+            help.stdout.contains(mentions),
+            "{command:?} says nothing of {mentions}:\n{}",
+            help.stdout
+        );
+        // An option is described behind its name, or in the line below.
+        let lines: Vec<&str> = help.stdout.lines().collect();
+        let bare = lines
+            .windows(2)
+            .find(|pair| pair[0].trim_start().starts_with('-') && pair[0].ends_with('>') && pair[1].trim().is_empty());
+        assert_eq!(bare, None, "{command:?} leaves an option without a word");
     }
 }
 
@@ -132,22 +167,46 @@ fn a_misspelt_key_is_refused_with_file_line_and_the_nearest_name() {
     let file = folder.write("edge.toml", "[node]\nid = 'fra-1'\nregoin = 'fra'\n");
     let edge = meridian(&["edge", "--check", "-c", &file]);
     assert_eq!((edge.code, edge.stdout.as_str()), (Some(1), ""));
-    assert!(edge.stderr.contains("edge.toml:3: node.regoin: unknown key; did you mean `region`?"), "{}", edge.stderr);
+    assert!(
+        edge.stderr
+            .contains("edge.toml:3: node.regoin: unknown key; did you mean `region`?"),
+        "{}",
+        edge.stderr
+    );
     let control = meridian(&["control-plane", "--check", "--set", "htp.bind=127.0.0.1:0"]);
     assert_eq!(control.code, Some(1));
-    assert!(control.stderr.contains("--set") && control.stderr.contains("`http.bind`"), "{}", control.stderr);
+    assert!(
+        control.stderr.contains("--set") && control.stderr.contains("`http.bind`"),
+        "{}",
+        control.stderr
+    );
 }
 
 #[test]
 fn wrong_values_are_named_together_with_where_they_come_from() {
     let folder = Folder::new("values");
-    let file = folder.write("edge.toml", "[node]\nid = 'Fra 1'\nregion = 'fra'\n[registry]\nkind = 'etcd'\n");
+    let file = folder.write(
+        "edge.toml",
+        "[node]\nid = 'Fra 1'\nregion = 'fra'\n[registry]\nkind = 'etcd'\n",
+    );
     let edge = meridian(&["edge", "--check", "-c", &file, "--http-bind", "0.0.0.0:443"]);
     assert_eq!(edge.code, Some(1));
-    for expected in ["edge.toml:2: node.id", "flag --http-bind: http.bind", "registry.endpoints"] {
-        assert!(edge.stderr.contains(expected), "no word of {expected}:\n{}", edge.stderr);
+    for expected in [
+        "edge.toml:2: node.id",
+        "flag --http-bind: http.bind",
+        "registry.endpoints",
+    ] {
+        assert!(
+            edge.stderr.contains(expected),
+            "no word of {expected}:\n{}",
+            edge.stderr
+        );
     }
-    assert!(meridian(&["edge", "--check", "-c", "/no/such/file.toml"]).stderr.contains("/no/such/file.toml"));
+    assert!(
+        meridian(&["edge", "--check", "-c", "/no/such/file.toml"])
+            .stderr
+            .contains("/no/such/file.toml")
+    );
 }
 
 #[test]
@@ -159,17 +218,38 @@ fn certificates_are_issued_checked_and_never_overwritten() {
     assert!(again.stderr.contains("already holds an authority"), "{}", again.stderr);
     let identity = NodeIdentity::load(&folder.0.join("fra-1")).unwrap();
     assert_eq!(identity.name().unwrap().id, "fra-1");
-    let nameless = ["pki", "node", "Fra_1", "--authority", &folder.path("authority"), "--out", &folder.path("x")];
+    let nameless = [
+        "pki",
+        "node",
+        "Fra_1",
+        "--authority",
+        &folder.path("authority"),
+        "--out",
+        &folder.path("x"),
+    ];
     assert_eq!(meridian(&nameless).code, Some(1));
-    let nowhere = meridian(&["pki", "node", "iad-1", "--authority", &folder.path("none"), "--out", &folder.path("x")]);
-    assert!(nowhere.code == Some(1) && nowhere.stderr.contains("--authority"), "{}", nowhere.stderr);
+    let nowhere = meridian(&[
+        "pki",
+        "node",
+        "iad-1",
+        "--authority",
+        &folder.path("none"),
+        "--out",
+        &folder.path("x"),
+    ]);
+    assert!(
+        nowhere.code == Some(1) && nowhere.stderr.contains("--authority"),
+        "{}",
+        nowhere.stderr
+    );
 }
 
 #[test]
 fn check_says_yes_only_when_the_edge_would_start() {
     let folder = Folder::new("check");
     folder.certify();
-    let check = |node: &str, pki: &str| meridian(&["edge", "--check", "--node-id", node, "--region", "fra", "--pki", pki]);
+    let check =
+        |node: &str, pki: &str| meridian(&["edge", "--check", "--node-id", node, "--region", "fra", "--pki", pki]);
     let good = check("fra-1", &folder.path("fra-1"));
     assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""));
     let without = check("fra-1", &folder.path("none"));
@@ -177,5 +257,9 @@ fn check_says_yes_only_when_the_edge_would_start() {
     assert!(without.stderr.contains("pki.directory"), "{}", without.stderr);
     let other = check("iad-1", &folder.path("fra-1"));
     assert_eq!(other.code, Some(1));
-    assert!(other.stderr.contains("node.id is iad-1") && other.stderr.contains("fra-1's"), "{}", other.stderr);
+    assert!(
+        other.stderr.contains("node.id is iad-1") && other.stderr.contains("fra-1's"),
+        "{}",
+        other.stderr
+    );
 }

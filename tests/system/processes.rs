@@ -5,16 +5,17 @@
 
 mod mesh;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mesh::process::{Folder, Process, eventually, get, send};
-use mesh::{LEASE_S, MERIDIAN, Mesh, SOON, join_at};
 use meridian_api::pki::{CONTROL_PLANE_NAME, CertificateAuthority, NodeIdentity};
 use meridian_api::token::{Claims, mint};
 use meridian_api::v1;
 use meridian_api::v1::edge_control_client::EdgeControlClient;
 use meridian_registry::{EtcdOptions, EtcdRegistry, Registry};
+use mesh::process::{Folder, Process, eventually, get, send};
+use mesh::{LEASE_S, MERIDIAN, Mesh, SOON, join_at};
 use serde_json::{Value, json};
 use tonic::Code;
 use tonic::transport::{ClientTlsConfig, Endpoint};
@@ -29,21 +30,30 @@ async fn people_are_placed_near_them_and_any_edge_answers_a_join_as_the_control_
     let direct = mesh.join(&code, &json!({"name": "Ana", "from": "sin"})).await.unwrap();
     for through in ["fra", "iad", "sin"] {
         let address = mesh.edge_address(through).await;
-        let answer = join_at(address, &code, &json!({"name": "Ana", "from": "sin"})).await.unwrap();
-        assert_eq!((answer.status, shape(&answer.json())), (200, shape(&direct.json())), "through {through}");
+        let answer = join_at(address, &code, &json!({"name": "Ana", "from": "sin"}))
+            .await
+            .unwrap();
+        assert_eq!(
+            (answer.status, shape(&answer.json())),
+            (200, shape(&direct.json())),
+            "through {through}"
+        );
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         // The token opens the edge that was chosen, and its alternates.
         let token = answer.json()["token"].as_str().unwrap().to_owned();
         for edge in ["fra", "iad", "sin"] {
-            let path = format!("/rtc/v1/validate?access_token={token}");
+            let path = format!("/rtc/v1/validate?access_token={token}&join_request=");
             let validated = get(mesh.edge_address(edge).await, &path).await.unwrap();
             assert_eq!(validated.status, 200, "{edge}: {validated:?}");
         }
     }
     let sdk = mint(&Claims::join("sdk", "SDK", "any"), "devkey", mesh::SECRET).unwrap();
-    let path = format!("/rtc/v1/validate?access_token={sdk}");
+    let path = format!("/rtc/v1/validate?access_token={sdk}&join_request=");
     let validated = get(mesh.edge_address("iad").await, &path).await.unwrap();
-    assert_eq!(validated.status, 200, "API keys of the control plane reach the edges: {validated:?}");
+    assert_eq!(
+        validated.status, 200,
+        "API keys of the control plane reach the edges: {validated:?}"
+    );
 }
 
 /// A granted join without what differs from one person to the next.
@@ -71,35 +81,70 @@ async fn refusals_are_clear_and_the_same_everywhere() {
         ("abc-defg-hij", json!({"name": "Ana"}), 404, "not_found"),
         ("no%20code%20at%20all", json!({"name": "Ana"}), 404, "not_found"),
         (closed.as_str(), json!({"name": "Ana"}), 403, "passcode_required"),
-        (closed.as_str(), json!({"name": "Ana", "passcode": "open barley"}), 403, "wrong_passcode"),
+        (
+            closed.as_str(),
+            json!({"name": "Ana", "passcode": "open barley"}),
+            403,
+            "wrong_passcode",
+        ),
         (full.as_str(), json!({"name": "Ana"}), 409, "full"),
         (ended.as_str(), json!({"name": "Ana"}), 410, "ended"),
-        (closed.as_str(), json!({"name": "", "passcode": "open sesame"}), 400, "bad_request"),
+        (
+            closed.as_str(),
+            json!({"name": "", "passcode": "open sesame"}),
+            400,
+            "bad_request",
+        ),
         (closed.as_str(), json!({"name": 7}), 400, "bad_request"),
     ];
     for (code, body, status, why) in cases {
         let direct = mesh.join(code, &body).await.unwrap();
         let through = join_at(edge, code, &body).await.unwrap();
-        assert_eq!((direct.status, direct.json()["code"].as_str()), (status, Some(why)), "{code} {body}");
-        assert_eq!((through.status, &through.text), (direct.status, &direct.text), "{code} {body}");
+        assert_eq!(
+            (direct.status, direct.json()["code"].as_str()),
+            (status, Some(why)),
+            "{code} {body}"
+        );
+        assert_eq!(
+            (through.status, &through.text),
+            (direct.status, &direct.text),
+            "{code} {body}"
+        );
     }
     let path = format!("/api/v1/meetings/{closed}/join");
-    let form = send(edge, "POST", &path, "Content-Type: text/plain\r\n", "{}").await.unwrap();
-    assert_eq!((form.status, form.json()["code"].as_str()), (400, Some("bad_request")), "other sites' pages send this unasked");
+    let form = send(edge, "POST", &path, "Content-Type: text/plain\r\n", "{}")
+        .await
+        .unwrap();
+    assert_eq!(
+        (form.status, form.json()["code"].as_str()),
+        (400, Some("bad_request")),
+        "other sites' pages send this unasked"
+    );
     guessing_is_limited_by_the_client_behind_the_proxy(edge).await;
 }
 
 /// The edge trusts 127.0.0.1 to be a proxy, so what it forwards is counted by who is behind it.
-async fn guessing_is_limited_by_the_client_behind_the_proxy(edge: std::net::SocketAddr) {
+async fn guessing_is_limited_by_the_client_behind_the_proxy(edge: SocketAddr) {
     let guess = async |client: &str| {
         let headers = format!("Content-Type: application/json\r\nX-Forwarded-For: {client}\r\n");
-        send(edge, "POST", "/api/v1/meetings/zzz-zzzz-zzz/join", &headers, r#"{"name":"Eve"}"#).await.unwrap()
+        send(
+            edge,
+            "POST",
+            "/api/v1/meetings/zzz-zzzz-zzz/join",
+            &headers,
+            r#"{"name":"Eve"}"#,
+        )
+        .await
+        .unwrap()
     };
     let mut last = guess("203.0.113.9").await;
     for _ in 0..20 {
         last = guess("203.0.113.9").await;
     }
-    assert_eq!((last.status, last.json()["code"].as_str()), (429, Some("too_many_tries")));
+    assert_eq!(
+        (last.status, last.json()["code"].as_str()),
+        (429, Some("too_many_tries"))
+    );
     assert!(last.header("retry-after").is_some(), "{last:?}");
     assert_eq!(guess("198.51.100.7").await.status, 404, "others are not held up");
 }
@@ -111,19 +156,44 @@ async fn every_process_tells_its_health_its_readiness_and_its_metrics() {
     let ready = mesh.get("/readyz").await.unwrap();
     assert_eq!((ready.status, &ready.json()["nodes"]), (200, &json!(1)));
     assert_eq!(mesh.get("/healthz").await.unwrap().status, 200);
-    assert!(mesh.get("/metrics").await.unwrap().text.contains("meridian_edges_attached 1"));
-    for (path, expected) in [("/healthz", "ok"), ("/readyz", "ready"), ("/metrics", "meridian_ready 1"), ("/probe", "")] {
+    assert!(
+        mesh.get("/metrics")
+            .await
+            .unwrap()
+            .text
+            .contains("meridian_edges_attached 1")
+    );
+    for (path, expected) in [
+        ("/healthz", "ok"),
+        ("/readyz", "ready"),
+        ("/metrics", "meridian_ready 1"),
+        ("/probe", ""),
+    ] {
         let answer = get(edge, path).await.unwrap();
-        assert!((200..300).contains(&answer.status) && answer.text.contains(expected), "{path}: {answer:?}");
+        assert!(
+            (200..300).contains(&answer.status) && answer.text.contains(expected),
+            "{path}: {answer:?}"
+        );
     }
-    for metrics in [get(edge, "/metrics").await.unwrap(), mesh.get("/metrics").await.unwrap()] {
-        assert!(metrics.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    for metrics in [
+        get(edge, "/metrics").await.unwrap(),
+        mesh.get("/metrics").await.unwrap(),
+    ] {
+        assert!(
+            metrics
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/plain; version=0.0.4")
+        );
         is_prometheus_text(&metrics.text);
     }
-    // An edge that has no keys yet takes nobody, and says why.
     mesh.control.signal("KILL");
     mesh.control.ended(SOON).await;
-    assert_eq!(get(edge, "/readyz").await.unwrap().status, 200, "what an edge has learnt it keeps");
+    assert_eq!(
+        get(edge, "/readyz").await.unwrap().status,
+        200,
+        "what an edge has learnt it keeps"
+    );
 }
 
 fn is_prometheus_text(text: &str) {
@@ -146,7 +216,11 @@ async fn a_stopped_edge_leaves_placement_at_once_and_a_killed_one_within_its_lea
     let mut fra = mesh.edges.remove("fra").unwrap();
     fra.signal("TERM");
     let gone = async |id: &'static str| {
-        eventually(&format!("{id} is gone"), SOON, async || (!mesh.placed().await?.contains_key(id)).then_some(())).await.1
+        eventually(&format!("{id} is gone"), SOON, async || {
+            (!mesh.placed().await?.contains_key(id)).then_some(())
+        })
+        .await
+        .1
     };
     let took = gone("fra").await;
     assert!(took < Duration::from_secs(1), "a stopped edge took {took:?} to leave");
@@ -154,9 +228,15 @@ async fn a_stopped_edge_leaves_placement_at_once_and_a_killed_one_within_its_lea
     assert!(fra.ended(Duration::from_secs(5)).await.success(), "{}", fra.log());
     mesh.edges["iad"].signal("KILL");
     let took = gone("iad").await;
-    assert!(took < Duration::from_secs(LEASE_S + 1), "a killed edge took {took:?} to go");
+    assert!(
+        took < Duration::from_secs(LEASE_S + 1),
+        "a killed edge took {took:?} to go"
+    );
     assert_eq!(mesh.edge_for(&code, "iad").await, "sin");
-    assert_eq!(mesh.placed().await.unwrap().into_iter().collect::<Vec<_>>(), [("sin".to_owned(), true)]);
+    assert_eq!(
+        mesh.placed().await.unwrap().into_iter().collect::<Vec<_>>(),
+        [("sin".to_owned(), true)]
+    );
 }
 
 #[tokio::test]
@@ -170,7 +250,10 @@ async fn an_edge_killed_and_started_again_has_its_name_back_at_once() {
     })
     .await;
     mesh.wait_for_edges(2).await;
-    holds_for(Duration::from_secs(LEASE_S + 1), async || mesh.placed().await.unwrap().len() == 2).await;
+    holds_for(Duration::from_secs(LEASE_S + 1), async || {
+        mesh.placed().await.unwrap().len() == 2
+    })
+    .await;
     let (code, _) = mesh.meeting(json!({})).await;
     assert_eq!(mesh.edge_for(&code, "fra").await, "fra");
 }
@@ -202,7 +285,30 @@ async fn an_outage_of_the_registry_drops_no_living_edge_and_stops_no_join() {
     mesh.wait_for_edges(2).await;
     // The mesh still follows: an edge that leaves now is seen to leave.
     mesh.edges["iad"].signal("TERM");
-    eventually("iad is gone", SOON, async || (!mesh.placed().await?.contains_key("iad")).then_some(())).await;
+    eventually("iad is gone", SOON, async || {
+        (!mesh.placed().await?.contains_key("iad")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_registry_that_hangs_and_comes_back_with_every_lease_ended_stops_no_join() {
+    let mesh = Mesh::start(&["fra", "iad"]).await;
+    let (code, _) = mesh.meeting(json!({})).await;
+    let joins = async || {
+        mesh.join(&code, &json!({"name": "Ana", "from": "fra"}))
+            .await
+            .unwrap()
+            .status
+            == 200
+    };
+    mesh.etcd.signal("STOP");
+    serves(&mesh, &code, Duration::from_secs(LEASE_S + 1)).await;
+    mesh.etcd.signal("CONT");
+    // Its clock ran on: it may end every lease before it hears the first renewal.
+    holds_for(Duration::from_secs(1), joins).await;
+    registered(&mesh, 2).await;
+    mesh.wait_for_edges(2).await;
 }
 
 /// Both edges stay in placement and joins are answered, at every look.
@@ -216,7 +322,9 @@ async fn serves(mesh: &Mesh, code: &str, time: Duration) {
 }
 
 async fn registered(mesh: &Mesh, count: usize) {
-    let registry = EtcdRegistry::connect(EtcdOptions::new([mesh.etcd.url.clone()])).await.unwrap();
+    let registry = EtcdRegistry::connect(EtcdOptions::new([mesh.etcd.url.clone()]))
+        .await
+        .unwrap();
     eventually("all edges are in etcd again", SOON, async || {
         (registry.list("nodes/").await.ok()?.entries.len() == count).then_some(())
     })
@@ -229,16 +337,27 @@ async fn a_control_plane_that_was_away_is_found_again_and_knows_its_meetings() {
     let (code, _) = mesh.meeting(json!({})).await;
     let edge = mesh.edge_address("fra").await;
     let ana = json!({"name": "Ana", "from": "fra"});
-    let token = join_at(edge, &code, &ana).await.unwrap().json()["token"].as_str().unwrap().to_owned();
+    let token = join_at(edge, &code, &ana).await.unwrap().json()["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     for signal in ["TERM", "KILL"] {
         mesh.control.signal(signal);
         let status = mesh.control.ended(Duration::from_secs(5)).await;
         assert_eq!(status.success(), signal == "TERM", "{status}");
         let away = join_at(edge, &code, &ana).await.unwrap();
-        assert_eq!((away.status, away.json()["code"].as_str()), (503, Some("control_plane_away")), "{away:?}");
+        assert_eq!(
+            (away.status, away.json()["code"].as_str()),
+            (503, Some("control_plane_away")),
+            "{away:?}"
+        );
         assert!(away.header("retry-after").is_some());
-        let path = format!("/rtc/v1/validate?access_token={token}");
-        assert_eq!(get(edge, &path).await.unwrap().status, 200, "who has a token joins without the control plane");
+        let path = format!("/rtc/v1/validate?access_token={token}&join_request=");
+        assert_eq!(
+            get(edge, &path).await.unwrap().status,
+            200,
+            "who has a token joins without the control plane"
+        );
         mesh.restart_control();
         mesh.wait_for_edges(2).await;
         assert_eq!(mesh.edge_for(&code, "iad").await, "iad");
@@ -255,9 +374,16 @@ async fn strangers_get_nothing_by_grpc() {
     let authority = CertificateAuthority::load(&mesh.folder.path("data/pki")).unwrap();
     let ours = authority.issue_node("ours", &[]).unwrap();
     let call = async |tls: ClientTlsConfig| {
-        let endpoint = Endpoint::from_shared(format!("https://{}", mesh.grpc)).unwrap().tls_config(tls).unwrap();
+        let endpoint = Endpoint::from_shared(format!("https://{}", mesh.grpc))
+            .unwrap()
+            .tls_config(tls)
+            .unwrap();
         let mut client = EdgeControlClient::new(endpoint.connect_lazy());
-        client.join(v1::JoinRequest::default()).await.map(drop).map_err(|status| status.code())
+        client
+            .join(v1::JoinRequest::default())
+            .await
+            .map(drop)
+            .map_err(|status| status.code())
     };
     assert_eq!(call(ours.tonic_client()).await, Ok(()), "an edge of ours is heard");
     let without = ClientTlsConfig::new()
@@ -265,20 +391,94 @@ async fn strangers_get_nothing_by_grpc() {
         .domain_name(CONTROL_PLANE_NAME);
     assert!(call(without).await.is_err(), "no certificate");
     let stranger = CertificateAuthority::create().unwrap().issue_node("fra", &[]).unwrap();
-    let stranger = NodeIdentity { ca_pem: ours.ca_pem.clone(), ..stranger };
-    assert!(call(stranger.tonic_client()).await.is_err(), "another authority's certificate");
+    let stranger = NodeIdentity {
+        ca_pem: ours.ca_pem.clone(),
+        ..stranger
+    };
+    assert!(
+        call(stranger.tonic_client()).await.is_err(),
+        "another authority's certificate"
+    );
     let control = authority.issue_control_plane("control-2", &[]).unwrap();
-    assert_eq!(call(control.tonic_client()).await, Err(Code::PermissionDenied), "not an edge's certificate");
+    assert_eq!(
+        call(control.tonic_client()).await,
+        Err(Code::PermissionDenied),
+        "not an edge's certificate"
+    );
     let plain = Endpoint::from_shared(format!("http://{}", mesh.grpc)).unwrap();
-    let answer = EdgeControlClient::new(plain.connect_lazy()).join(v1::JoinRequest::default()).await;
+    let answer = EdgeControlClient::new(plain.connect_lazy())
+        .join(v1::JoinRequest::default())
+        .await;
     assert!(answer.is_err(), "no TLS");
+}
+
+#[tokio::test]
+async fn an_edge_without_keys_is_not_ready_says_why_and_is_placed_only_once_it_has_some() {
+    let mut mesh = Mesh::start(&["fra"]).await;
+    mesh.control.signal("TERM");
+    assert!(mesh.control.ended(SOON).await.success());
+    mesh.start_edge("iad").await;
+    let (address, _) = eventually("iad listens", SOON, async || listening(mesh.edges["iad"].id())).await;
+    let (ready, _) = eventually("iad answers", SOON, async || get(address, "/readyz").await).await;
+    assert_eq!(
+        (ready.status, ready.text.contains("no token keys")),
+        (503, true),
+        "{ready:?}"
+    );
+    let registry = EtcdRegistry::connect(EtcdOptions::new([mesh.etcd.url.clone()]))
+        .await
+        .unwrap();
+    let names: Vec<_> = registry
+        .list("nodes/")
+        .await
+        .unwrap()
+        .entries
+        .into_iter()
+        .map(|entry| entry.key)
+        .collect();
+    assert_eq!(names, ["nodes/fra"]);
+    mesh.restart_control();
+    mesh.wait_for_edges(2).await;
+    assert_eq!(get(address, "/readyz").await.unwrap().status, 200);
+}
+
+/// The TCP address on which a process listens, from `/proc`.
+fn listening(process: u32) -> Option<SocketAddr> {
+    let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{process}/fd"))
+        .ok()?
+        .flatten()
+        .filter_map(|file| std::fs::read_link(file.path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens =
+            fields.get(3) == Some(&"0A") && sockets.iter().any(|socket| fields.get(9) == Some(&socket.as_str()));
+        let port = u16::from_str_radix(fields.get(1)?.rsplit(':').next()?, 16).ok()?;
+        listens.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    })
 }
 
 #[tokio::test]
 async fn an_edge_with_another_edges_certificate_does_not_start() {
     let folder = Folder::new();
-    CertificateAuthority::create().unwrap().issue_node("iad", &[]).unwrap().save(&folder.path("pki")).unwrap();
-    let arguments = ["edge", "--node-id", "fra", "--region", "fra", "--http-bind", "127.0.0.1:0", "--pki"];
+    CertificateAuthority::create()
+        .unwrap()
+        .issue_node("iad", &[])
+        .unwrap()
+        .save(&folder.path("pki"))
+        .unwrap();
+    let arguments = [
+        "edge",
+        "--node-id",
+        "fra",
+        "--region",
+        "fra",
+        "--http-bind",
+        "127.0.0.1:0",
+        "--pki",
+    ];
     let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
     arguments.push(folder.path("pki").to_str().unwrap().to_owned());
     let mut edge = Process::start(MERIDIAN, &arguments, &folder.path("log"));
@@ -291,7 +491,15 @@ async fn ctrl_c_stops_the_demo_and_leaves_nothing_behind() {
     let folder = Folder::new();
     let ready = folder.path("ready.json");
     let start = || {
-        let arguments = ["dev", "--port", "0", "--registry", "etcd", "--ready-file", ready.to_str().unwrap()];
+        let arguments = [
+            "dev",
+            "--port",
+            "0",
+            "--registry",
+            "etcd",
+            "--ready-file",
+            ready.to_str().unwrap(),
+        ];
         Process::start(MERIDIAN, &arguments.map(str::to_owned), &folder.path("dev.log"))
     };
     let mut demo = start();
@@ -305,7 +513,14 @@ async fn ctrl_c_stops_the_demo_and_leaves_nothing_behind() {
     let status = demo.ended(Duration::from_secs(5)).await;
     assert_eq!(status.code(), Some(0), "{}", demo.log());
     nothing_is_left(demo.id(), &children).await;
-    let port: u16 = ports["page"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let port: u16 = ports["page"]
+        .as_str()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert_eq!(get(([127, 0, 0, 1], port).into(), "/healthz").await, None);
     // Again, but in the middle of starting: etcd is there, the rest is not yet.
     std::fs::remove_file(&ready).unwrap();
@@ -315,13 +530,21 @@ async fn ctrl_c_stops_the_demo_and_leaves_nothing_behind() {
     })
     .await;
     demo.signal("INT");
-    assert_eq!(demo.ended(Duration::from_secs(5)).await.code(), Some(0), "{}", demo.log());
+    assert_eq!(
+        demo.ended(Duration::from_secs(5)).await.code(),
+        Some(0),
+        "{}",
+        demo.log()
+    );
     nothing_is_left(demo.id(), &children).await;
 }
 
 async fn nothing_is_left(demo: u32, children: &[u32]) {
     eventually("etcd has ended", SOON, async || {
-        children.iter().all(|child| !Path::new(&format!("/proc/{child}/exe")).exists()).then_some(())
+        children
+            .iter()
+            .all(|child| !Path::new(&format!("/proc/{child}/exe")).exists())
+            .then_some(())
     })
     .await;
     let data = std::env::temp_dir().join(format!("meridian-dev-{demo}"));
@@ -330,7 +553,16 @@ async fn nothing_is_left(demo: u32, children: &[u32]) {
 
 /// Ids of the processes that `parent` has started.
 fn children_of(parent: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    children.flat_map(|text| text.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>()).collect()
+    children
+        .flat_map(|text| {
+            text.split_whitespace()
+                .filter_map(|id| id.parse().ok())
+                .collect::<Vec<u32>>()
+        })
+        .collect()
 }

@@ -36,7 +36,14 @@ impl Mesh {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (http, grpc) = (loopback(free_port()), loopback(free_port()));
         let control = start_control(&folder, &etcd, http, grpc);
-        let mut mesh = Mesh { edges: BTreeMap::new(), control, etcd, http, grpc, folder };
+        let mut mesh = Mesh {
+            edges: BTreeMap::new(),
+            control,
+            etcd,
+            http,
+            grpc,
+            folder,
+        };
         mesh.control_answers().await;
         for region in regions {
             mesh.start_edge(region).await;
@@ -66,7 +73,15 @@ impl Mesh {
         let pki = self.folder.path(&format!("pki-{region}"));
         let mut issue = Process::start(
             MERIDIAN,
-            &strings(&["pki", "node", region, "--authority", &text(&self.folder.path("data")), "--out", &text(&pki)]),
+            &strings(&[
+                "pki",
+                "node",
+                region,
+                "--authority",
+                &text(&self.folder.path("data")),
+                "--out",
+                &text(&pki),
+            ]),
             &self.folder.path("pki.log"),
         );
         assert!(issue.ended(SOON).await.success());
@@ -82,7 +97,10 @@ impl Mesh {
         );
         std::fs::write(&file, configuration).unwrap();
         let log = self.folder.path(&format!("{region}.log"));
-        self.edges.insert(region.to_owned(), Process::start(MERIDIAN, &strings(&["edge", "-c", &text(&file)]), &log));
+        self.edges.insert(
+            region.to_owned(),
+            Process::start(MERIDIAN, &strings(&["edge", "-c", &text(&file)]), &log),
+        );
     }
 
     /// Starts the control plane again, where it was.
@@ -97,7 +115,12 @@ impl Mesh {
     /// Edges in placement, with whether they are healthy. `None` while the control plane does not answer.
     pub(crate) async fn placed(&self) -> Option<BTreeMap<String, bool>> {
         let edges = self.summaries().await?;
-        Some(edges.iter().map(|edge| (edge["id"].as_str().unwrap().to_owned(), edge["healthy"] == true)).collect())
+        Some(
+            edges
+                .iter()
+                .map(|edge| (edge["id"].as_str().unwrap().to_owned(), edge["healthy"] == true))
+                .collect(),
+        )
     }
 
     async fn summaries(&self) -> Option<Vec<Value>> {
@@ -109,8 +132,18 @@ impl Mesh {
     /// Where an edge's HTTP listens.
     pub(crate) async fn edge_address(&self, id: &str) -> SocketAddr {
         let edges = self.summaries().await.unwrap();
-        let edge = edges.iter().find(|edge| edge["id"] == id).unwrap_or_else(|| panic!("{id} is not in placement"));
-        let port = edge["url"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let edge = edges
+            .iter()
+            .find(|edge| edge["id"] == id)
+            .unwrap_or_else(|| panic!("{id} is not in placement"));
+        let port = edge["url"]
+            .as_str()
+            .unwrap()
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
@@ -119,13 +152,18 @@ impl Mesh {
         let answer = post(self.http, "/api/v1/meetings", &body).await.unwrap();
         assert_eq!(answer.status, 201, "{answer:?}");
         let json = answer.json();
-        (json["code"].as_str().unwrap().to_owned(), json["host_key"].as_str().unwrap().to_owned())
+        (
+            json["code"].as_str().unwrap().to_owned(),
+            json["host_key"].as_str().unwrap().to_owned(),
+        )
     }
 
     pub(crate) async fn end_meeting(&self, code: &str, host_key: &str) {
         let authorization = format!("Authorization: Bearer {host_key}\r\n");
         let path = format!("/api/v1/meetings/{code}");
-        let answer = process::send(self.http, "DELETE", &path, &authorization, "").await.unwrap();
+        let answer = process::send(self.http, "DELETE", &path, &authorization, "")
+            .await
+            .unwrap();
         assert_eq!(answer.status, 204, "{answer:?}");
     }
 
@@ -157,7 +195,11 @@ fn start_control(folder: &Folder, etcd: &Etcd, http: SocketAddr, grpc: SocketAdd
         etcd.url
     );
     std::fs::write(&file, configuration).unwrap();
-    Process::start(MERIDIAN, &strings(&["control-plane", "-c", &text(&file)]), &folder.path("control-plane.log"))
+    Process::start(
+        MERIDIAN,
+        &strings(&["control-plane", "-c", &text(&file)]),
+        &folder.path("control-plane.log"),
+    )
 }
 
 /// A single etcd that can be stopped and started again, with its data or without.
@@ -172,8 +214,13 @@ pub(crate) struct Etcd {
 impl Etcd {
     fn start(folder: &Folder) -> Etcd {
         let url = || format!("http://127.0.0.1:{}", free_port());
-        let mut etcd =
-            Etcd { process: None, url: url(), peers: url(), data: folder.path("etcd"), log: folder.path("etcd.log") };
+        let mut etcd = Etcd {
+            process: None,
+            url: url(),
+            peers: url(),
+            data: folder.path("etcd"),
+            log: folder.path("etcd.log"),
+        };
         etcd.run();
         etcd
     }
@@ -196,6 +243,11 @@ impl Etcd {
     /// Kills it.
     pub(crate) fn stop(&mut self) {
         self.process = None;
+    }
+
+    /// `STOP` or `CONT`.
+    pub(crate) fn signal(&self, signal: &str) {
+        self.process.as_ref().unwrap().signal(signal);
     }
 
     pub(crate) fn lose_data(&self) {

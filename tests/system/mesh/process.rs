@@ -31,7 +31,10 @@ impl Process {
             .stderr(file)
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
-        Process { child, log: log.to_owned() }
+        Process {
+            child,
+            log: log.to_owned(),
+        }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -40,7 +43,10 @@ impl Process {
 
     /// Sends `INT`, `TERM` or `KILL`.
     pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([format!("-{signal}"), self.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args([format!("-{signal}"), self.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
@@ -51,7 +57,11 @@ impl Process {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "did not end within {within:?}:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "did not end within {within:?}:\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -79,7 +89,11 @@ pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> Folder {
-        let path = std::env::temp_dir().join(format!("meridian-system-{}-{:08x}", std::process::id(), rand::random::<u32>()));
+        let path = std::env::temp_dir().join(format!(
+            "meridian-system-{}-{:08x}",
+            std::process::id(),
+            rand::random::<u32>()
+        ));
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
@@ -106,7 +120,11 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Waits until `holds` gives something, and tells how long that took.
-pub(crate) async fn eventually<T>(what: &str, within: Duration, mut holds: impl AsyncFnMut() -> Option<T>) -> (T, Duration) {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut holds: impl AsyncFnMut() -> Option<T>,
+) -> (T, Duration) {
     let start = Instant::now();
     loop {
         if let Some(found) = holds().await {
@@ -132,16 +150,30 @@ impl Answer {
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
-        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+        lines
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .next()
     }
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<Answer> {
-    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+    exchange(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    )
+    .await
 }
 
 pub(crate) async fn post(address: SocketAddr, path: &str, body: &Value) -> Option<Answer> {
-    send(address, "POST", path, "Content-Type: application/json\r\n", &body.to_string()).await
+    send(
+        address,
+        "POST",
+        path,
+        "Content-Type: application/json\r\n",
+        &body.to_string(),
+    )
+    .await
 }
 
 pub(crate) async fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Option<Answer> {
@@ -160,7 +192,11 @@ async fn exchange(address: SocketAddr, request: &str) -> Option<Answer> {
         let text = String::from_utf8(bytes).ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Answer { status, head: head.to_owned(), text: body.to_owned() })
+        Some(Answer {
+            status,
+            head: head.to_owned(),
+            text: body.to_owned(),
+        })
     };
     tokio::time::timeout(Duration::from_secs(6), talk).await.ok().flatten()
 }

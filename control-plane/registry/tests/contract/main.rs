@@ -5,7 +5,7 @@ mod world;
 use bytes::Bytes;
 use meridian_registry::nodes::{KeeperConfig, NodeRecord, NodeState, NodeWatch, announce};
 use meridian_registry::{
-    Change, Expected, Leadership, RegistrationState, Registry as _, RegistryError, Swap, WatchEvent, campaign,
+    Change, Expected, Leadership, RegistrationState, RegistryError, Swap, WatchEvent, campaign,
     register, watch,
 };
 use std::collections::BTreeMap;

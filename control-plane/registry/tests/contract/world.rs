@@ -1,6 +1,6 @@
 //! The two worlds the contract runs in. Each has a connection that can be cut and one that cannot.
 
-use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, Registry as _, SharedRegistry};
+use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

@@ -17,7 +17,7 @@ use meridian_api::join::BODY_BYTES_MAX;
 use crate::edge::EdgeState;
 
 pub(crate) use tls::{ClientAddress, serve};
-pub use tls::TlsError;
+pub(crate) use tls::TlsError;
 
 pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
     Router::new()
