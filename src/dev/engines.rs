@@ -66,7 +66,12 @@ impl Etcd {
         let (client, peer) = (free_port()?, free_port()?);
         let url = format!("http://127.0.0.1:{client}");
         let peers = format!("http://127.0.0.1:{peer}");
-        let process = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        // Settings of another etcd on this machine; it refuses those that contradict our arguments.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
+            command.env_remove(name);
+        }
+        let process = command
             .args(["--name", "dev", "--log-level", "error", "--data-dir"])
             .arg(directory)
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])

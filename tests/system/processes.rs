@@ -5,6 +5,7 @@
 
 mod mesh;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -41,13 +42,13 @@ async fn people_are_placed_near_them_and_any_edge_answers_a_join_as_the_control_
         // The token opens the edge that was chosen, and its alternates.
         let token = answer.json()["token"].as_str().unwrap().to_owned();
         for edge in ["fra", "iad", "sin"] {
-            let path = format!("/rtc/v1/validate?access_token={token}");
+            let path = format!("/rtc/v1/validate?access_token={token}&join_request=");
             let validated = get(mesh.edge_address(edge).await, &path).await.unwrap();
             assert_eq!(validated.status, 200, "{edge}: {validated:?}");
         }
     }
     let sdk = mint(&Claims::join("sdk", "SDK", "any"), "devkey", mesh::SECRET).unwrap();
-    let path = format!("/rtc/v1/validate?access_token={sdk}");
+    let path = format!("/rtc/v1/validate?access_token={sdk}&join_request=");
     let validated = get(mesh.edge_address("iad").await, &path).await.unwrap();
     assert_eq!(
         validated.status, 200,
@@ -123,7 +124,7 @@ async fn refusals_are_clear_and_the_same_everywhere() {
 }
 
 /// The edge trusts 127.0.0.1 to be a proxy, so what it forwards is counted by who is behind it.
-async fn guessing_is_limited_by_the_client_behind_the_proxy(edge: std::net::SocketAddr) {
+async fn guessing_is_limited_by_the_client_behind_the_proxy(edge: SocketAddr) {
     let guess = async |client: &str| {
         let headers = format!("Content-Type: application/json\r\nX-Forwarded-For: {client}\r\n");
         send(
@@ -186,7 +187,6 @@ async fn every_process_tells_its_health_its_readiness_and_its_metrics() {
         );
         is_prometheus_text(&metrics.text);
     }
-    // An edge that has no keys yet takes nobody, and says why.
     mesh.control.signal("KILL");
     mesh.control.ended(SOON).await;
     assert_eq!(
@@ -291,6 +291,26 @@ async fn an_outage_of_the_registry_drops_no_living_edge_and_stops_no_join() {
     .await;
 }
 
+#[tokio::test]
+async fn a_registry_that_hangs_and_comes_back_with_every_lease_ended_stops_no_join() {
+    let mesh = Mesh::start(&["fra", "iad"]).await;
+    let (code, _) = mesh.meeting(json!({})).await;
+    let joins = async || {
+        mesh.join(&code, &json!({"name": "Ana", "from": "fra"}))
+            .await
+            .unwrap()
+            .status
+            == 200
+    };
+    mesh.etcd.signal("STOP");
+    serves(&mesh, &code, Duration::from_secs(LEASE_S + 1)).await;
+    mesh.etcd.signal("CONT");
+    // Its clock ran on: it may end every lease before it hears the first renewal.
+    holds_for(Duration::from_secs(1), joins).await;
+    registered(&mesh, 2).await;
+    mesh.wait_for_edges(2).await;
+}
+
 /// Both edges stay in placement and joins are answered, at every look.
 async fn serves(mesh: &Mesh, code: &str, time: Duration) {
     holds_for(time, async || {
@@ -332,7 +352,7 @@ async fn a_control_plane_that_was_away_is_found_again_and_knows_its_meetings() {
             "{away:?}"
         );
         assert!(away.header("retry-after").is_some());
-        let path = format!("/rtc/v1/validate?access_token={token}");
+        let path = format!("/rtc/v1/validate?access_token={token}&join_request=");
         assert_eq!(
             get(edge, &path).await.unwrap().status,
             200,
@@ -390,6 +410,54 @@ async fn strangers_get_nothing_by_grpc() {
         .join(v1::JoinRequest::default())
         .await;
     assert!(answer.is_err(), "no TLS");
+}
+
+#[tokio::test]
+async fn an_edge_without_keys_is_not_ready_says_why_and_is_placed_only_once_it_has_some() {
+    let mut mesh = Mesh::start(&["fra"]).await;
+    mesh.control.signal("TERM");
+    assert!(mesh.control.ended(SOON).await.success());
+    mesh.start_edge("iad").await;
+    let (address, _) = eventually("iad listens", SOON, async || listening(mesh.edges["iad"].id())).await;
+    let (ready, _) = eventually("iad answers", SOON, async || get(address, "/readyz").await).await;
+    assert_eq!(
+        (ready.status, ready.text.contains("no token keys")),
+        (503, true),
+        "{ready:?}"
+    );
+    let registry = EtcdRegistry::connect(EtcdOptions::new([mesh.etcd.url.clone()]))
+        .await
+        .unwrap();
+    let names: Vec<_> = registry
+        .list("nodes/")
+        .await
+        .unwrap()
+        .entries
+        .into_iter()
+        .map(|entry| entry.key)
+        .collect();
+    assert_eq!(names, ["nodes/fra"]);
+    mesh.restart_control();
+    mesh.wait_for_edges(2).await;
+    assert_eq!(get(address, "/readyz").await.unwrap().status, 200);
+}
+
+/// The TCP address on which a process listens, from `/proc`.
+fn listening(process: u32) -> Option<SocketAddr> {
+    let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{process}/fd"))
+        .ok()?
+        .flatten()
+        .filter_map(|file| std::fs::read_link(file.path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens =
+            fields.get(3) == Some(&"0A") && sockets.iter().any(|socket| fields.get(9) == Some(&socket.as_str()));
+        let port = u16::from_str_radix(fields.get(1)?.rsplit(':').next()?, 16).ok()?;
+        listens.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    })
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ pub(crate) struct EdgeState {
     pub(crate) trusted_proxies: Vec<Network>,
     media: Vec<SocketAddr>,
     link: SocketAddr,
-    keys: RwLock<Arc<KeyRing>>,
+    keys: watch::Sender<Arc<KeyRing>>,
     turn: RwLock<Option<v1::TurnPolicy>>,
     control_connected: AtomicBool,
     state: watch::Sender<NodeState>,
@@ -87,7 +87,7 @@ pub(crate) struct EdgeState {
 
 impl EdgeState {
     pub(crate) fn keys(&self) -> Arc<KeyRing> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.borrow().clone()
     }
 
     /// Keys of the control plane's policy, beside those of the configuration.
@@ -95,7 +95,7 @@ impl EdgeState {
         for (key, secret) in &self.config.api_keys {
             keys.add_api_key(key, secret);
         }
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.keys.send_replace(Arc::new(keys));
     }
 
     pub(crate) fn turn(&self) -> Option<v1::TurnPolicy> {
@@ -278,7 +278,7 @@ impl Edge {
             rooms: Rooms::new(),
             mesh,
             control: control.clone(),
-            keys: RwLock::default(),
+            keys: watch::Sender::default(),
             turn: RwLock::default(),
             control_connected: AtomicBool::new(false),
             state: watch::Sender::new(NodeState::Active),
@@ -397,9 +397,15 @@ async fn serve(state: Arc<EdgeState>, listener: TcpListener) {
     }
 }
 
-/// Keeps the edge's record in the registry and follows its state.
+/// Keeps the edge's record in the registry and follows its state. An edge without token keys would refuse everybody who is sent to
+/// it: it is not announced before it has some.
 async fn register(state: Arc<EdgeState>, registry: SharedRegistry) {
     let ttl = Duration::from_secs(state.config.registry.lease_s);
+    let mut keys = state.keys.subscribe();
+    tokio::select! {
+        _ = keys.wait_for(|keys| !keys.is_empty()) => {}
+        () = state.stopped() => return,
+    }
     let mut registration = announce(registry, state.record(), ttl);
     let mut changes = state.state.subscribe();
     loop {

@@ -245,6 +245,11 @@ impl Etcd {
         self.process = None;
     }
 
+    /// `STOP` or `CONT`.
+    pub(crate) fn signal(&self, signal: &str) {
+        self.process.as_ref().unwrap().signal(signal);
+    }
+
     pub(crate) fn lose_data(&self) {
         std::fs::remove_dir_all(&self.data).unwrap();
     }
