@@ -168,3 +168,16 @@ async def test_one_identity_is_in_a_room_once(join, room_name):
     await eventually(
         lambda: "alice" in bob.remote_participants and bob.remote_participants["alice"].sid != first, "bob sees the new alice"
     )
+
+
+async def test_connection_quality_is_told_across_the_mesh(join, room_name):
+    told = {}
+    alice = await join("fra", room_name, "alice")
+    await join(
+        "sin",
+        room_name,
+        "bob",
+        before=lambda room: room.on("connection_quality_changed", lambda person, quality: told.update({person.identity: quality})),
+    )
+    await eventually(lambda: "bob" in alice.remote_participants, "alice sees bob")
+    await eventually(lambda: told.get("alice") == rtc.ConnectionQuality.QUALITY_EXCELLENT, "bob is told how alice's connection is")

@@ -15,4 +15,4 @@ mod subscriptions;
 mod view;
 pub mod wire;
 
-pub use mesh::{Data, Edge, Life, Mesh, MeshCounters, Output, RoomInput, SpeakerLevel};
+pub use mesh::{ConnectionGrade, Data, Edge, Life, Mesh, MeshCounters, Output, RoomInput};

@@ -20,7 +20,7 @@ use crate::replication::Rooms;
 use crate::subscriptions::{Demand, Subscriptions};
 pub use crate::view::Edge;
 use crate::wire::{self, Body, Content, Hello, WireError};
-pub use crate::wire::{Data, SpeakerLevel};
+pub use crate::wire::{ConnectionGrade, Data};
 
 /// How often time-driven work is looked for.
 const TICK: Duration = Duration::from_millis(250);
@@ -97,9 +97,10 @@ pub enum RoomInput {
         from: NodeId,
         data: Data,
     },
-    Speakers {
+    /// How good connections to that edge are.
+    Grades {
         from: NodeId,
-        levels: Vec<SpeakerLevel>,
+        grades: Vec<ConnectionGrade>,
     },
 }
 
@@ -319,9 +320,9 @@ impl Mesh {
         self.rooms.cast(&mut self.ctx, room, to, Content::Data(data));
     }
 
-    pub fn send_speakers(&mut self, room: &RoomName, levels: Vec<SpeakerLevel>) {
+    pub fn send_grades(&mut self, room: &RoomName, grades: Vec<ConnectionGrade>) {
         self.rooms
-            .cast(&mut self.ctx, room, None, Content::Speakers(wire::Speakers { levels }));
+            .cast(&mut self.ctx, room, None, Content::Grades(wire::Grades { grades }));
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {

@@ -356,12 +356,12 @@ impl Rooms {
         }
         match cast.content {
             Some(Content::Data(data)) if deliver => ctx.room(&room, RoomInput::Data { from: origin, data }),
-            Some(Content::Speakers(speakers)) if deliver => {
+            Some(Content::Grades(grades)) if deliver => {
                 ctx.room(
                     &room,
-                    RoomInput::Speakers {
+                    RoomInput::Grades {
                         from: origin,
-                        levels: speakers.levels,
+                        grades: grades.grades,
                     },
                 );
             }

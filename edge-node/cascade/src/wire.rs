@@ -19,7 +19,7 @@ pub const ANNOUNCED_MAX: usize = 128;
 pub const EDGES_MAX: usize = meridian_room::limits::NODES;
 /// Edges between a track's origin and anybody who gets it (DESIGN.md §5).
 pub const HOPS_MAX: usize = 4;
-/// Identities one data packet may be for, and speakers in one message.
+/// Identities one data packet may be for, and grades in one message.
 pub const NAMES_MAX: usize = 4_096;
 /// How long, in milliseconds, an announcement may claim to hold.
 pub const TTL_MS_MAX: u32 = 600_000;
@@ -244,8 +244,9 @@ pub struct RoomCast {
 pub enum Content {
     #[prost(message, tag = "5")]
     Data(Data),
-    #[prost(message, tag = "6")]
-    Speakers(Speakers),
+    // 6 was never sent.
+    #[prost(message, tag = "7")]
+    Grades(Grades),
 }
 
 /// A client's data packet, stamped with its sender, opaque otherwise.
@@ -263,21 +264,21 @@ pub struct Data {
     pub sender: String,
 }
 
-/// Levels of people on the sender's edge, on change; a level of 0 ends a speech.
+/// How good the connections of people on the sender's edge are.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Speakers {
+pub struct Grades {
     #[prost(message, repeated, tag = "1")]
-    pub levels: Vec<SpeakerLevel>,
+    pub grades: Vec<ConnectionGrade>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SpeakerLevel {
+pub struct ConnectionGrade {
     /// `PA_…`
     #[prost(string, tag = "1")]
     pub participant: String,
-    /// 0 to 1, linear.
+    /// 0 (unusable) to 5 (perfect).
     #[prost(float, tag = "2")]
-    pub level: f32,
+    pub score: f32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -366,12 +367,9 @@ fn check(body: &Body) -> Result<(), WireError> {
                     ids([&data.sender])?;
                     names(&data.destinations, NAMES_MAX)
                 }
-                Some(Content::Speakers(speakers)) => {
-                    at_most("list of speakers", speakers.levels.len(), NAMES_MAX)?;
-                    speakers
-                        .levels
-                        .iter()
-                        .try_for_each(|speaker| ids([&speaker.participant]))
+                Some(Content::Grades(grades)) => {
+                    at_most("list of grades", grades.grades.len(), NAMES_MAX)?;
+                    grades.grades.iter().try_for_each(|grade| ids([&grade.participant]))
                 }
                 None => Ok(()),
             }

@@ -644,7 +644,7 @@ impl World {
                 node.data
                     .push((from, String::from_utf8_lossy(&data.packet).into_owned()));
             }
-            RoomInput::Speakers { .. } => {}
+            RoomInput::Grades { .. } => {}
         }
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meridian_cascade::{Data, Edge, Mesh, Output, RoomInput};
+use meridian_cascade::{ConnectionGrade, Data, Edge, Mesh, Output, RoomInput};
 use meridian_registry::nodes::{NodeWatch, View};
-use meridian_room::{NodeId, RoomName, RoomSid, TrackSid};
+use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{LayerSet, MediaKind, SenderReportInfo, TrackId};
 use meridian_shard::{Command, TapBatch};
 use rand::Rng;
@@ -228,6 +228,13 @@ impl Driver {
                     );
                 }
             }
+            ToMesh::Grades { room, grades } => {
+                let grade = |(participant, score): (ParticipantSid, f32)| ConnectionGrade {
+                    participant: participant.to_string(),
+                    score,
+                };
+                self.mesh.send_grades(&room, grades.into_iter().map(grade).collect());
+            }
             ToMesh::SenderReport { track, layer, report } => self.send_report(track, layer, report),
         }
     }
@@ -406,7 +413,12 @@ impl Driver {
                 reliable: data.reliable,
                 destinations: Some(data.destinations).filter(|list| !list.is_empty()),
             }),
-            RoomInput::Speakers { .. } => return,
+            RoomInput::Grades { grades, .. } => FromMesh::Grades(
+                grades
+                    .into_iter()
+                    .map(|grade| (ParticipantSid::from(grade.participant), grade.score))
+                    .collect(),
+            ),
         };
         if !member.handle.try_send(ToRoom::Mesh(message)) {
             tracing::debug!(%room, "the room is behind: a message of the mesh was dropped");

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use meridian_room::{Epoch, NodeId, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
+use meridian_room::{Epoch, NodeId, ParticipantSid, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -88,6 +88,10 @@ pub(crate) enum ToMesh {
         room: RoomName,
         data: MeshData,
     },
+    Grades {
+        room: RoomName,
+        grades: Vec<(ParticipantSid, f32)>,
+    },
     SenderReport {
         track: TrackId,
         layer: Layer,
@@ -107,7 +111,8 @@ impl ToMesh {
             | ToMesh::Drop { room, .. }
             | ToMesh::Want { room, .. }
             | ToMesh::Keyframe { room, .. }
-            | ToMesh::Data { room, .. } => Some(room),
+            | ToMesh::Data { room, .. }
+            | ToMesh::Grades { room, .. } => Some(room),
             ToMesh::Answer { .. } | ToMesh::SenderReport { .. } => None,
         }
     }
@@ -236,6 +241,14 @@ impl MeshHandle {
         self.send(ToMesh::Data {
             room: room.clone(),
             data,
+        });
+    }
+
+    /// How good the connections of this edge's people are, 0 to 5.
+    pub(crate) fn grades(&self, room: &RoomName, grades: Vec<(ParticipantSid, f32)>) {
+        self.send(ToMesh::Grades {
+            room: room.clone(),
+            grades,
         });
     }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use meridian_api::token::Claims;
-use meridian_room::{NodeId, RoomName, RoomSid, TrackSid};
+use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Layer, LayerSet};
 use meridian_signalling::{ConnectRequest, Frame};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -112,6 +112,8 @@ pub(crate) enum FromMesh {
         track: TrackSid,
     },
     Data(MeshData),
+    /// How good the connections of another edge's people are, 0 to 5.
+    Grades(Vec<(ParticipantSid, f32)>),
 }
 
 /// A client's data packet on its way between edges: stamped with its sender, opaque otherwise.

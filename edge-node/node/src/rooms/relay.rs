@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use meridian_room::ParticipantSid;
 use meridian_shard::{Command, PeerId, PeerStats};
 use meridian_signalling::proto::ConnectionQuality;
 use meridian_transport::Channel;
@@ -101,34 +102,43 @@ impl RoomTask {
         }
         if now.duration_since(self.last_quality) >= QUALITY {
             self.last_quality = now;
-            let qualities: Vec<_> = self
+            let grades: Vec<(ParticipantSid, f32)> = self
                 .clients
                 .values()
-                .filter_map(|client| {
-                    let (quality, score) = grade(client.stats.as_ref()?);
-                    Some((client.sid.clone(), quality, score))
-                })
+                .filter_map(|client| Some((client.sid.clone(), score(client.stats.as_ref()?))))
                 .collect();
-            for client in self.clients.values_mut() {
-                client.signalling.quality(&qualities);
-            }
+            self.tell_grades(&grades);
+            self.edge.mesh.grades(&self.name, grades);
+        }
+    }
+
+    pub(super) fn tell_grades(&mut self, grades: &[(ParticipantSid, f32)]) {
+        let qualities: Vec<_> = grades
+            .iter()
+            .map(|(sid, score)| (sid.clone(), quality(*score), *score))
+            .collect();
+        for client in self.clients.values_mut() {
+            client.signalling.quality(&qualities);
+            self.dirty.insert(client.key);
         }
     }
 }
 
-/// A connection's grade and score (0..=5), from the loss a listener notices first.
-fn grade(stats: &PeerStats) -> (ConnectionQuality, f32) {
+/// How good a connection is, 0 to 5, from the loss and delay that a listener notices first.
+fn score(stats: &PeerStats) -> f32 {
     let loss = stats.loss_up.max(stats.loss_down);
     let delay_ms = stats.rtt_ms.unwrap_or(0.0) / 2.0 + 2.0 * stats.jitter_ms;
-    // 1 % of loss weighs like 10 ms of delay beyond the 150 ms that conversations bear (ITU-T G.114).
+    // 4 % of loss weighs like 100 ms of delay beyond the 150 ms that conversations bear (ITU-T G.114).
     let impairment = loss * 100.0 * 0.25 + (delay_ms - 150.0).max(0.0) / 100.0;
-    let score = (5.0 - impairment).clamp(0.0, 5.0);
-    let quality = match score {
+    (5.0 - impairment).clamp(0.0, 5.0)
+}
+
+fn quality(score: f32) -> ConnectionQuality {
+    match score {
         score if score >= 4.0 => ConnectionQuality::Excellent,
         score if score >= 2.5 => ConnectionQuality::Good,
         _ => ConnectionQuality::Poor,
-    };
-    (quality, score)
+    }
 }
 
 #[cfg(test)]
@@ -142,9 +152,9 @@ mod tests {
             rtt_ms: Some(rtt_ms),
             ..PeerStats::default()
         };
-        assert_eq!(grade(&stats(0.0, 40.0)).0, ConnectionQuality::Excellent);
-        assert_eq!(grade(&stats(0.06, 40.0)).0, ConnectionQuality::Good);
-        assert_eq!(grade(&stats(0.25, 40.0)).0, ConnectionQuality::Poor);
-        assert_eq!(grade(&stats(0.0, 900.0)).0, ConnectionQuality::Poor);
+        assert_eq!(quality(score(&stats(0.0, 40.0))), ConnectionQuality::Excellent);
+        assert_eq!(quality(score(&stats(0.06, 40.0))), ConnectionQuality::Good);
+        assert_eq!(quality(score(&stats(0.25, 40.0))), ConnectionQuality::Poor);
+        assert_eq!(quality(score(&stats(0.0, 900.0))), ConnectionQuality::Poor);
     }
 }

@@ -430,6 +430,7 @@ impl RoomTask {
             }
             FromMesh::PassThrough { track } => self.pass_through(&track),
             FromMesh::Data(data) => self.deliver(&data, None),
+            FromMesh::Grades(grades) => self.tell_grades(&grades),
         }
     }
 
