@@ -95,6 +95,8 @@ pub struct LimitsConfig {
     pub meetings_per_minute_address: u32,
     /// Most participants that a meeting may be created for.
     pub participants_max: u32,
+    /// Meetings that nobody has joined for so many days are removed.
+    pub meeting_idle_days: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -167,6 +169,7 @@ impl Default for LimitsConfig {
             wrong_codes_per_minute_address: 10,
             meetings_per_minute_address: 20,
             participants_max: 1_000,
+            meeting_idle_days: 180,
         }
     }
 }
@@ -222,6 +225,11 @@ impl Settings for ControlPlaneConfig {
             (1..=100_000).contains(&self.limits.participants_max),
             "limits.participants_max",
             "1 to 100000",
+        );
+        problems.require(
+            (1..=36_500).contains(&self.limits.meeting_idle_days),
+            "limits.meeting_idle_days",
+            "1 to 36500 days",
         );
         for (key, secret) in &self.api_keys {
             problems.require(

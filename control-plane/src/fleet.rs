@@ -12,6 +12,10 @@ use tokio::sync::mpsc;
 const PENDING_FOR: Duration = Duration::from_secs(15);
 /// An edge whose stream is open but silent for this long is doubtful.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
+/// An edge whose stream has ended is doubtful for this long. After that its lease has ended, or it speaks to another replica.
+const DOUBT_FOR: Duration = Duration::from_secs(15);
+/// What was known about an edge that is gone is forgotten after this long.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
 /// Assignments remembered per edge.
 const PENDING_MAX: usize = 20_000;
 /// Rooms remembered per edge; an edge with more reports the rest to nobody.
@@ -96,6 +100,12 @@ impl Fleet {
     /// An edge has opened its stream.
     pub fn attach(&self, hello: &v1::Hello, commands: mpsc::Sender<v1::EdgeCommand>, now: Instant) -> Attachment {
         let mut edges = self.lock();
+        edges.retain(|_, edge| {
+            edge.stream.is_some()
+                || edge
+                    .heard
+                    .is_none_or(|heard| now.saturating_duration_since(heard) < FORGET_AFTER)
+        });
         let edge = edges.entry(hello.node.clone()).or_default();
         edge.serial += 1;
         edge.stream = Some(Stream { commands });
@@ -281,7 +291,7 @@ fn candidate(record: &NodeRecord, suspect: bool, edge: Option<&Edge>, room: &str
     // doubtful before its lease ends.
     let doubtful = edge.is_some_and(|edge| match (&edge.stream, edge.heard) {
         (_, None) => false,
-        (None, Some(_)) => true,
+        (None, Some(heard)) => now.saturating_duration_since(heard) < DOUBT_FOR,
         (Some(_), Some(heard)) => now.saturating_duration_since(heard) > SILENT_AFTER,
     });
     let location = record
@@ -362,6 +372,25 @@ mod tests {
         assert!(!fleet.reserve("iad", "r", 2, now), "full, wherever they go");
         assert_eq!(fleet.people_in("r", now + PENDING_FOR), 1, "the second one never came");
         assert!(fleet.reserve("fra", "r", 2, now + PENDING_FOR));
+    }
+
+    #[tokio::test]
+    async fn an_edge_that_left_this_replica_is_doubted_only_for_a_while() {
+        let (fleet, now) = (fleet(), Instant::now());
+        let record = NodeRecord::from_json(
+            "nodes/fra",
+            br#"{"version":1,"id":"fra","region":"fra","client_url":"ws://x","capacity":10}"#,
+        );
+        let record = record.unwrap();
+        let healthy = |at| candidate(&record, false, fleet.lock().get("fra"), "r", at).healthy;
+        assert!(healthy(now), "never heard here: the registry's word counts");
+        let fra = attach(&fleet, "fra", now);
+        assert!(healthy(now) && !healthy(now + SILENT_AFTER * 2), "attached but silent");
+        fleet.detach(&fra);
+        assert!(
+            !healthy(now) && healthy(now + DOUBT_FOR),
+            "it may speak to another replica"
+        );
     }
 
     #[tokio::test]

@@ -24,6 +24,8 @@ use std::time::Instant;
 const ALTERNATES: usize = 2;
 /// A token this long expired still proves who somebody was.
 const PREVIOUS_TOKEN_S: u64 = 24 * 3600;
+/// Lines of the reckoning in an answer: enough for the edges that matter, however many there are.
+const REASONS_MAX: usize = 40;
 /// Longest title of a meeting, in characters.
 const TITLE_CHARS_MAX: usize = 120;
 
@@ -79,6 +81,8 @@ pub struct MeetingInfo {
     pub code: String,
     pub title: String,
     pub passcode_required: bool,
+    /// `open`; a meeting that has ended is refused instead.
+    pub state: &'static str,
     pub max_participants: u32,
     /// People there now, as far as the edges have reported.
     pub participants: u32,
@@ -143,14 +147,16 @@ impl JoinService {
         };
         let host_key = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>());
         loop {
+            let now_ms = now_ms();
             let meeting = Meeting {
                 code: MeetingCode::generate(&mut rand::rng()).to_string(),
                 title: title.clone(),
                 passcode_hash: passcode_hash.clone(),
                 host_key_hash: sha256(&host_key),
                 max_participants,
-                created_at_ms: now_ms(),
+                created_at_ms: now_ms,
                 ended_at_ms: None,
+                used_at_ms: now_ms,
             };
             // A code that is taken (one in 2^45) is tried again with another.
             if self.store.insert(&meeting).await.map_err(unavailable)? {
@@ -230,6 +236,10 @@ impl JoinService {
                 people_max: meeting.max_participants,
             });
         }
+        if let Err(error) = self.store.touch(&meeting).await {
+            // Nobody is turned away because of bookkeeping.
+            tracing::warn!(%error, "the use of a meeting could not be noted");
+        }
         let identity = returning.unwrap_or_else(new_identity);
         let claims = self.claims(&identity, &name, &meeting);
         let token = self.signing_key.mint(&claims).map_err(unavailable)?;
@@ -246,7 +256,12 @@ impl JoinService {
             token,
             identity,
             room: meeting.code,
-            reasons: assignment.reasons(&candidates).into_iter().map(reason).collect(),
+            reasons: assignment
+                .reasons(&candidates)
+                .into_iter()
+                .take(REASONS_MAX)
+                .map(reason)
+                .collect(),
             expires: claims.exp.unwrap_or_default(),
             title: meeting.title,
         })
@@ -375,6 +390,7 @@ impl JoinService {
             code: meeting.code.clone(),
             title: meeting.title.clone(),
             passcode_required: meeting.passcode_hash.is_some(),
+            state: "open",
             max_participants: meeting.max_participants,
             participants: self.fleet.people_in(&meeting.code, Instant::now()),
             created_at_ms: meeting.created_at_ms,

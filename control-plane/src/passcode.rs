@@ -8,6 +8,8 @@ use tokio::sync::Semaphore;
 
 /// One hash takes 19 MiB and a core for some 20 ms: strangers must not be able to start many.
 const AT_ONCE: usize = 2;
+/// Waiting beyond that many is refused: their people would have given up before their turn.
+const WAITING_MAX: usize = 64;
 /// Longest passcode, bytes.
 pub(crate) const PASSCODE_BYTES_MAX: usize = 128;
 
@@ -19,12 +21,14 @@ pub(crate) struct PasscodeError(String);
 #[derive(Clone)]
 pub(crate) struct Passcodes {
     slots: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
 }
 
 impl Default for Passcodes {
     fn default() -> Self {
         Passcodes {
             slots: Arc::new(Semaphore::new(AT_ONCE)),
+            queue: Arc::new(Semaphore::new(WAITING_MAX)),
         }
     }
 }
@@ -61,6 +65,7 @@ impl Passcodes {
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasscodeError> {
         let failed = |error: &dyn std::fmt::Display| PasscodeError(error.to_string());
+        let _place = self.queue.try_acquire().map_err(|_| failed(&"too many are waiting"))?;
         let _slot = self.slots.acquire().await.map_err(|error| failed(&error))?;
         tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))
     }

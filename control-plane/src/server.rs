@@ -3,11 +3,11 @@
 use crate::config::{ControlPlaneConfig, HttpConfig};
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
-use crate::http::{self, App, Peer, TlsListener};
+use crate::http::{self, App};
 use crate::join::{JoinParts, JoinService};
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
-use crate::store::{MeetingStore, StoreError};
+use crate::store::{MeetingStore, StoreError, now_ms};
 use meridian_api::network::Network;
 use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
@@ -27,6 +27,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 /// How often edges report their load.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+const PURGE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Open requests may take this long to finish when the process stops.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -124,6 +125,7 @@ impl ControlPlane {
             enrolments: Limiter::new(10),
             shutdown: stopped.clone(),
         };
+        let purge = tokio::spawn(purge(store.clone(), config.limits.meeting_idle_days, stopped.clone()));
         let (grpc_address, grpc) = serve_grpc(&config, &authority, service, stopped).await?;
         tracing::info!(%http_address, %grpc_address, "control plane started");
         let https = config.http.certificate.is_some();
@@ -136,7 +138,7 @@ impl ControlPlane {
             joins,
             store,
             shutdown,
-            tasks: vec![http, grpc],
+            tasks: vec![http, grpc, purge],
         })
     }
 
@@ -200,6 +202,23 @@ impl Drop for ControlPlane {
     }
 }
 
+/// Removes meetings that nobody uses any more, now and then.
+async fn purge(store: MeetingStore, idle_days: u32, mut stopped: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(PURGE_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        let before_ms = now_ms().saturating_sub(u64::from(idle_days) * 24 * 3600 * 1000);
+        match store.purge(before_ms).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, idle_days, "unused meetings removed"),
+            Err(error) => tracing::warn!(%error, "unused meetings could not be removed"),
+        }
+    }
+}
+
 /// The key that signs join tokens, made on the first start.
 fn signing_key(path: &Path) -> Result<SigningKey, StartError> {
     match std::fs::read_to_string(path) {
@@ -249,46 +268,31 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 async fn serve_http(
     config: &HttpConfig,
     joins: Arc<JoinService>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
     let (listener, address) = listen("HTTP", config.bind).await?;
+    let tls = match config.certificate.as_deref().zip(config.key.as_deref()) {
+        Some((certificate, key)) => Some(http::tls_acceptor(certificate, key)?),
+        None => None,
+    };
+    let proxies: Vec<Network> = config
+        .trusted_proxies
+        .iter()
+        .filter_map(|text| Network::parse(text))
+        .collect();
     let app = App {
         joins,
-        trusted_proxies: config
-            .trusted_proxies
-            .iter()
-            .filter_map(|text| Network::parse(text))
-            .collect(),
+        trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
     };
-    let service = http::router(Arc::new(app)).into_make_service_with_connect_info::<Peer>();
-    let until = async move {
-        let _ = stopped.wait_for(|down| *down).await;
+    let server = http::Server {
+        router: http::router(Arc::new(app)),
+        tls,
+        is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
+        stopped,
     };
-    let task = match config.certificate.as_deref().zip(config.key.as_deref()) {
-        Some((certificate, key)) => {
-            let acceptor = http::tls_acceptor(certificate, key)?;
-            let listener = TlsListener::new(listener, acceptor).map_err(|source| StartError::Listen {
-                what: "HTTPS",
-                address,
-                source,
-            })?;
-            tokio::spawn(async move {
-                report(
-                    "HTTPS",
-                    axum::serve(listener, service).with_graceful_shutdown(until).await,
-                )
-            })
-        }
-        None => tokio::spawn(async move {
-            report(
-                "HTTP",
-                axum::serve(listener, service).with_graceful_shutdown(until).await,
-            )
-        }),
-    };
-    Ok((address, task))
+    Ok((address, tokio::spawn(http::serve(listener, server))))
 }
 
 async fn serve_grpc(

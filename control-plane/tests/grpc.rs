@@ -2,6 +2,7 @@
 
 mod support;
 
+use meridian_api::enrolment::{Enrolment, EnrolmentError};
 use meridian_api::pki::NodeIdentity;
 use meridian_api::token::{Claims, KeyRing, mint, verify};
 use meridian_api::v1::{self, edge_command::Command, join_answer::Answer};
@@ -161,43 +162,66 @@ async fn nobody_attaches_as_somebody_else() {
 
 #[tokio::test]
 async fn a_new_edge_enrols_with_a_token_and_its_own_key() {
-    use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
-    let token = "a-token-of-sufficient-length";
     let mut config = config();
-    config.enrolment_tokens = vec![token.into()];
+    config.enrolment_tokens = vec!["a-token-of-sufficient-length".into()];
+    let (world, _edges) = World::with_edges(config).await;
+    let enrolment = |node: &str, token: &str| Enrolment {
+        control_plane: format!("https://{}", world.plane.grpc_address()),
+        ca_pem: world.plane.certificate_authority().certificate_pem().to_owned(),
+        token: token.into(),
+        node: node.into(),
+        region: "fra".into(),
+        names: vec!["192.0.2.1".into()],
+    };
+    let token = "a-token-of-sufficient-length";
+    let refused = |result: Result<NodeIdentity, EnrolmentError>| match result {
+        Err(EnrolmentError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        refused(enrolment("new-1", "guess").run().await),
+        "the enrolment token is not valid"
+    );
+    assert!(refused(enrolment("New 1", token).run().await).contains("a-z, 0-9"));
+    assert!(
+        refused(enrolment("fra-1", token).run().await).contains("is alive"),
+        "nobody becomes a living node"
+    );
+    let identity = enrolment("new-1", token).run().await.unwrap();
+    let mut edge = world.attach_as(&identity, "new-1").await.unwrap();
+    assert!(matches!(edge.command().await, Command::Policy(_)));
+    // An impostor of the control plane gets no token.
+    let ca_pem = meridian_api::pki::CertificateAuthority::create()
+        .unwrap()
+        .certificate_pem()
+        .to_owned();
+    let wary = Enrolment {
+        ca_pem,
+        ..enrolment("new-2", token)
+    };
+    assert!(matches!(wary.run().await, Err(EnrolmentError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn without_a_certificate_enrolment_is_all_there_is() {
+    use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+    let mut config = config();
+    config.enrolment_tokens = vec!["a-token-of-sufficient-length".into()];
     let world = World::with(config).await;
-    let ca_pem = world.plane.certificate_authority().certificate_pem().to_owned();
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&ca_pem))
+        .ca_certificate(Certificate::from_pem(
+            world.plane.certificate_authority().certificate_pem(),
+        ))
         .domain_name(meridian_api::pki::CONTROL_PLANE_NAME);
     let endpoint = Endpoint::from_shared(format!("https://{}", world.plane.grpc_address())).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
     let mut client = v1::edge_control_client::EdgeControlClient::new(channel);
-    let (key_pem, public_key) = meridian_api::pki::generate_node_key().unwrap();
-    let request = |token: &str| v1::EnrollRequest {
-        token: token.into(),
-        node: "new-1".into(),
-        region: "fra".into(),
-        public_key: public_key.clone(),
-        names: vec![],
-    };
-    assert_eq!(
-        client.enroll(request("guess")).await.unwrap_err().code(),
-        Code::PermissionDenied
-    );
-    // Without a certificate, enrolment is all there is.
     assert_eq!(
         client.join(v1::JoinRequest::default()).await.unwrap_err().code(),
         Code::Unauthenticated
     );
-    let answer = client.enroll(request(token)).await.unwrap().into_inner();
-    let identity = NodeIdentity {
-        certificate_pem: answer.certificate_pem,
-        key_pem,
-        ca_pem: answer.ca_pem,
-    };
-    let mut edge = world.attach_as(&identity, "new-1").await.unwrap();
-    assert!(matches!(edge.command().await, Command::Policy(_)));
+    let nothing = tokio_stream::empty::<v1::EdgeReport>();
+    assert_eq!(client.attach(nothing).await.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test]

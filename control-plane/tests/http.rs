@@ -27,7 +27,10 @@ async fn a_meeting_is_made_looked_up_and_joined_from_anywhere() {
         (meeting["title"].as_str(), meeting["passcode_required"].as_bool()),
         (Some("Stand-up"), Some(false))
     );
-    assert_eq!(meeting["path"], format!("/{code}"));
+    assert_eq!(
+        (meeting["path"].as_str(), meeting["state"].as_str()),
+        (Some(format!("/m/{code}").as_str()), Some("open"))
+    );
     let info = world
         .get(&format!("/api/v1/meetings/{}", code.replace('-', "").to_uppercase()))
         .await;
@@ -185,7 +188,7 @@ async fn guessing_codes_and_passcodes_is_slowed_down_by_address_and_by_meeting()
         assert_eq!(guess("abc-defg-hjk", "203.0.113.1").await.status, 404);
     }
     let answer = guess("abc-defg-hjk", "203.0.113.1").await;
-    assert_eq!(answer.refusal(), (429, "too_many_tries".into()));
+    assert_eq!(answer.refusal(), (429, "rate_limited".into()));
     assert!(answer.header("retry-after").is_some() && answer.json()["retry_after_s"].as_u64() > Some(0));
     assert_eq!(
         guess("abc-defg-hjk", "203.0.113.2").await.status,
@@ -309,7 +312,7 @@ async fn the_web_app_is_served_with_its_pages_and_caching() {
     std::fs::write(web.join("favicon.svg"), "<svg/>").unwrap();
     config.http.web_directory = Some(web.clone());
     let world = World::with(config).await;
-    for page in ["/", "/abc-defg-hjk", "/abc-defg-hjk?from=fra"] {
+    for page in ["/", "/m/abc-defg-hjk", "/m/abc-defg-hjk?from=fra"] {
         let answer = world.get(page).await;
         assert_eq!(
             (answer.status, answer.text.as_str()),
@@ -413,4 +416,26 @@ async fn meetings_keys_and_certificates_survive_a_restart() {
     assert_eq!(info.title, "kept");
     second.shutdown().await;
     drop(edges);
+}
+
+#[test]
+fn settings_without_sense_are_refused_with_file_line_and_key() {
+    use meridian_api::config::Loader;
+    let text = "[http]\nbind = '0.0.0.0:80'\ntrusted_proxies = ['proxy']\n[registry]\nkind = 'etcd'\n[assignment]\nload_knee = 2.0\n[api_keys]\nk = 'short'\n[turn]\nurls = ['turn:x']\n";
+    let problems = Loader::new("MERIDIAN")
+        .env([])
+        .file_text("m.toml", text)
+        .load::<ControlPlaneConfig>()
+        .unwrap_err()
+        .to_string();
+    for expected in [
+        "m.toml:2: http.bind: 0.0.0.0:80 is reachable from other machines, so it needs HTTPS",
+        "m.toml:3: http.trusted_proxies: `proxy` is neither",
+        "registry.endpoints: etcd needs at least one URL",
+        "m.toml:7: assignment.load_knee: must be 0 to 1",
+        "m.toml:8: api_keys: the secret of `k`",
+        "turn.secret: TURN servers need the secret",
+    ] {
+        assert!(problems.contains(expected), "{expected}\nnot in\n{problems}");
+    }
 }

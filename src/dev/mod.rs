@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use meridian_control_plane::config::{GrpcConfig, HttpConfig};
+use meridian_control_plane::config::{GrpcConfig, HttpConfig, LimitsConfig};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
@@ -113,7 +113,10 @@ impl Demo {
 }
 
 fn welcome(page: &str, secret: &str, edges: &[Edge]) {
-    println!("\nMeridian is up: a control plane and {} PoPs on this machine.\n", edges.len());
+    println!(
+        "\nMeridian is up: a control plane and {} PoPs on this machine.\n",
+        edges.len()
+    );
     println!("  Open          {page}");
     println!("  as if from    {page}/?from=fra   {page}/?from=iad   {page}/?from=sin");
     println!("\n  Any LiveKit SDK joins too, with a token signed by");
@@ -141,9 +144,21 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
             web_directory: Some(args.web.clone()).filter(|directory| directory.join("index.html").exists()),
             ..HttpConfig::default()
         },
-        grpc: GrpcConfig { bind: loopback(0), ..GrpcConfig::default() },
-        registry: meridian_control_plane::config::RegistryConfig { lease_s: LEASE_S, ..Default::default() },
+        grpc: GrpcConfig {
+            bind: loopback(0),
+            ..GrpcConfig::default()
+        },
+        registry: meridian_control_plane::config::RegistryConfig {
+            lease_s: LEASE_S,
+            ..Default::default()
+        },
         api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
+        // Everybody in the demo has the same address.
+        limits: LimitsConfig {
+            joins_per_minute_address: 1_000,
+            meetings_per_minute_address: 1_000,
+            ..LimitsConfig::default()
+        },
         demo: true,
         ..ControlPlaneConfig::default()
     }
@@ -152,15 +167,28 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
 fn edge_config(pop: &str, secret: &str, control_plane: SocketAddr) -> EdgeConfig {
     let any_loopback_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut config = EdgeConfig {
-        node: NodeSettings { id: pop.to_owned(), region: pop.to_owned(), ..NodeSettings::default() },
-        http: HttpSettings { bind: any_loopback_port, ..HttpSettings::default() },
+        node: NodeSettings {
+            id: pop.to_owned(),
+            region: pop.to_owned(),
+            ..NodeSettings::default()
+        },
+        http: HttpSettings {
+            bind: any_loopback_port,
+            ..HttpSettings::default()
+        },
         media: MediaSettings {
             bind: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))],
             advertise: media_addresses(),
             threads: 1,
         },
-        link: LinkSettings { bind: any_loopback_port, advertise: None },
-        registry: RegistrySettings { lease_s: LEASE_S, ..RegistrySettings::default() },
+        link: LinkSettings {
+            bind: any_loopback_port,
+            advertise: None,
+        },
+        registry: RegistrySettings {
+            lease_s: LEASE_S,
+            ..RegistrySettings::default()
+        },
         api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
         ..EdgeConfig::default()
     };
@@ -172,8 +200,11 @@ fn edge_config(pop: &str, secret: &str, control_plane: SocketAddr) -> EdgeConfig
 fn media_addresses() -> Vec<IpAddr> {
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
     // Connecting a UDP socket sends nothing: it only asks the routing table. The address is one of documentation (RFC 5737).
-    let towards_others = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .and_then(|socket| socket.connect((Ipv4Addr::new(203, 0, 113, 1), 9)).and_then(|()| socket.local_addr()));
+    let towards_others = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket
+            .connect((Ipv4Addr::new(203, 0, 113, 1), 9))
+            .and_then(|()| socket.local_addr())
+    });
     if let Ok(address) = towards_others
         && !address.ip().is_loopback()
     {

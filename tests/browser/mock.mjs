@@ -2,7 +2,7 @@
  * A stand-in for the control plane: serves the built app and answers the join API from memory. Without `mesh` there are no edges behind it;
  * with `mesh` (what `meridian dev --ready-file` writes) people meet on real ones, by tokens made here with the API key. Codes choose the answer: `ful-lful-ful` is full, `end-eded-end` has ended, `pas-scod-eee` wants the passcode `open`.
  */
-import { createHmac, randomUUID } from 'node:crypto';
+import { createHmac, randomInt, randomUUID } from 'node:crypto';
 import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { dirname, extname, join, normalize } from 'node:path';
@@ -40,7 +40,12 @@ export async function startMock({ port = 0, mesh = NO_MESH } = {}) {
 }
 
 function api(method, pathname, body, { joins, mesh }) {
-  if (method === 'POST' && pathname === '/api/v1/meetings') return [201, { code: 'abc-defg-hij', title: body.title ?? '', passcode_required: false, state: 'open' }];
+  if (method === 'POST' && pathname === '/api/v1/meetings') {
+    // A code of its own for each, so that nobody meets the people of an earlier test.
+    const code = [3, 4, 3].map((length) => Array.from({ length }, () => String.fromCharCode(97 + randomInt(26))).join('')).join('-');
+    MEETINGS[code] = { title: body.title ?? '', passcode_required: false, state: 'open' };
+    return [201, { code, ...MEETINGS[code] }];
+  }
   const [, code, action] = /^\/api\/v1\/meetings\/([a-z-]+)(?:\/(join))?$/.exec(pathname) ?? [];
   const meeting = MEETINGS[code];
   if (!meeting) return [404, { code: 'not_found', message: 'no such meeting' }];

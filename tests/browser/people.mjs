@@ -38,6 +38,14 @@ export async function openWindow(browser, { viewport = VIEWPORT, ...options } = 
         window.__sockets.push(this);
       }
     };
+    const Connection = window.RTCPeerConnection;
+    window.__connections = [];
+    window.RTCPeerConnection = class extends Connection {
+      constructor(...args) {
+        super(...args);
+        window.__connections.push(this);
+      }
+    };
   });
   return page;
 }

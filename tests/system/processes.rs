@@ -143,7 +143,7 @@ async fn guessing_is_limited_by_the_client_behind_the_proxy(edge: SocketAddr) {
     }
     assert_eq!(
         (last.status, last.json()["code"].as_str()),
-        (429, Some("too_many_tries"))
+        (429, Some("rate_limited"))
     );
     assert!(last.header("retry-after").is_some(), "{last:?}");
     assert_eq!(guess("198.51.100.7").await.status, 404, "others are not held up");
@@ -458,6 +458,44 @@ fn listening(process: u32) -> Option<SocketAddr> {
         let port = u16::from_str_radix(fields.get(1)?.rsplit(':').next()?, 16).ok()?;
         listens.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     })
+}
+
+#[tokio::test]
+async fn a_new_edge_enrols_with_a_token_and_takes_part() {
+    let mut mesh = Mesh::start(&["fra"]).await;
+    let out = mesh.folder.path("pki-sin");
+    let enrol = async |node: &str, token: &str| {
+        let (url, ca) = (format!("https://{}", mesh.grpc), mesh.folder.path("data/pki/ca.pem"));
+        let arguments = [
+            "pki",
+            "enrol",
+            node,
+            "--control-plane",
+            &url,
+            "--ca",
+            ca.to_str().unwrap(),
+            "--token",
+            token,
+        ];
+        let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
+        arguments.extend(["--out".to_owned(), out.to_str().unwrap().to_owned()]);
+        let mut process = Process::start(MERIDIAN, &arguments, &mesh.folder.path("enrol.log"));
+        (process.ended(SOON).await.code(), process.log())
+    };
+    let (code, log) = enrol("sin", "not-the-token-of-this-control-plane").await;
+    assert!(code == Some(1) && log.contains("token"), "{log}");
+    let (code, log) = enrol("fra", mesh::ENROLMENT_TOKEN).await;
+    assert!(
+        code == Some(1) && log.contains("alive"),
+        "the name of a living edge: {log}"
+    );
+    assert!(!out.exists());
+    let (code, log) = enrol("sin", mesh::ENROLMENT_TOKEN).await;
+    assert_eq!(code, Some(0), "{log}");
+    mesh.run_edge("sin");
+    mesh.wait_for_edges(2).await;
+    let (code, _) = mesh.meeting(json!({})).await;
+    assert_eq!(mesh.edge_for(&code, "sin").await, "sin");
 }
 
 #[tokio::test]

@@ -58,7 +58,10 @@ pub fn read_json<T: serde::de::DeserializeOwned>(content_type: Option<&str>, bod
 
 /// The refusal of a body above [`BODY_BYTES_MAX`].
 pub fn body_too_large() -> Refusal {
-    Refusal::BadRequest(format!("The request body is too large: at most {} KiB.", BODY_BYTES_MAX / 1024))
+    Refusal::BadRequest(format!(
+        "The request body is too large: at most {} KiB.",
+        BODY_BYTES_MAX / 1024
+    ))
 }
 
 impl JoinBody {
@@ -225,7 +228,7 @@ impl Refusal {
             Refusal::NotHost => "not_host",
             Refusal::Full { .. } => "full",
             Refusal::Ended => "ended",
-            Refusal::TooManyTries { .. } => "too_many_tries",
+            Refusal::TooManyTries { .. } => "rate_limited",
             Refusal::NoEdge => "no_edge",
             Refusal::Unavailable => "unavailable",
         }

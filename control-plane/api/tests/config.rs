@@ -228,6 +228,6 @@ fn one_file_can_serve_several_processes() {
 
 #[test]
 fn an_example_file_can_be_checked_for_completeness() {
-    let example = "region = 'x'\nshare = 1.0\n# nodes = []\n# names = []\n# database = ''\n[http]\n# bind = ''\ncertificate = ''\n# [api_keys]\n# devkey = ''\n# [[turn]]\n# url = ''\n";
+    let example = "region = 'x'\nshare = 1.0\n# nodes = []\n# names = []\n# database = ''\n[http]\n# bind = ''\ncertificate = ''\n# [api_keys]\n# devkey = ''\n# [\"a list\"]\n# [[turn]]\n# url = ''\n";
     assert_eq!(undocumented_keys::<Example>(example), ["http.trust_proxy", "limit"]);
 }

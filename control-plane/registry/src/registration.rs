@@ -309,14 +309,29 @@ mod tests {
     async fn a_write_whose_answer_was_lost_is_not_taken_for_another_process() {
         let inner = MemoryRegistry::new();
         // The first put is heard; the first two after the lease was lost are not.
-        let forgetful = Forgetful { inner: inner.clone(), lost: 0b110, puts: AtomicU32::new(0) };
-        let registration = register(Arc::new(forgetful), "nodes/a", Bytes::from_static(b"a"), Duration::from_secs(1));
+        let forgetful = Forgetful {
+            inner: inner.clone(),
+            lost: 0b110,
+            puts: AtomicU32::new(0),
+        };
+        let registration = register(
+            Arc::new(forgetful),
+            "nodes/a",
+            Bytes::from_static(b"a"),
+            Duration::from_secs(1),
+        );
         let mut state = registration.state();
-        state.wait_for(|state| *state == RegistrationState::Registered).await.unwrap();
+        state
+            .wait_for(|state| *state == RegistrationState::Registered)
+            .await
+            .unwrap();
         let lease = inner.get("nodes/a").await.unwrap().unwrap().lease.unwrap();
         inner.revoke(lease).await.unwrap();
         state.wait_for(|state| *state == RegistrationState::Lost).await.unwrap();
-        let next = state.wait_for(|state| *state != RegistrationState::Lost).await.map(|state| *state);
+        let next = state
+            .wait_for(|state| *state != RegistrationState::Lost)
+            .await
+            .map(|state| *state);
         assert_eq!(next.unwrap(), RegistrationState::Registered);
         assert!(inner.get("nodes/a").await.unwrap().is_some());
     }

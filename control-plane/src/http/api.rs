@@ -18,7 +18,7 @@ use std::time::Instant;
 struct Created {
     #[serde(flatten)]
     meeting: MeetingInfo,
-    /// Where people join, under this control plane's own address.
+    /// The web app's page of this meeting, under this control plane's own address.
     path: String,
     /// Ends the meeting (`DELETE`, as a Bearer token). Shown once.
     host_key: String,
@@ -36,7 +36,7 @@ pub(super) async fn create(
     };
     match app.joins.create(new, app.client(peer.0, &headers)).await {
         Ok((meeting, host_key)) => {
-            let path = format!("/{}", meeting.code);
+            let path = format!("/m/{}", meeting.code);
             (
                 StatusCode::CREATED,
                 axum::Json(Created {

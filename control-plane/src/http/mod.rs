@@ -4,7 +4,7 @@ mod api;
 mod listener;
 mod web;
 
-pub(crate) use listener::{Peer, TlsListener, tls_acceptor};
+pub(crate) use listener::{Peer, Server, serve, tls_acceptor};
 
 use crate::join::JoinService;
 use axum::Router;

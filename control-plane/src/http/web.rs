@@ -17,7 +17,12 @@ pub(super) fn router(directory: Option<&Path>) -> Router {
     };
     let index = ServeFile::new(directory.join("index.html"));
     Router::new()
-        .nest_service("/assets", ServeDir::new(directory.join("assets")))
+        .nest_service(
+            "/assets",
+            ServeDir::new(directory.join("assets"))
+                .precompressed_br()
+                .precompressed_gzip(),
+        )
         .fallback_service(ServeDir::new(directory).fallback(index))
         .layer(middleware::from_fn(caching))
 }

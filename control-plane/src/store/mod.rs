@@ -11,6 +11,8 @@ use sqlx::sqlite::{
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+const TOUCH_EVERY_MS: u64 = 3_600_000;
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("database: {0}")]
@@ -31,6 +33,8 @@ pub(crate) struct Meeting {
     pub(crate) max_participants: u32,
     pub(crate) created_at_ms: u64,
     pub(crate) ended_at_ms: Option<u64>,
+    /// When somebody last joined, within an hour; at first its creation.
+    pub(crate) used_at_ms: u64,
 }
 
 /// The database of one control plane.
@@ -67,8 +71,8 @@ impl MeetingStore {
     /// [`StoreError::Database`].
     pub(crate) async fn insert(&self, meeting: &Meeting) -> Result<bool, StoreError> {
         let result = sqlx::query(
-            "INSERT INTO meetings (code, title, passcode_hash, host_key_hash, max_participants, created_at_ms, ended_at_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code) DO NOTHING",
+            "INSERT INTO meetings (code, title, passcode_hash, host_key_hash, max_participants, created_at_ms, ended_at_ms, \
+             used_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code) DO NOTHING",
         )
         .bind(&meeting.code)
         .bind(&meeting.title)
@@ -77,6 +81,7 @@ impl MeetingStore {
         .bind(i64::from(meeting.max_participants))
         .bind(to_i64(meeting.created_at_ms))
         .bind(meeting.ended_at_ms.map(to_i64))
+        .bind(to_i64(meeting.used_at_ms))
         .execute(&self.pool)
         .await?;
         Ok(result.rows_affected() == 1)
@@ -107,6 +112,28 @@ impl MeetingStore {
         Ok(result.rows_affected() == 1)
     }
 
+    /// Notes that a meeting is used. Written at most once an hour, so that joins mostly read.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) async fn touch(&self, meeting: &Meeting) -> Result<(), StoreError> {
+        let now = now_ms();
+        if now.saturating_sub(meeting.used_at_ms) >= TOUCH_EVERY_MS {
+            let touch = sqlx::query("UPDATE meetings SET used_at_ms = ? WHERE code = ?");
+            touch.bind(to_i64(now)).bind(&meeting.code).execute(&self.pool).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes meetings that nobody has used since `before_ms`; returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) async fn purge(&self, before_ms: u64) -> Result<u64, StoreError> {
+        let purge = sqlx::query("DELETE FROM meetings WHERE used_at_ms < ?").bind(to_i64(before_ms));
+        Ok(purge.execute(&self.pool).await?.rows_affected())
+    }
+
     /// Whether the database answers.
     pub(crate) async fn is_ready(&self) -> bool {
         sqlx::query("SELECT 1").execute(&self.pool).await.is_ok()
@@ -127,6 +154,7 @@ fn meeting(row: &SqliteRow) -> Result<Meeting, sqlx::Error> {
         max_participants: u32::try_from(row.try_get::<i64, _>("max_participants")?).unwrap_or(u32::MAX),
         created_at_ms: number(row.try_get("created_at_ms")?),
         ended_at_ms: row.try_get::<Option<i64>, _>("ended_at_ms")?.map(number),
+        used_at_ms: number(row.try_get("used_at_ms")?),
     })
 }
 
@@ -138,4 +166,42 @@ fn to_i64(value: u64) -> i64 {
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meeting(code: &str, used_at_ms: u64) -> Meeting {
+        Meeting {
+            code: code.to_owned(),
+            title: "T".to_owned(),
+            passcode_hash: None,
+            host_key_hash: vec![1, 2],
+            max_participants: 7,
+            created_at_ms: used_at_ms,
+            ended_at_ms: None,
+            used_at_ms,
+        }
+    }
+
+    #[tokio::test]
+    async fn meetings_are_kept_once_per_code_and_go_when_nobody_uses_them() {
+        let path = std::env::temp_dir().join(format!("meridian-store-{}.db", std::process::id()));
+        let store = MeetingStore::open(&path).await.unwrap();
+        let (old, kept) = (meeting("old", 1_000), meeting("kept", 1_000));
+        assert!(store.insert(&old).await.unwrap() && store.insert(&kept).await.unwrap());
+        assert!(!store.insert(&old).await.unwrap(), "a code is taken once");
+        assert_eq!(store.get("old").await.unwrap().as_ref(), Some(&old));
+        store.touch(&kept).await.unwrap();
+        assert_eq!(store.purge(2_000).await.unwrap(), 1);
+        assert!(store.get("old").await.unwrap().is_none());
+        let used = store.get("kept").await.unwrap().unwrap();
+        assert!(now_ms() - used.used_at_ms < 60_000);
+        assert!(store.end("kept").await.unwrap() && !store.end("kept").await.unwrap());
+        store.close().await;
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    }
 }

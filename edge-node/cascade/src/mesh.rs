@@ -282,7 +282,7 @@ impl Mesh {
     }
 
     /// What people here want of a track published at `origin` in its publisher's `epoch`: all their layers together; none
-    /// when nobody wants it any more. Replaces what was said before.
+    /// when nobody wants it any more. Replaces what was said before. Ignored unless this edge is in the room.
     pub fn want(
         &mut self,
         now: Instant,

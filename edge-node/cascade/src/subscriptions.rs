@@ -66,6 +66,10 @@ pub(crate) struct Demand {
 
 impl Subscriptions {
     pub(crate) fn want(&mut self, ctx: &mut Context, rooms: &Rooms, demand: Demand) {
+        // Without the room there is no way to anybody, and no leaving to forget the demand.
+        if rooms.get(&demand.key.0).is_none() {
+            return;
+        }
         let Some(route) = self.route(&demand) else { return };
         route.local = demand.layers;
         self.settle(ctx, rooms, &demand.key);

@@ -449,8 +449,10 @@ fn links_nobody_needs_are_let_go() {
     assert!(!world.links().is_empty());
     world.leave(0, "r", "p0");
     world.leave(1, "r", "p1");
+    world.want(0, "r", "TR_late", 1, LayerSet(0b001));
     world.run(120 * SECOND);
     assert_eq!(world.links(), []);
+    assert!(world.nodes.iter().all(|node| node.mesh.held() == (0, 0, 0)));
 }
 
 #[test]

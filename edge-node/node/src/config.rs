@@ -42,7 +42,13 @@ pub struct NodeSettings {
 
 impl Default for NodeSettings {
     fn default() -> Self {
-        NodeSettings { id: String::new(), region: String::new(), latitude: None, longitude: None, capacity: 2_000 }
+        NodeSettings {
+            id: String::new(),
+            region: String::new(),
+            latitude: None,
+            longitude: None,
+            capacity: 2_000,
+        }
     }
 }
 
@@ -86,7 +92,11 @@ pub struct MediaSettings {
 
 impl Default for MediaSettings {
     fn default() -> Self {
-        MediaSettings { bind: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7882))], advertise: vec![], threads: 0 }
+        MediaSettings {
+            bind: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7882))],
+            advertise: vec![],
+            threads: 0,
+        }
     }
 }
 
@@ -101,7 +111,10 @@ pub struct LinkSettings {
 
 impl Default for LinkSettings {
     fn default() -> Self {
-        LinkSettings { bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 7900)), advertise: None }
+        LinkSettings {
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 7900)),
+            advertise: None,
+        }
     }
 }
 
@@ -156,7 +169,9 @@ pub struct PkiSettings {
 
 impl Default for PkiSettings {
     fn default() -> Self {
-        PkiSettings { directory: PathBuf::from("pki") }
+        PkiSettings {
+            directory: PathBuf::from("pki"),
+        }
     }
 }
 
@@ -167,27 +182,45 @@ impl Settings for EdgeConfig {
         let name = |text: &str| {
             !text.is_empty()
                 && text.len() <= 63
-                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         problems.require(
             is_valid_node_id(&self.node.id),
             "node.id",
             "must be 1 to 40 of a-z, 0-9 and - (not at either end), for example \"fra-1\"",
         );
-        problems.require(name(&self.node.region), "node.region", "must be 1 to 63 of a-z, 0-9 and -, for example \"fra\"");
         problems.require(
-            self.node.latitude.is_none_or(|degrees| (-90.0..=90.0).contains(&degrees)),
+            name(&self.node.region),
+            "node.region",
+            "must be 1 to 63 of a-z, 0-9 and -, for example \"fra\"",
+        );
+        problems.require(
+            self.node
+                .latitude
+                .is_none_or(|degrees| (-90.0..=90.0).contains(&degrees)),
             "node.latitude",
             "must be between -90 and 90 degrees",
         );
         problems.require(
-            self.node.longitude.is_none_or(|degrees| (-180.0..=180.0).contains(&degrees)),
+            self.node
+                .longitude
+                .is_none_or(|degrees| (-180.0..=180.0).contains(&degrees)),
             "node.longitude",
             "must be between -180 and 180 degrees",
         );
-        problems.require(self.node.capacity > 0, "node.capacity", "must be at least 1 participant");
+        problems.require(
+            self.node.capacity > 0,
+            "node.capacity",
+            "must be at least 1 participant",
+        );
         self.check_http(problems);
-        problems.require(!self.media.bind.is_empty(), "media.bind", "needs at least one address, for example \"0.0.0.0:7882\"");
+        problems.require(
+            !self.media.bind.is_empty(),
+            "media.bind",
+            "needs at least one address, for example \"0.0.0.0:7882\"",
+        );
         problems.require(self.media.threads <= 256, "media.threads", "must be at most 256");
         problems.require(
             self.link.advertise.is_some() || !self.link.bind.ip().is_unspecified(),
@@ -199,11 +232,23 @@ impl Settings for EdgeConfig {
             "registry.endpoints",
             "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\"",
         );
-        problems.require(self.registry.prefix.ends_with('/'), "registry.prefix", "must end with /");
-        problems.require((2..=60).contains(&self.registry.lease_s), "registry.lease_s", "must be between 2 and 60 seconds");
+        problems.require(
+            self.registry.prefix.ends_with('/'),
+            "registry.prefix",
+            "must end with /",
+        );
+        problems.require(
+            (2..=60).contains(&self.registry.lease_s),
+            "registry.lease_s",
+            "must be between 2 and 60 seconds",
+        );
         for (key, secret) in &self.api_keys {
             let long_enough = secret.len() >= 32;
-            problems.require(long_enough, &format!("api_keys.{key}"), "a secret needs at least 32 characters");
+            problems.require(
+                long_enough,
+                &format!("api_keys.{key}"),
+                "a secret needs at least 32 characters",
+            );
         }
     }
 }
@@ -236,7 +281,11 @@ impl EdgeConfig {
         }
         if let Some(url) = &self.control_plane.url {
             // The connection is always mutual TLS.
-            problems.require(url.starts_with("https://"), "control_plane.url", "must begin with https://, for example \"https://10.0.0.2:8090\"");
+            problems.require(
+                url.starts_with("https://"),
+                "control_plane.url",
+                "must begin with https://, for example \"https://10.0.0.2:8090\"",
+            );
         }
         let url = &self.http.public_url;
         problems.require(
@@ -269,7 +318,10 @@ mod tests {
     #[test]
     fn a_public_address_without_a_certificate_is_refused_with_the_way_out() {
         let error = load("[node]\nid = 'fra-1'\nregion = 'fra'\n[http]\nbind = '203.0.113.7:443'").unwrap_err();
-        assert!(error.contains("edge.toml:5") && error.contains("http.certificate"), "{error}");
+        assert!(
+            error.contains("edge.toml:5") && error.contains("http.certificate"),
+            "{error}"
+        );
     }
 
     #[test]

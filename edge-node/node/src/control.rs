@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_api::pki::NodeIdentity;
-use meridian_api::token::{KeyRing, PublicKey, PublicKeyAlgorithm};
+use meridian_api::token::KeyRing;
 use meridian_api::v1;
 use meridian_api::v1::edge_command::Command;
 use meridian_api::v1::edge_control_client::EdgeControlClient;
@@ -110,7 +110,7 @@ async fn stream(edge: &Arc<EdgeState>, control: &ControlPlane) -> Result<(), ton
 async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
     match command {
         Command::Policy(policy) => {
-            edge.set_keys(keys_of(&policy));
+            edge.set_keys(KeyRing::from(&policy));
             edge.set_turn(policy.turn);
             (policy.load_interval_ms > 0).then(|| Duration::from_millis(u64::from(policy.load_interval_ms)))
         }
@@ -120,28 +120,13 @@ async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
             None
         }
         Command::CloseRoom(close) => {
-            tracing::info!(room = close.room, reason = close.reason, "room closed by the control plane");
+            tracing::info!(
+                room = close.room,
+                reason = close.reason,
+                "room closed by the control plane"
+            );
             edge.close_room(&close.room).await;
             None
         }
     }
-}
-
-fn keys_of(policy: &v1::Policy) -> KeyRing {
-    let mut keys = KeyRing::new();
-    for api_key in &policy.api_keys {
-        keys.add_api_key(&api_key.key, &api_key.secret);
-    }
-    for key in &policy.token_keys {
-        let algorithm = match key.algorithm.as_str() {
-            "EdDSA" => Some(PublicKeyAlgorithm::EdDSA),
-            "ES256" => Some(PublicKeyAlgorithm::ES256),
-            _ => None,
-        };
-        match algorithm {
-            Some(algorithm) => keys.add_public_key(PublicKey { kid: key.kid.clone(), algorithm, key: key.key.clone() }),
-            None => tracing::warn!(kid = key.kid, algorithm = key.algorithm, "token key of an unknown algorithm ignored"),
-        }
-    }
-    keys
 }

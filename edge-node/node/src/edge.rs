@@ -137,7 +137,9 @@ impl EdgeState {
             return Some("stopping");
         }
         match *self.state.borrow() {
-            NodeState::Active if self.keys().is_empty() => Some("no token keys yet: the control plane has not been reached"),
+            NodeState::Active if self.keys().is_empty() => {
+                Some("no token keys yet: the control plane has not been reached")
+            }
             NodeState::Active => None,
             NodeState::Cordoned => Some("cordoned"),
             NodeState::Leaving => Some("stopping"),
@@ -168,7 +170,10 @@ impl EdgeState {
             .rooms
             .people()
             .into_iter()
-            .map(|(room, participants)| v1::RoomLoad { room: room.to_string(), participants })
+            .map(|(room, participants)| v1::RoomLoad {
+                room: room.to_string(),
+                participants,
+            })
             .collect();
         let rates = self.cpu.sample(&self.shards);
         v1::LoadReport {
@@ -218,13 +223,23 @@ impl Edge {
     ///
     /// # Errors
     /// Addresses that cannot be bound, certificates that cannot be read; each names the configuration key.
-    pub async fn start(config: EdgeConfig, registry: SharedRegistry, identity: NodeIdentity) -> Result<Edge, EdgeError> {
+    pub async fn start(
+        config: EdgeConfig,
+        registry: SharedRegistry,
+        identity: NodeIdentity,
+    ) -> Result<Edge, EdgeError> {
         check_identity(&config, &identity)?;
         let node = NodeId::new(config.node.id.clone());
         let listener = TcpListener::bind(config.http.bind)
             .await
-            .map_err(|error| EdgeError::Http { address: config.http.bind, error })?;
-        let http_address = listener.local_addr().map_err(|error| EdgeError::Http { address: config.http.bind, error })?;
+            .map_err(|error| EdgeError::Http {
+                address: config.http.bind,
+                error,
+            })?;
+        let http_address = listener.local_addr().map_err(|error| EdgeError::Http {
+            address: config.http.bind,
+            error,
+        })?;
         let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
         let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
         let (taps, tapped) = mpsc::channel(TAP_BATCHES);
@@ -232,9 +247,17 @@ impl Edge {
         let (link_events, links) = mpsc::channel(LINK_EVENTS);
         let link_config = LinkConfig::new(node.clone(), config.link.bind, identity.clone());
         let endpoint = LinkEndpoint::start(link_config, link_events).await?;
-        let bound = endpoint.local_addr().map_err(|source| LinkError::Bind { addr: config.link.bind, source })?;
+        let bound = endpoint.local_addr().map_err(|source| LinkError::Bind {
+            addr: config.link.bind,
+            source,
+        })?;
         let link = config.link.advertise.unwrap_or(bound);
-        let control = config.control_plane.url.as_deref().map(|url| ControlPlane::new(url, &identity)).transpose()?;
+        let control = config
+            .control_plane
+            .url
+            .as_deref()
+            .map(|url| ControlPlane::new(url, &identity))
+            .transpose()?;
         let (mesh, to_mesh) = MeshHandle::new();
         let state = Arc::new(EdgeState {
             url: client_url(&config, http_address),
@@ -243,7 +266,12 @@ impl Edge {
             media: (0..shards.len() as u16)
                 .flat_map(|shard| shards.candidates(meridian_shard::PeerId { shard, index: 0 }))
                 .collect(),
-            trusted_proxies: config.http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
+            trusted_proxies: config
+                .http
+                .trusted_proxies
+                .iter()
+                .filter_map(|text| Network::parse(text))
+                .collect(),
             link,
             shards,
             router: MediaRouter::new(),
@@ -264,9 +292,24 @@ impl Edge {
         tasks.spawn(media::route(state.clone(), media_events));
         // Vanishing "together" must span a lease: leases end at different moments.
         let window = Duration::from_secs(state.config.registry.lease_s + 2);
-        let nodes = NodeWatch::start(registry.clone(), KeeperConfig { window, ..KeeperConfig::default() });
+        let nodes = NodeWatch::start(
+            registry.clone(),
+            KeeperConfig {
+                window,
+                ..KeeperConfig::default()
+            },
+        );
         let view = nodes.view();
-        tasks.spawn(mesh::run(state.clone(), mesh::Inputs { endpoint, links, tapped, rooms: to_mesh, nodes }));
+        tasks.spawn(mesh::run(
+            state.clone(),
+            mesh::Inputs {
+                endpoint,
+                links,
+                tapped,
+                rooms: to_mesh,
+                nodes,
+            },
+        ));
         if let Some(control) = control {
             tasks.spawn(control::run(state.clone(), control));
         }
@@ -290,7 +333,9 @@ impl Edge {
         // First, or those who are sent away now would be sent back here.
         self.state.state.send_replace(NodeState::Leaving);
         let own = self.state.node.as_str();
-        let leaving = self.view.wait_for(|view| view.get(own).is_none_or(|record| record.state == NodeState::Leaving));
+        let leaving = self
+            .view
+            .wait_for(|view| view.get(own).is_none_or(|record| record.state == NodeState::Leaving));
         let _ = tokio::time::timeout(LEAVE_PLACEMENT, leaving).await;
         for room in self.state.rooms.all() {
             let _ = room.send(ToRoom::Close(CloseKind::EdgeLeaves)).await;
@@ -298,7 +343,10 @@ impl Edge {
         let _ = tokio::time::timeout(GOODBYE, self.state.rooms.emptied()).await;
         self.state.stop.send_replace(true);
         self.state.shards.shutdown();
-        let _ = tokio::time::timeout(Duration::from_secs(3), async { while self.tasks.join_next().await.is_some() {} }).await;
+        let _ = tokio::time::timeout(Duration::from_secs(3), async {
+            while self.tasks.join_next().await.is_some() {}
+        })
+        .await;
         self.tasks.abort_all();
     }
 }
@@ -312,7 +360,10 @@ pub fn check_identity(config: &EdgeConfig, identity: &NodeIdentity) -> Result<()
     if certified == config.node.id {
         return Ok(());
     }
-    Err(EdgeError::OtherNode { configured: config.node.id.clone(), certified })
+    Err(EdgeError::OtherNode {
+        configured: config.node.id.clone(),
+        certified,
+    })
 }
 
 fn shards_config(config: &EdgeConfig) -> ShardsConfig {
@@ -330,7 +381,11 @@ fn client_url(config: &EdgeConfig, bound: SocketAddr) -> String {
     }
     let scheme = if config.http.certificate.is_some() { "wss" } else { "ws" };
     // `localhost`, not 127.0.0.1: the page is served from there, and cameras are given to it.
-    let host = if bound.ip().is_loopback() { "localhost".to_owned() } else { bound.ip().to_string() };
+    let host = if bound.ip().is_loopback() {
+        "localhost".to_owned()
+    } else {
+        bound.ip().to_string()
+    };
     format!("{scheme}://{host}:{}", bound.port())
 }
 
@@ -366,7 +421,9 @@ async fn register(state: Arc<EdgeState>, registry: SharedRegistry) {
 }
 
 pub(crate) fn unix_now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// What the last interval between two load reports cost.
@@ -385,12 +442,20 @@ struct Rates {
 
 impl CpuMeter {
     fn new() -> CpuMeter {
-        CpuMeter { last: std::sync::Mutex::new((Instant::now(), process_cpu_s(), 0, 0, 0)) }
+        CpuMeter {
+            last: std::sync::Mutex::new((Instant::now(), process_cpu_s(), 0, 0, 0)),
+        }
     }
 
     fn sample(&self, shards: &Shards) -> Rates {
         let metrics = shards.metrics();
-        let now = (Instant::now(), process_cpu_s(), metrics.bytes_out, metrics.bytes_in, metrics.packets_out);
+        let now = (
+            Instant::now(),
+            process_cpu_s(),
+            metrics.bytes_out,
+            metrics.bytes_in,
+            metrics.packets_out,
+        );
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = now.0.duration_since(last.0).as_secs_f64().max(0.001);
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
@@ -409,9 +474,19 @@ impl CpuMeter {
 /// User and system time of this process in seconds, from `/proc/self/stat` (fields 14 and 15, in ticks of 10 ms).
 fn process_cpu_s() -> f64 {
     const TICKS_PER_S: f64 = 100.0;
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return 0.0 };
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+        return 0.0;
+    };
     // The second field is the program's name in parentheses and may hold spaces.
-    let Some((_, fields)) = stat.rsplit_once(')') else { return 0.0 };
-    let ticks = |index: usize| fields.split_whitespace().nth(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    let Some((_, fields)) = stat.rsplit_once(')') else {
+        return 0.0;
+    };
+    let ticks = |index: usize| {
+        fields
+            .split_whitespace()
+            .nth(index)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / TICKS_PER_S
 }

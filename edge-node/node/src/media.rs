@@ -26,7 +26,10 @@ struct Routes {
 
 impl MediaRouter {
     pub(crate) fn new() -> MediaRouter {
-        MediaRouter { routes: Mutex::default(), next_track: AtomicU64::new(1) }
+        MediaRouter {
+            routes: Mutex::default(),
+            next_track: AtomicU64::new(1),
+        }
     }
 
     pub(crate) fn route_peer(&self, peer: PeerId, room: &RoomHandle) {
@@ -95,7 +98,9 @@ async fn route_levels(edge: &Arc<EdgeState>, levels: &[(TrackId, f32)]) {
         let routes = edge.router.lock();
         for (track, level) in levels {
             if let Some((name, room)) = routes.tracks.get(track) {
-                let entry = by_room.entry(name.clone()).or_insert_with(|| (room.clone(), Vec::new()));
+                let entry = by_room
+                    .entry(name.clone())
+                    .or_insert_with(|| (room.clone(), Vec::new()));
                 entry.1.push((*track, *level));
             }
         }

@@ -65,7 +65,10 @@ pub(crate) fn forwarded(map: &ExtensionMap) -> [(Option<u8>, Option<u8>); 5] {
 
 /// The canonical id of a negotiated id; `None` for extensions that end at this hop or are unknown.
 pub(crate) fn canonical_id(map: &ExtensionMap, id: u8) -> Option<u8> {
-    forwarded(map).into_iter().find(|(from, _)| *from == Some(id)).and_then(|(_, to)| to)
+    forwarded(map)
+        .into_iter()
+        .find(|(from, _)| *from == Some(id))
+        .and_then(|(_, to)| to)
 }
 
 /// The one-byte form holds ids 1–14 with 1–16 bytes.
@@ -84,7 +87,12 @@ pub(crate) struct BlockWriter<'a> {
 impl<'a> BlockWriter<'a> {
     /// `start`: where the extension header goes.
     pub(crate) fn new(buf: &'a mut [u8], start: usize, two_byte: bool) -> Self {
-        BlockWriter { buf, start, at: start + 4, two_byte }
+        BlockWriter {
+            buf,
+            start,
+            at: start + 4,
+            two_byte,
+        }
     }
 
     /// Appends an element and returns where its value starts; `None` when the buffer is full.

@@ -17,7 +17,12 @@ pub struct Demand {
 
 impl Default for Demand {
     fn default() -> Self {
-        Demand { enabled: true, max_layer: Layer::HIGH, max_fps: None, priority: 0 }
+        Demand {
+            enabled: true,
+            max_layer: Layer::HIGH,
+            max_fps: None,
+            priority: 0,
+        }
     }
 }
 
@@ -37,7 +42,11 @@ pub fn wanted(demands: impl IntoIterator<Item = Demand>, available: LayerSet) ->
 
 /// The highest available layer up to `max`, else the lowest above it.
 pub fn best(max: Layer, available: LayerSet) -> Option<Layer> {
-    available.iter().filter(|&l| l <= max).last().or_else(|| available.iter().next())
+    available
+        .iter()
+        .filter(|&l| l <= max)
+        .last()
+        .or_else(|| available.iter().next())
 }
 
 #[cfg(test)]
@@ -45,7 +54,10 @@ mod tests {
     use super::*;
 
     fn up_to(layer: u8) -> Demand {
-        Demand { max_layer: Layer(layer), ..Demand::default() }
+        Demand {
+            max_layer: Layer(layer),
+            ..Demand::default()
+        }
     }
 
     #[test]
@@ -54,7 +66,16 @@ mod tests {
         assert_eq!(wanted([up_to(0), up_to(2), up_to(0)], all), LayerSet(0b101));
         assert_eq!(wanted([up_to(2)], LayerSet(0b011)), LayerSet(0b010));
         assert_eq!(wanted([up_to(0)], LayerSet(0b100)), LayerSet(0b100));
-        assert_eq!(wanted([Demand { enabled: false, ..up_to(2) }], all), LayerSet::EMPTY);
+        assert_eq!(
+            wanted(
+                [Demand {
+                    enabled: false,
+                    ..up_to(2)
+                }],
+                all
+            ),
+            LayerSet::EMPTY
+        );
         assert_eq!(wanted([up_to(1)], LayerSet::EMPTY), LayerSet::EMPTY);
     }
 }

@@ -69,9 +69,14 @@ pub enum Codec {
     Pcmu,
     Pcma,
     Vp8,
-    Vp9 { profile: u8 },
+    Vp9 {
+        profile: u8,
+    },
     /// `profile_level_id` is the 24-bit number of the `fmtp` parameter (RFC 6184 §8.1).
-    H264 { profile_level_id: u32, packetization_mode: u8 },
+    H264 {
+        profile_level_id: u32,
+        packetization_mode: u8,
+    },
     Av1,
 }
 
@@ -96,8 +101,14 @@ impl Codec {
     pub fn compatible_with(self, other: Codec) -> bool {
         match (self, other) {
             (
-                Codec::H264 { profile_level_id: a, packetization_mode: m },
-                Codec::H264 { profile_level_id: b, packetization_mode: n },
+                Codec::H264 {
+                    profile_level_id: a,
+                    packetization_mode: m,
+                },
+                Codec::H264 {
+                    profile_level_id: b,
+                    packetization_mode: n,
+                },
             ) => m == n && a >> 16 == b >> 16,
             _ => self == other,
         }

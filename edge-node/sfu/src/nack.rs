@@ -40,7 +40,11 @@ pub(crate) struct NackTracker {
 
 impl NackTracker {
     pub(crate) fn new() -> Self {
-        NackTracker { missing: Vec::new(), highest: None, retry: Duration::from_millis(100) }
+        NackTracker {
+            missing: Vec::new(),
+            highest: None,
+            retry: Duration::from_millis(100),
+        }
     }
 
     pub(crate) fn set_rtt(&mut self, rtt: Duration) {
@@ -74,7 +78,12 @@ impl NackTracker {
         let overflow = (self.missing.len() + lost).saturating_sub(MISSING_MAX);
         self.missing.drain(..overflow);
         let next = now + REORDER_DELAY;
-        self.missing.extend((highest + 1..sequence).map(|sequence| Missing { sequence, since: now, next, tries: 0 }));
+        self.missing.extend((highest + 1..sequence).map(|sequence| Missing {
+            sequence,
+            since: now,
+            next,
+            tries: 0,
+        }));
         if overflow > 0 { Gap::Hopeless } else { Gap::Followed }
     }
 
@@ -86,7 +95,8 @@ impl NackTracker {
     /// Puts what should be NACKed now into `due` (cleared first), and gives up what is too old.
     pub(crate) fn take_due(&mut self, now: Instant, due: &mut Vec<u16>) {
         due.clear();
-        self.missing.retain(|m| m.tries < RETRIES_MAX && now.saturating_duration_since(m.since) < AGE_MAX);
+        self.missing
+            .retain(|m| m.tries < RETRIES_MAX && now.saturating_duration_since(m.since) < AGE_MAX);
         for missing in self.missing.iter_mut().filter(|m| m.next <= now) {
             missing.tries += 1;
             missing.next = now + self.retry;

@@ -192,12 +192,18 @@ impl RtpPacket {
         let end = self.fill_extensions(data, header, map).ok_or(PacketError::TooLong)?;
         self.header_len = end as u16;
         let len = end + payload.len();
-        self.buf.get_mut(end..len).ok_or(PacketError::TooLong)?.copy_from_slice(payload);
+        self.buf
+            .get_mut(end..len)
+            .ok_or(PacketError::TooLong)?
+            .copy_from_slice(payload);
         self.len = len as u16;
         self.audio_level = self
             .extension(CANONICAL.audio_level)
             .and_then(|value| value.first())
-            .map(|level| AudioLevel { minus_dbov: level & 0x7F, voice: level & 0x80 != 0 });
+            .map(|level| AudioLevel {
+                minus_dbov: level & 0x7F,
+                voice: level & 0x80 != 0,
+            });
         self.frame = codec::inspect(self.codec, payload, self.dependency_descriptor());
         Ok(())
     }
@@ -205,7 +211,9 @@ impl RtpPacket {
     /// Copies the extensions that are forwarded, under canonical ids; returns the header's length.
     fn fill_extensions(&mut self, data: &[u8], header: &RtpHeader, map: &ExtensionMap) -> Option<usize> {
         let kept = || {
-            header.elements(data).filter_map(|(id, value)| Some((extensions::canonical_id(map, id)?, value)))
+            header
+                .elements(data)
+                .filter_map(|(id, value)| Some((extensions::canonical_id(map, id)?, value)))
         };
         self.elements_len = 0;
         let two_byte = kept().any(|(id, value)| extensions::needs_two_bytes(id, value.len()));
@@ -241,7 +249,9 @@ impl RtpPacket {
     }
 
     pub fn extension(&self, canonical: Option<u8>) -> Option<&[u8]> {
-        self.extensions().find(|(id, _)| Some(*id) == canonical).map(|(_, value)| value)
+        self.extensions()
+            .find(|(id, _)| Some(*id) == canonical)
+            .map(|(_, value)| value)
     }
 
     pub fn dependency_descriptor(&self) -> Option<&[u8]> {
@@ -267,7 +277,12 @@ pub struct PacketPool {
 impl PacketPool {
     /// Keeps at most `idle_max` unused buffers of about 1.6 KB each.
     pub fn new(idle_max: usize) -> Self {
-        PacketPool { idle: Vec::new(), held: VecDeque::new(), max: idle_max, allocated: 0 }
+        PacketPool {
+            idle: Vec::new(),
+            held: VecDeque::new(),
+            max: idle_max,
+            allocated: 0,
+        }
     }
 
     /// Buffers made since the start: constant in steady state.
@@ -346,28 +361,78 @@ mod tests {
     use proptest::prelude::*;
 
     fn origin(codec: Codec) -> PacketOrigin {
-        PacketOrigin { arrival: Instant::now(), layer: Layer(1), codec }
+        PacketOrigin {
+            arrival: Instant::now(),
+            layer: Layer(1),
+            codec,
+        }
     }
 
     /// One CSRC, one-byte extensions 1 (level), 3 (mid), 4 (unknown), 2 bytes of payload, 3 of padding.
     const SAMPLE: [u8; 37] = [
-        0xB1, 0x80 | 96, 0x12, 0x34, 0, 0, 0, 9, 0, 0, 0, 7, 1, 2, 3, 4, 0xBE, 0xDE, 0, 2, 0x10, 0x85, 0x30, b'0', 0x42,
-        1, 2, 3, 0xAA, 0xBB, 0xCC, 0xDD, 0xEE, 0xFF, 0, 0, 3,
+        0xB1,
+        0x80 | 96,
+        0x12,
+        0x34,
+        0,
+        0,
+        0,
+        9,
+        0,
+        0,
+        0,
+        7,
+        1,
+        2,
+        3,
+        4,
+        0xBE,
+        0xDE,
+        0,
+        2,
+        0x10,
+        0x85,
+        0x30,
+        b'0',
+        0x42,
+        1,
+        2,
+        3,
+        0xAA,
+        0xBB,
+        0xCC,
+        0xDD,
+        0xEE,
+        0xFF,
+        0,
+        0,
+        3,
     ];
 
     #[test]
     fn a_packet_is_normalised_to_canonical_extensions_without_csrc_and_padding() {
-        let map = ExtensionMap { audio_level: Some(1), mid: Some(3), ..ExtensionMap::default() };
+        let map = ExtensionMap {
+            audio_level: Some(1),
+            mid: Some(3),
+            ..ExtensionMap::default()
+        };
         let header = RtpHeader::parse(&SAMPLE).unwrap();
         assert_eq!((header.sequence, header.ssrc, header.marker), (0x1234, 7, true));
-        assert_eq!(header.elements(&SAMPLE).collect::<Vec<_>>(), vec![
-            (1, &[0x85][..]),
-            (3, b"0"),
-            (4, &[1, 2, 3])
-        ]);
-        let packet = PacketPool::new(4).build(&SAMPLE, &header, &map, origin(Codec::Opus)).unwrap();
+        assert_eq!(
+            header.elements(&SAMPLE).collect::<Vec<_>>(),
+            vec![(1, &[0x85][..]), (3, b"0"), (4, &[1, 2, 3])]
+        );
+        let packet = PacketPool::new(4)
+            .build(&SAMPLE, &header, &map, origin(Codec::Opus))
+            .unwrap();
         assert_eq!(packet.payload(), &SAMPLE[28..34]);
-        assert_eq!(packet.audio_level, Some(AudioLevel { minus_dbov: 5, voice: true }));
+        assert_eq!(
+            packet.audio_level,
+            Some(AudioLevel {
+                minus_dbov: 5,
+                voice: true
+            })
+        );
         assert_eq!(packet.extensions().collect::<Vec<_>>(), vec![(1, &[0x85][..])]);
         let link = packet.link_bytes();
         assert_eq!(link[0], 0x90, "extension, no padding, no CSRC");
@@ -380,12 +445,19 @@ mod tests {
         let mut data = vec![0x90, 45, 0, 1, 0, 0, 0, 9, 0, 0, 0, 7, 0x10, 0x00, 0, 6, 200, 20];
         data.extend([5; 20]);
         data.extend([0, 0, 0x18, 1, 2]);
-        let map = ExtensionMap { dependency_descriptor: Some(200), ..ExtensionMap::default() };
+        let map = ExtensionMap {
+            dependency_descriptor: Some(200),
+            ..ExtensionMap::default()
+        };
         let header = RtpHeader::parse(&data).unwrap();
-        let packet = PacketPool::new(4).build(&data, &header, &map, origin(Codec::Av1)).unwrap();
+        let packet = PacketPool::new(4)
+            .build(&data, &header, &map, origin(Codec::Av1))
+            .unwrap();
         assert_eq!(packet.dependency_descriptor(), Some(&[5; 20][..]));
         assert!(packet.frame.keyframe);
-        let again = PacketPool::new(4).parse_link(packet.link_bytes(), origin(Codec::Av1)).unwrap();
+        let again = PacketPool::new(4)
+            .parse_link(packet.link_bytes(), origin(Codec::Av1))
+            .unwrap();
         assert_eq!(again.dependency_descriptor(), Some(&[5; 20][..]));
     }
 
@@ -400,7 +472,10 @@ mod tests {
         let mut big = vec![0; 2_000];
         big[0] = 0x80;
         let mut pool = PacketPool::new(4);
-        assert_eq!(pool.parse_link(&big, origin(Codec::Opus)).unwrap_err(), PacketError::TooLong);
+        assert_eq!(
+            pool.parse_link(&big, origin(Codec::Opus)).unwrap_err(),
+            PacketError::TooLong
+        );
     }
 
     #[test]

@@ -28,7 +28,12 @@ pub enum Inserted {
 impl LayerRing {
     /// `capacity` is rounded up to a power of two. 512 holds 1 s at 3 Mb/s with 1,200-byte packets, with room to spare.
     pub fn new(capacity: usize) -> Self {
-        LayerRing { slots: vec![None; capacity.next_power_of_two()].into(), newest: 0, tail: 0, floor: 0 }
+        LayerRing {
+            slots: vec![None; capacity.next_power_of_two()].into(),
+            newest: 0,
+            tail: 0,
+            floor: 0,
+        }
     }
 
     pub fn get(&self, extended_sequence: u64) -> Option<&Packet> {
@@ -112,7 +117,11 @@ mod tests {
 
     fn packet(pool: &mut PacketPool, sequence: u64, arrival: Instant) -> Packet {
         let data = [0x80, 96, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7, 1];
-        let origin = PacketOrigin { arrival, layer: Layer::LOW, codec: Codec::Opus };
+        let origin = PacketOrigin {
+            arrival,
+            layer: Layer::LOW,
+            codec: Codec::Opus,
+        };
         let mut packet = pool.parse_link(&data, origin).unwrap();
         Arc::get_mut(&mut packet).unwrap().extended_sequence = sequence;
         packet

@@ -57,7 +57,12 @@ struct KeyframeLimiter {
 
 impl Source {
     pub fn new(kind: MediaKind) -> Self {
-        Source { kind, codec: None, layers: [None, None, None], newest_arrival: None }
+        Source {
+            kind,
+            codec: None,
+            layers: [None, None, None],
+            newest_arrival: None,
+        }
     }
 
     pub fn kind(&self) -> MediaKind {
@@ -82,12 +87,16 @@ impl Source {
         }
         layer.note(packet);
         self.codec = Some(packet.codec);
-        self.newest_arrival = Some(self.newest_arrival.map_or(packet.arrival, |newest| newest.max(packet.arrival)));
+        self.newest_arrival = Some(
+            self.newest_arrival
+                .map_or(packet.arrival, |newest| newest.max(packet.arrival)),
+        );
         true
     }
 
     pub(crate) fn accepts(&self, layer: Layer, extended_sequence: u64) -> Inserted {
-        self.layer(layer).map_or(Inserted::Stored, |l| l.ring.accepts(extended_sequence))
+        self.layer(layer)
+            .map_or(Inserted::Stored, |l| l.ring.accepts(extended_sequence))
     }
 
     pub fn ring(&self, layer: Layer) -> Option<&LayerRing> {
@@ -97,7 +106,9 @@ impl Source {
     /// Layers that carry packets now. A layer is silent when it misses several frames while a sibling kept sending;
     /// when all stop together (mute, static screen) all stay as they were.
     pub fn live(&self) -> LayerSet {
-        let Some(newest) = self.newest_arrival else { return LayerSet::EMPTY };
+        let Some(newest) = self.newest_arrival else {
+            return LayerSet::EMPTY;
+        };
         self.collect(|l| l.last_arrival + l.frames.silence() >= newest)
     }
 
@@ -144,7 +155,9 @@ impl Source {
     /// A subscriber needs a keyframe of this layer. `true`: ask the publisher (PLI, or upstream over the link) now.
     /// Otherwise it was asked a moment ago (< 500 ms): [`Source::poll_keyframe_request`] will say when to ask again.
     pub fn request_keyframe(&mut self, now: Instant, layer: Layer) -> bool {
-        let Some(l) = &mut self.layers[layer.index()] else { return false };
+        let Some(l) = &mut self.layers[layer.index()] else {
+            return false;
+        };
         l.keyframes.pending = true;
         l.keyframes.poll(now)
     }
@@ -181,7 +194,11 @@ impl SourceLayer {
             ring: LayerRing::new(ring_size),
             ssrc: first.ssrc,
             last_arrival: first.arrival,
-            frames: FrameClock { timestamp: first.timestamp, started: first.arrival, interval_us: 100_000 },
+            frames: FrameClock {
+                timestamp: first.timestamp,
+                started: first.arrival,
+                interval_us: 100_000,
+            },
             rate: Rate::default(),
             report: None,
             keyframes: KeyframeLimiter::default(),
@@ -212,7 +229,11 @@ impl FrameClock {
         if packet.timestamp.wrapping_sub(self.timestamp) as i32 <= 0 {
             return;
         }
-        let interval = packet.arrival.saturating_duration_since(self.started).min(SILENT_MAX).as_micros() as u32;
+        let interval = packet
+            .arrival
+            .saturating_duration_since(self.started)
+            .min(SILENT_MAX)
+            .as_micros() as u32;
         self.interval_us = self.interval_us - self.interval_us / 8 + interval / 8;
         self.timestamp = packet.timestamp;
         self.started = packet.arrival;
@@ -284,7 +305,9 @@ impl Numbering {
 
     /// Where an older sequence number of the present SSRC lies, without moving on.
     pub(crate) fn place(&self, sequence: u16) -> Option<u64> {
-        self.unwrapper.highest().map(|highest| crate::sequence::nearest(highest, sequence))
+        self.unwrapper
+            .highest()
+            .map(|highest| crate::sequence::nearest(highest, sequence))
     }
 
     pub(crate) fn ssrc(&self) -> Option<u32> {
@@ -294,7 +317,12 @@ impl Numbering {
 
 impl RemoteTrack {
     pub fn new(track: TrackId, codec: Codec) -> Self {
-        RemoteTrack { track, codec, source: Source::new(codec.kind()), numbers: Default::default() }
+        RemoteTrack {
+            track,
+            codec,
+            source: Source::new(codec.kind()),
+            numbers: Default::default(),
+        }
     }
 
     pub fn track(&self) -> TrackId {
@@ -328,7 +356,14 @@ impl RemoteTrack {
         if self.source.accepts(layer, sequence) != Inserted::Stored {
             return Ok(None);
         }
-        let mut packet = pool.parse_link(data, PacketOrigin { arrival: now, layer, codec: self.codec })?;
+        let mut packet = pool.parse_link(
+            data,
+            PacketOrigin {
+                arrival: now,
+                layer,
+                codec: self.codec,
+            },
+        )?;
         if let Some(unique) = Arc::get_mut(&mut packet) {
             unique.extended_sequence = sequence;
         }

@@ -141,7 +141,10 @@ mod tests {
         stats.sender_report(start, 0x1111_2222_3333_4444);
         let block = stats.report(start + Duration::from_millis(500), 7).unwrap();
         // The first (100) was lost as well, which a receiver cannot know.
-        assert_eq!((block.cumulative_lost, block.fraction_lost), (24, (24 * 256 / 99) as u8));
+        assert_eq!(
+            (block.cumulative_lost, block.fraction_lost),
+            (24, (24 * 256 / 99) as u8)
+        );
         assert_eq!(block.highest_sequence, 65_536 + 199);
         assert_eq!((block.last_sr, block.delay_since_last_sr), (0x2222_3333, 32_768));
         stats.received(start, 65_536 + 200, 0);
@@ -156,7 +159,11 @@ mod tests {
         // Every second packet 10 ms late: |D| = 900 each time, so the estimate converges to 900 units = 10 ms.
         for n in 0..200u32 {
             let late = if n % 2 == 0 { 0 } else { 10 };
-            stats.received(start + Duration::from_millis(u64::from(20 * n + late)), 1_000 + u64::from(n), 1_800 * n);
+            stats.received(
+                start + Duration::from_millis(u64::from(20 * n + late)),
+                1_000 + u64::from(n),
+                1_800 * n,
+            );
         }
         assert!((9..=10).contains(&stats.jitter_ms()), "{}", stats.jitter_ms());
     }

@@ -77,12 +77,18 @@ impl TwccReceiver {
 
     pub fn poll_timeout(&self) -> Option<Instant> {
         let first = self.first_pending?;
-        Some(if self.pending >= PENDING_MAX { first } else { first + INTERVAL })
+        Some(if self.pending >= PENDING_MAX {
+            first
+        } else {
+            first + INTERVAL
+        })
     }
 
     /// Appends one feedback packet when it is due. `false` = nothing to send (now).
     pub fn poll(&mut self, now: Instant, feedback_ssrc: u32, out: &mut Vec<u8>) -> bool {
-        let Some(highest) = self.unwrapper.highest() else { return false };
+        let Some(highest) = self.unwrapper.highest() else {
+            return false;
+        };
         if self.poll_timeout().is_none_or(|due| now < due) {
             return false;
         }
@@ -100,11 +106,17 @@ impl TwccReceiver {
                     last_tick = floor * TICKS_PER_REFERENCE;
                 }
                 // A delta that does not fit 16 bits (8 s) begins a new feedback with its own reference.
-                let Ok(delta) = i16::try_from(tick - last_tick) else { break };
+                let Ok(delta) = i16::try_from(tick - last_tick) else {
+                    break;
+                };
                 if received == RECEIVED_MAX {
                     break;
                 }
-                symbols[covered] = if (0..=255).contains(&delta) { Symbol::Small } else { Symbol::Large };
+                symbols[covered] = if (0..=255).contains(&delta) {
+                    Symbol::Small
+                } else {
+                    Symbol::Large
+                };
                 deltas[received] = delta;
                 received += 1;
                 last_tick = tick;
@@ -123,7 +135,9 @@ impl TwccReceiver {
         writer.feedback(feedback_ssrc, self.media_ssrc);
         writer.out.extend((base as u16).to_be_bytes());
         writer.out.extend((covered as u16).to_be_bytes());
-        writer.out.extend(((reference as u32) << 8 | u32::from(self.feedback_count)).to_be_bytes());
+        writer
+            .out
+            .extend(((reference as u32) << 8 | u32::from(self.feedback_count)).to_be_bytes());
         self.feedback_count = self.feedback_count.wrapping_add(1);
         write_chunks(&symbols[..covered], writer.out);
         write_deltas(&deltas[..received], writer.out);

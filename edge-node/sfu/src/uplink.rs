@@ -1,10 +1,15 @@
 //! One published track on its publisher's shard: RTX undone, duplicates dropped, losses NACKed, receive statistics kept,
 //! packets stored in the [`Source`]. It writes RTCP towards the publisher; it knows nothing of subscribers.
 
-use crate::media::{Layer, SenderReportInfo, TrackId, UplinkMedia};
-use crate::packet::{Packet, PacketPool};
+use crate::media::{Codec, Layer, MediaKind, SenderReportInfo, TrackId, UplinkMedia};
+use crate::nack::{Gap, NackTracker};
+use crate::packet::{Packet, PacketOrigin, PacketPool, RtpHeader};
 use crate::receiver::Incoming;
-use crate::source::Source;
+use crate::ring::Inserted;
+use crate::rtcp::{ReportBlock, Writer};
+use crate::source::{Numbering, Source};
+use crate::stats::ReceiveStats;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Counters of one layer since its start.
@@ -13,7 +18,7 @@ pub struct UplinkStats {
     pub packets: u64,
     pub bytes: u64,
     pub duplicates: u64,
-    /// Packets missing at the last report that never came, RTX included (RFC 3550 cumulative lost).
+    /// Packets that never came on the layer's own SSRC (RFC 3550 cumulative lost); RTX may have repaired them.
     pub lost: u64,
     /// Holes filled by RTX.
     pub repaired: u64,
@@ -21,7 +26,7 @@ pub struct UplinkStats {
     pub plis_sent: u64,
     /// Interarrival jitter in milliseconds (RFC 3550 §6.4.1).
     pub jitter_ms: u32,
-    /// Share of packets lost in the last report interval, 0–255.
+    /// Share of packets lost in the last report interval, of 256.
     pub fraction_lost: u8,
     pub bitrate_bps: u32,
 }
@@ -30,55 +35,255 @@ pub struct Uplink {
     track: TrackId,
     media: UplinkMedia,
     source: Source,
+    layers: [Option<Box<UplinkLayer>>; Layer::COUNT],
+    /// Layers for which a PLI goes out with the next feedback, and since when.
+    pli_due: [Option<Instant>; Layer::COUNT],
+    muted: bool,
+    rtt: Duration,
+    /// Scratch for NACKs.
+    due: Vec<u16>,
+}
+
+struct UplinkLayer {
+    numbers: Numbering,
+    receive: ReceiveStats,
+    nack: NackTracker,
+    stats: UplinkStats,
 }
 
 impl Uplink {
     pub fn new(track: TrackId, media: UplinkMedia) -> Self {
-        let source = Source::new(media.kind);
-        Uplink { track, media, source }
+        Uplink {
+            track,
+            source: Source::new(media.kind),
+            media,
+            layers: [None, None, None],
+            pli_due: [None; Layer::COUNT],
+            muted: false,
+            rtt: Duration::from_millis(100),
+            due: Vec::new(),
+        }
     }
+
     pub fn track(&self) -> TrackId {
         self.track
     }
+
     pub fn media(&self) -> &UplinkMedia {
         &self.media
     }
+
     /// The section was negotiated again (payload types or extension ids may differ).
     pub fn update(&mut self, media: UplinkMedia) {
         self.media = media;
     }
+
     pub fn source(&self) -> &Source {
         &self.source
     }
+
     pub fn source_mut(&mut self) -> &mut Source {
         &mut self.source
     }
-    /// While muted, packets are accounted for but neither stored nor forwarded.
-    pub fn set_muted(&mut self, _muted: bool) {}
+
+    /// While muted, packets are accounted for but neither stored, NACKed nor forwarded.
+    pub fn set_muted(&mut self, muted: bool) {
+        self.muted = muted;
+        self.layers.iter_mut().flatten().for_each(|layer| layer.nack.reset());
+    }
+
     /// Round-trip time to the publisher, for the NACK interval. Default 100 ms.
-    pub fn set_rtt(&mut self, _rtt: Duration) {}
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
+        self.layers
+            .iter_mut()
+            .flatten()
+            .for_each(|layer| layer.nack.set_rtt(rtt));
+    }
 
     /// Takes a packet that [`crate::UplinkReceiver`] routed here. `data` is the same slice. Returns the packet to hand to
     /// every shard's downlinks, restored when it came as RTX; `None` = duplicate, probe padding, muted or unreadable.
-    pub fn handle_rtp(&mut self, _now: Instant, _incoming: &Incoming, _data: &[u8], _pool: &mut PacketPool) -> Option<Packet> {
-        None
+    pub fn handle_rtp(
+        &mut self,
+        now: Instant,
+        incoming: &Incoming,
+        data: &[u8],
+        pool: &mut PacketPool,
+    ) -> Option<Packet> {
+        let layer = Layer(incoming.layer.index() as u8);
+        if incoming.repair {
+            return self.handle_repair(now, layer, incoming, data, pool);
+        }
+        let header = &incoming.header;
+        let codec = self.media.payloads.iter().find(|p| p.pt == header.payload_type)?.codec;
+        let rtt = self.rtt;
+        let own = self.layers[layer.index()].get_or_insert_with(|| Box::new(UplinkLayer::new(now, codec, rtt)));
+        let (sequence, restarted) = own.numbers.number(header.ssrc, header.sequence)?;
+        if restarted {
+            own.nack.reset();
+            own.receive = ReceiveStats::new(now, codec.clock_rate_hz());
+        }
+        if self.source.accepts(layer, sequence) != Inserted::Stored {
+            own.stats.duplicates += 1;
+            return None;
+        }
+        own.stats.packets += 1;
+        own.stats.bytes += data.len() as u64;
+        own.receive.received(now, sequence, header.timestamp);
+        if self.muted {
+            return None;
+        }
+        // Audio is not repaired: its jitter buffer conceals sooner than a retransmission arrives.
+        if self.media.kind == MediaKind::Video && own.nack.arrived(now, sequence) == Gap::Hopeless {
+            self.request_keyframe(now, layer);
+        }
+        self.store(
+            data,
+            header,
+            PacketOrigin {
+                arrival: now,
+                layer,
+                codec,
+            },
+            sequence,
+            pool,
+        )
     }
+
+    /// RFC 4588 §4: the payload begins with the original sequence number.
+    fn handle_repair(
+        &mut self,
+        now: Instant,
+        layer: Layer,
+        incoming: &Incoming,
+        data: &[u8],
+        pool: &mut PacketPool,
+    ) -> Option<Packet> {
+        let own = self.layers[layer.index()].as_mut()?;
+        let original = self
+            .media
+            .payloads
+            .iter()
+            .find(|p| p.rtx_pt == Some(incoming.header.payload_type))?;
+        // Probes are RTX packets with nothing but padding.
+        let payload = data.get(incoming.header.payload.clone())?;
+        let header = RtpHeader {
+            payload_type: original.pt,
+            ssrc: own.numbers.ssrc()?,
+            sequence: u16::from_be_bytes(*payload.first_chunk::<2>()?),
+            payload: incoming.header.payload.start + 2..incoming.header.payload.end,
+            ..incoming.header.clone()
+        };
+        let sequence = own.numbers.place(header.sequence)?;
+        if self.muted || self.source.accepts(layer, sequence) != Inserted::Stored {
+            own.stats.duplicates += 1;
+            return None;
+        }
+        own.nack.arrived(now, sequence);
+        own.stats.repaired += 1;
+        let codec = original.codec;
+        self.store(
+            data,
+            &header,
+            PacketOrigin {
+                arrival: now,
+                layer,
+                codec,
+            },
+            sequence,
+            pool,
+        )
+    }
+
+    fn store(
+        &mut self,
+        data: &[u8],
+        header: &RtpHeader,
+        origin: PacketOrigin,
+        sequence: u64,
+        pool: &mut PacketPool,
+    ) -> Option<Packet> {
+        let mut packet = pool.build(data, header, &self.media.extensions, origin).ok()?;
+        Arc::get_mut(&mut packet)?.extended_sequence = sequence;
+        self.source.insert(&packet, |old| pool.retire(old)).then_some(packet)
+    }
+
     /// A sender report of this layer's SSRC arrived.
-    pub fn handle_sender_report(&mut self, _now: Instant, _layer: Layer, _report: SenderReportInfo) {}
+    pub fn handle_sender_report(&mut self, now: Instant, layer: Layer, report: SenderReportInfo) {
+        if let Some(own) = &mut self.layers[layer.index()] {
+            own.receive.sender_report(now, report.ntp);
+            self.source.set_sender_report(now, layer, report);
+        }
+    }
+
     /// Somebody needs a keyframe (aggregated, ≥ 500 ms apart per layer). Sent by the next `poll_feedback`.
-    pub fn request_keyframe(&mut self, _now: Instant, _layer: Layer) {}
+    pub fn request_keyframe(&mut self, now: Instant, layer: Layer) {
+        if self.media.kind == MediaKind::Video && self.source.request_keyframe(now, layer) {
+            self.pli_due[layer.index()] = Some(now);
+        }
+    }
 
     /// Appends due NACKs and PLIs. Call after a batch of packets, after `request_keyframe`, and at `poll_timeout`.
-    pub fn poll_feedback(&mut self, _now: Instant, _feedback_ssrc: u32, _out: &mut Vec<u8>) -> bool {
-        false
+    /// `false` = nothing was due.
+    pub fn poll_feedback(&mut self, now: Instant, feedback_ssrc: u32, out: &mut Vec<u8>) -> bool {
+        let before = out.len();
+        while let Some(layer) = self.source.poll_keyframe_request(now) {
+            self.pli_due[layer.index()] = Some(now);
+        }
+        let mut writer = Writer::new(out);
+        for (index, slot) in self.layers.iter_mut().enumerate() {
+            let Some(own) = slot else { continue };
+            let Some(ssrc) = own.numbers.ssrc() else { continue };
+            if self.pli_due[index].take().is_some() {
+                writer.pli(feedback_ssrc, ssrc);
+                own.stats.plis_sent += 1;
+            }
+            own.nack.take_due(now, &mut self.due);
+            if !self.due.is_empty() {
+                writer.nack(feedback_ssrc, ssrc, &self.due);
+                own.stats.nacks_sent += self.due.len() as u64;
+            }
+        }
+        out.len() > before
     }
+
     /// When `poll_feedback` has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let nacks = self.layers.iter().flatten().filter_map(|layer| layer.nack.next_due());
+        let plis = self.pli_due.iter().flatten().copied();
+        nacks.chain(plis).chain(self.source.keyframe_timeout()).min()
     }
-    /// Report blocks for the periodic receiver report, one per layer that sent since the last call.
-    pub fn report_blocks(&mut self, _now: Instant, _out: &mut Vec<crate::rtcp::ReportBlock>) {}
-    pub fn stats(&self, _layer: Layer, _now: Instant) -> UplinkStats {
-        UplinkStats::default()
+
+    /// Report blocks for the periodic receiver report, one per layer that sent since the last call. Appends.
+    pub fn report_blocks(&mut self, now: Instant, out: &mut Vec<ReportBlock>) {
+        for own in self.layers.iter_mut().flatten() {
+            out.extend(own.numbers.ssrc().and_then(|ssrc| own.receive.report(now, ssrc)));
+        }
+    }
+
+    pub fn stats(&self, layer: Layer, now: Instant) -> UplinkStats {
+        let Some(own) = &self.layers[layer.index()] else {
+            return UplinkStats::default();
+        };
+        UplinkStats {
+            lost: own.receive.lost().max(0) as u64,
+            jitter_ms: own.receive.jitter_ms(),
+            fraction_lost: own.receive.fraction_lost,
+            bitrate_bps: self.source.bitrate_bps(layer, now),
+            ..own.stats
+        }
+    }
+}
+
+impl UplinkLayer {
+    fn new(now: Instant, codec: Codec, rtt: Duration) -> Self {
+        let mut nack = NackTracker::new();
+        nack.set_rtt(rtt);
+        UplinkLayer {
+            numbers: Numbering::default(),
+            receive: ReceiveStats::new(now, codec.clock_rate_hz()),
+            nack,
+            stats: UplinkStats::default(),
+        }
     }
 }

@@ -58,57 +58,144 @@ impl Default for ShardsConfig {
 /// Commands about peers, tracks or subscriptions that no longer exist are ignored.
 #[derive(Clone, Debug)]
 pub enum Command {
-    AddPeer { peer: PeerId, local: IceCredentials, remote: IceCredentials, remote_fingerprint: Fingerprint },
+    AddPeer {
+        peer: PeerId,
+        local: IceCredentials,
+        remote: IceCredentials,
+        remote_fingerprint: Fingerprint,
+    },
     /// New ICE credentials on both sides; the old path keeps serving until the new one is nominated.
-    RestartIce { peer: PeerId, local: IceCredentials, remote: IceCredentials },
+    RestartIce {
+        peer: PeerId,
+        local: IceCredentials,
+        remote: IceCredentials,
+    },
     /// Says goodbye and forgets the peer with everything it published and subscribed to. No event follows.
-    RemovePeer { peer: PeerId },
+    RemovePeer {
+        peer: PeerId,
+    },
     /// The peer sends this track in that media section. Again whenever the section changes; `active: false` pauses.
-    Publish { peer: PeerId, track: TrackId, publication: Publication },
-    Unpublish { track: TrackId },
+    Publish {
+        peer: PeerId,
+        track: TrackId,
+        publication: Publication,
+    },
+    Unpublish {
+        track: TrackId,
+    },
     /// Packets of a muted track are dropped at the publisher's shard.
-    SetMuted { track: TrackId, muted: bool },
+    SetMuted {
+        track: TrackId,
+        muted: bool,
+    },
     /// A track that reaches this edge over a link; fed by [`Command::RemoteMedia`].
-    AddRemoteTrack { track: TrackId, kind: MediaKind, codec: Codec, layers: u8 },
+    AddRemoteTrack {
+        track: TrackId,
+        kind: MediaKind,
+        codec: Codec,
+        layers: u8,
+    },
     /// RTP with canonical extension ids ([`meridian_sfu::media::CANONICAL`]) and the publisher's own sequence numbers,
     /// timestamps and SSRC. Dropped and counted when the shard is behind.
-    RemoteMedia { track: TrackId, layer: Layer, packets: Vec<Bytes> },
-    RemoteSenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
-    RemoveTrack { track: TrackId },
+    RemoteMedia {
+        track: TrackId,
+        layer: Layer,
+        packets: Vec<Bytes>,
+    },
+    RemoteSenderReport {
+        track: TrackId,
+        layer: Layer,
+        report: SenderReportInfo,
+    },
+    RemoveTrack {
+        track: TrackId,
+    },
     /// Send this track to the peer in that media section. The track may be published later. Again whenever the
     /// section changes; a changed SSRC begins a new stream.
-    Subscribe { peer: PeerId, track: TrackId, media: SubscriptionMedia },
-    Unsubscribe { peer: PeerId, track: TrackId },
-    SetDemand { peer: PeerId, track: TrackId, demand: Demand },
+    Subscribe {
+        peer: PeerId,
+        track: TrackId,
+        media: SubscriptionMedia,
+    },
+    Unsubscribe {
+        peer: PeerId,
+        track: TrackId,
+    },
+    SetDemand {
+        peer: PeerId,
+        track: TrackId,
+        demand: Demand,
+    },
     /// One message to each of these peers. Dropped and counted for a peer whose channel is not open or full.
-    SendData { peers: Vec<PeerId>, channel: Channel, payload: Bytes },
+    SendData {
+        peers: Vec<PeerId>,
+        channel: Channel,
+        payload: Bytes,
+    },
     /// Deliver packets of these layers as [`TapBatch`]es and sender reports of them as events; an empty set stops.
-    Tap { track: TrackId, layers: LayerSet },
+    Tap {
+        track: TrackId,
+        layers: LayerSet,
+    },
     /// Somebody beyond a link needs a keyframe of this layer. Rate-limited on its way to the publisher.
-    RequestKeyframe { track: TrackId, layer: Layer },
+    RequestKeyframe {
+        track: TrackId,
+        layer: Layer,
+    },
 }
 
 /// What the media threads tell the node.
 #[derive(Clone, Debug)]
 pub enum Event {
-    PeerConnected { peer: PeerId, profile: SrtpProfile },
+    PeerConnected {
+        peer: PeerId,
+        profile: SrtpProfile,
+    },
     /// The peer is gone with its tracks and subscriptions.
-    PeerClosed { peer: PeerId, reason: PeerCloseReason },
-    ChannelOpen { peer: PeerId, channel: Channel },
+    PeerClosed {
+        peer: PeerId,
+        reason: PeerCloseReason,
+    },
+    ChannelOpen {
+        peer: PeerId,
+        channel: Channel,
+    },
     /// One message from the peer. Dropped and counted while the node does not take events.
-    Data { peer: PeerId, channel: Channel, payload: Bytes, binary: bool },
+    Data {
+        peer: PeerId,
+        channel: Channel,
+        payload: Bytes,
+        binary: bool,
+    },
     /// First packet of a layer, of the publisher's or of a remote track.
-    MediaStarted { track: TrackId, layer: Layer, codec: Codec },
+    MediaStarted {
+        track: TrackId,
+        layer: Layer,
+        codec: Codec,
+    },
     /// A subscriber of a remote track needs a keyframe; rate-limited per layer.
-    KeyframeWanted { track: TrackId, layer: Layer },
+    KeyframeWanted {
+        track: TrackId,
+        layer: Layer,
+    },
     /// Of a tapped track, as it arrived from the publisher.
-    SenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
+    SenderReport {
+        track: TrackId,
+        layer: Layer,
+        report: SenderReportInfo,
+    },
     /// Every 100 ms: linear loudness 0..1 of tracks that are audible, and 0.0 once for those fallen silent. May be dropped.
     AudioLevels(Vec<(TrackId, f32)>),
     /// Every 2 s per peer. May be dropped.
-    PeerStats { peer: PeerId, stats: PeerStats },
+    PeerStats {
+        peer: PeerId,
+        stats: PeerStats,
+    },
     /// The first packet of this subscription has left.
-    SubscriptionStarted { peer: PeerId, track: TrackId },
+    SubscriptionStarted {
+        peer: PeerId,
+        track: TrackId,
+    },
 }
 
 /// Why a peer is gone.
@@ -139,5 +226,15 @@ pub struct PeerStats {
 /// Packets of tapped layers in order of arrival, for the mesh.
 #[derive(Clone)]
 pub struct TapBatch {
-    pub packets: Vec<(TrackId, Layer, Packet)>,
+    pub packets: Vec<Tapped>,
+}
+
+/// One packet for the mesh.
+#[derive(Clone, Debug)]
+pub struct Tapped {
+    pub track: TrackId,
+    pub layer: Layer,
+    /// The tapped layers whose takers get it: its own, and higher ones that the publisher does not send at present.
+    pub stands_for: LayerSet,
+    pub packet: Packet,
 }

@@ -22,7 +22,11 @@ pub(crate) struct EventSink {
 
 impl EventSink {
     pub(crate) fn new(channel: mpsc::Sender<Event>, counters: Arc<Counters>) -> EventSink {
-        EventSink { channel, backlog: VecDeque::new(), counters }
+        EventSink {
+            channel,
+            backlog: VecDeque::new(),
+            counters,
+        }
     }
 
     pub(crate) fn send(&mut self, event: Event) {
@@ -81,14 +85,31 @@ mod tests {
         let (tx, mut rx) = mpsc::channel(1);
         let counters = Arc::new(Counters::default());
         let mut sink = EventSink::new(tx, counters.clone());
-        let data = || Event::Data { peer: PEER, channel: Channel::Lossy, payload: Bytes::new(), binary: true };
-        sink.send(Event::ChannelOpen { peer: PEER, channel: Channel::Reliable });
-        sink.send(Event::ChannelOpen { peer: PEER, channel: Channel::Lossy });
-        sink.send(Event::PeerStats { peer: PEER, stats: PeerStats::default() });
+        let data = || Event::Data {
+            peer: PEER,
+            channel: Channel::Lossy,
+            payload: Bytes::new(),
+            binary: true,
+        };
+        sink.send(Event::ChannelOpen {
+            peer: PEER,
+            channel: Channel::Reliable,
+        });
+        sink.send(Event::ChannelOpen {
+            peer: PEER,
+            channel: Channel::Lossy,
+        });
+        sink.send(Event::PeerStats {
+            peer: PEER,
+            stats: PeerStats::default(),
+        });
         for _ in 0..DATA_BACKLOG_MAX + 5 {
             sink.send(data());
         }
-        sink.send(Event::ChannelOpen { peer: PEER, channel: Channel::DataTrack });
+        sink.send(Event::ChannelOpen {
+            peer: PEER,
+            channel: Channel::DataTrack,
+        });
         assert_eq!(counters.drop_stats.load(Ordering::Relaxed), 1);
         assert_eq!(counters.drop_data_in.load(Ordering::Relaxed), 6);
         let mut opened = Vec::new();

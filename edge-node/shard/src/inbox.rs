@@ -24,16 +24,35 @@ pub(crate) struct Mirrored {
 pub(crate) enum Note {
     Command(Command),
     /// Shard wants every packet of the track. To the track's home.
-    Attach { track: TrackId, shard: u16 },
-    Detach { track: TrackId, shard: u16 },
+    Attach {
+        track: TrackId,
+        shard: u16,
+    },
+    Detach {
+        track: TrackId,
+        shard: u16,
+    },
     /// The track's home is that shard from now on; `None` = it has none any more. To mirrors.
-    Home { track: TrackId, home: Option<u16> },
+    Home {
+        track: TrackId,
+        home: Option<u16>,
+    },
     /// A mirror's subscribers need a keyframe. To the track's home.
-    Keyframe { track: TrackId, layer: Layer },
+    Keyframe {
+        track: TrackId,
+        layer: Layer,
+    },
     /// To mirrors.
-    SenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
+    SenderReport {
+        track: TrackId,
+        layer: Layer,
+        report: SenderReportInfo,
+    },
     /// To mirrors.
-    Muted { track: TrackId, muted: bool },
+    Muted {
+        track: TrackId,
+        muted: bool,
+    },
     Shutdown,
 }
 
@@ -58,8 +77,21 @@ pub(crate) fn inbox() -> std::io::Result<(Mailbox, Inbox)> {
     let (notes, notes_rx) = channel();
     let (media, media_rx) = sync_channel(MEDIA_QUEUE_MAX);
     let (bulk, waker) = (Arc::new(AtomicUsize::new(0)), Arc::new(Waker::new()?));
-    let inbox = Inbox { notes: notes_rx, media: media_rx, bulk: bulk.clone(), waker: waker.clone() };
-    Ok((Mailbox { notes, media, bulk, waker }, inbox))
+    let inbox = Inbox {
+        notes: notes_rx,
+        media: media_rx,
+        bulk: bulk.clone(),
+        waker: waker.clone(),
+    };
+    Ok((
+        Mailbox {
+            notes,
+            media,
+            bulk,
+            waker,
+        },
+        inbox,
+    ))
 }
 
 fn is_bulk(command: &Command) -> bool {
@@ -128,15 +160,26 @@ impl Routes {
         route.attached.iter().copied().filter(|&s| s != home).collect()
     }
 
-    /// Returns the shards that still have subscribers for it.
+    /// The track ended. Returns the shards that still have subscribers for it.
     pub(crate) fn clear_home(&mut self, track: TrackId) -> Vec<u16> {
-        let Some(route) = self.tracks.get_mut(&track) else { return Vec::new() };
+        let Some(route) = self.tracks.get_mut(&track) else {
+            return Vec::new();
+        };
         route.home = None;
         let attached = route.attached.clone();
         if attached.is_empty() {
             self.tracks.remove(&track);
         }
         attached
+    }
+
+    /// The same, said by a shard: heeded only if the track has not moved elsewhere meanwhile.
+    pub(crate) fn clear_home_if(&mut self, track: TrackId, home: u16) -> Vec<u16> {
+        if self.home(track) == Some(home) {
+            self.clear_home(track)
+        } else {
+            Vec::new()
+        }
     }
 
     pub(crate) fn attach(&mut self, track: TrackId, shard: u16) -> Option<u16> {
@@ -181,7 +224,11 @@ mod tests {
     #[test]
     fn bulk_commands_are_bounded_and_others_are_not() {
         let (mailbox, inbox) = inbox().expect("eventfd");
-        let bulk = || Command::RemoteMedia { track: TRACK, layer: Layer(0), packets: Vec::new() };
+        let bulk = || Command::RemoteMedia {
+            track: TRACK,
+            layer: Layer(0),
+            packets: Vec::new(),
+        };
         for _ in 0..BULK_QUEUE_MAX {
             assert!(mailbox.command(bulk()));
         }

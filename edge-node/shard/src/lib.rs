@@ -5,8 +5,8 @@
 //! or subscribe what (the node). The node calls [`Shards`] with [`Command`]s and hears [`Event`]s; nothing else goes in
 //! or out but datagrams and [`TapBatch`]es for the mesh.
 //!
-//! The way of a packet: [`thread`](self) receives a batch of datagrams → `ingress` finds the peer, decrypts in place, and
-//! the uplink stores the packet in its ring → `egress` writes it for each subscriber straight into the outgoing batch,
+//! The way of a packet: `thread` receives a batch of datagrams → `ingress` finds the peer, decrypts in place, and the
+//! uplink stores the packet in its ring → `egress` writes it for each subscriber straight into the outgoing batch,
 //! encrypts it there, and hands 64 messages at a time to the kernel. No lock, no allocation and no clock on that way.
 #![forbid(unsafe_code)]
 
@@ -17,9 +17,7 @@ mod metrics;
 mod shards;
 mod thread;
 
-pub use api::{
-    Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch,
-};
+pub use api::{Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch, Tapped};
 pub use meridian_sfu::Demand;
 pub use metrics::ShardMetrics;
 pub use shards::Shards;

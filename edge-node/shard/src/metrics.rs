@@ -100,6 +100,9 @@ impl Counters {
         add(&self.gso_refused, after.gso_refused - before.gso_refused);
         add(&self.drop_send_full, after.dropped_full - before.dropped_full);
         add(&self.drop_send_too_big, after.dropped_too_big - before.dropped_too_big);
-        add(&self.drop_send_unreachable, after.dropped_unreachable - before.dropped_unreachable);
+        add(
+            &self.drop_send_unreachable,
+            after.dropped_unreachable - before.dropped_unreachable,
+        );
     }
 }

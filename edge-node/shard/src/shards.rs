@@ -47,7 +47,10 @@ impl Shards {
         taps: mpsc::Sender<TapBatch>,
     ) -> io::Result<Shards> {
         if config.bind.is_empty() || config.bind.len() > 8 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "media needs one to eight addresses to bind"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "media needs one to eight addresses to bind",
+            ));
         }
         let count = match config.shards {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -71,7 +74,10 @@ impl Shards {
             let front = Front {
                 mailbox: mailboxes[usize::from(index)].clone(),
                 counters: counters.clone(),
-                candidates: sockets.iter().flat_map(|s| advertised(&config, s.local_addr())).collect(),
+                candidates: sockets
+                    .iter()
+                    .flat_map(|s| advertised(&config, s.local_addr()))
+                    .collect(),
                 next_peer: AtomicU32::new(1),
                 load: load.clone(),
             };
@@ -103,20 +109,27 @@ impl Shards {
     /// A number for a new peer, on the least loaded shard. The peer exists from `AddPeer` on.
     pub fn allocate_peer(&self) -> PeerId {
         let shard = self.least_loaded();
-        let index = self.fronts[usize::from(shard)].next_peer.fetch_add(1, Ordering::Relaxed);
+        let index = self.fronts[usize::from(shard)]
+            .next_peer
+            .fetch_add(1, Ordering::Relaxed);
         PeerId { shard, index }
     }
 
     /// Like [`Shards::allocate_peer`], on a shard of the caller's choice (taken modulo their number).
     pub fn allocate_peer_on(&self, shard: u16) -> PeerId {
         let shard = shard % self.fronts.len() as u16;
-        let index = self.fronts[usize::from(shard)].next_peer.fetch_add(1, Ordering::Relaxed);
+        let index = self.fronts[usize::from(shard)]
+            .next_peer
+            .fetch_add(1, Ordering::Relaxed);
         PeerId { shard, index }
     }
 
     /// The addresses a client of this peer's shard is told.
     pub fn candidates(&self, peer: PeerId) -> Vec<SocketAddr> {
-        self.fronts.get(usize::from(peer.shard)).map(|f| f.candidates.clone()).unwrap_or_default()
+        self.fronts
+            .get(usize::from(peer.shard))
+            .map(|f| f.candidates.clone())
+            .unwrap_or_default()
     }
 
     pub fn len(&self) -> usize {
@@ -130,7 +143,11 @@ impl Shards {
     /// Passes a command on. Never blocks; media and messages for a shard that is behind are dropped and counted.
     pub fn send(&self, command: Command) {
         match command {
-            Command::SendData { peers, channel, payload } => {
+            Command::SendData {
+                peers,
+                channel,
+                payload,
+            } => {
                 let mut by_shard = vec![Vec::new(); self.fronts.len()];
                 for peer in peers {
                     if let Some(list) = by_shard.get_mut(usize::from(peer.shard)) {
@@ -138,7 +155,14 @@ impl Shards {
                     }
                 }
                 for (shard, peers) in by_shard.into_iter().enumerate().filter(|(_, peers)| !peers.is_empty()) {
-                    self.pass(shard as u16, Command::SendData { peers, channel, payload: payload.clone() });
+                    self.pass(
+                        shard as u16,
+                        Command::SendData {
+                            peers,
+                            channel,
+                            payload: payload.clone(),
+                        },
+                    );
                 }
             }
             Command::Publish { peer, track, .. } => self.settle(track, Some(peer.shard), command),
@@ -154,7 +178,10 @@ impl Shards {
     fn destination(&self, command: &Command) -> Option<u16> {
         match command {
             Command::AddPeer { peer, .. } => {
-                self.fronts.get(usize::from(peer.shard))?.load.fetch_add(1, Ordering::Relaxed);
+                self.fronts
+                    .get(usize::from(peer.shard))?
+                    .load
+                    .fetch_add(1, Ordering::Relaxed);
                 Some(peer.shard)
             }
             Command::RestartIce { peer, .. }
@@ -168,7 +195,13 @@ impl Shards {
                     (routes.home(*track), routes.clear_home(*track))
                 };
                 for shard in attached.into_iter().filter(|&s| Some(s) != home) {
-                    self.note(shard, Note::Home { track: *track, home: None });
+                    self.note(
+                        shard,
+                        Note::Home {
+                            track: *track,
+                            home: None,
+                        },
+                    );
                 }
                 home
             }
@@ -193,9 +226,25 @@ impl Shards {
         self.pass(home, command);
         drop(routes);
         if before != Some(home) {
+            // A track that moved (its publisher came back as another peer): the old home becomes one of the mirrors.
+            if let Some(old) = before.filter(|old| !attached.contains(old)) {
+                self.note(
+                    old,
+                    Note::Home {
+                        track,
+                        home: Some(home),
+                    },
+                );
+            }
             for shard in attached {
                 self.note(home, Note::Attach { track, shard });
-                self.note(shard, Note::Home { track, home: Some(home) });
+                self.note(
+                    shard,
+                    Note::Home {
+                        track,
+                        home: Some(home),
+                    },
+                );
             }
         }
     }
@@ -207,7 +256,9 @@ impl Shards {
     }
 
     fn pass(&self, shard: u16, command: Command) {
-        let Some(front) = self.fronts.get(usize::from(shard)) else { return };
+        let Some(front) = self.fronts.get(usize::from(shard)) else {
+            return;
+        };
         if !front.mailbox.command(command) {
             self.dropped_commands.drop_commands.fetch_add(1, Ordering::Relaxed);
         }
@@ -268,7 +319,10 @@ fn bind(config: &ShardsConfig, index: u16) -> io::Result<Vec<Socket>> {
         let port = match base.port() {
             0 => 0,
             port => port.checked_add(index).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidInput, format!("{base}: the ports of all shards end at 65535"))
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{base}: the ports of all shards end at 65535"),
+                )
             })?,
         };
         let address = SocketAddr::new(base.ip(), port);
@@ -284,7 +338,11 @@ fn advertised(config: &ShardsConfig, local: SocketAddr) -> Vec<SocketAddr> {
     let same_family = |ip: &&IpAddr| ip.is_ipv4() == local.is_ipv4();
     let mut ips: Vec<IpAddr> = config.advertise.iter().filter(same_family).copied().collect();
     if config.advertise.is_empty() {
-        ips.push(if local.ip().is_unspecified() { outward_address(local.is_ipv4()) } else { local.ip() });
+        ips.push(if local.ip().is_unspecified() {
+            outward_address(local.is_ipv4())
+        } else {
+            local.ip()
+        });
     }
     ips.into_iter().map(|ip| SocketAddr::new(ip, local.port())).collect()
 }
@@ -292,9 +350,17 @@ fn advertised(config: &ShardsConfig, local: SocketAddr) -> Vec<SocketAddr> {
 /// The address this machine would send from to the internet (no packet is sent), else loopback.
 fn outward_address(ipv4: bool) -> IpAddr {
     let (any, far, loopback): (IpAddr, IpAddr, IpAddr) = if ipv4 {
-        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into())
+        (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+            Ipv4Addr::LOCALHOST.into(),
+        )
     } else {
-        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Ipv6Addr::LOCALHOST.into())
+        (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+            Ipv6Addr::LOCALHOST.into(),
+        )
     };
     UdpSocket::bind((any, 0))
         .and_then(|socket| socket.connect((far, 9)).and_then(|()| socket.local_addr()))

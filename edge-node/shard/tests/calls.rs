@@ -10,7 +10,9 @@ use common::{
 };
 use meridian_sfu::{Codec, Demand, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::{Command, Event};
-use meridian_transport::{Channel, CloseReason};
+use meridian_transport::{Channel, CloseReason, SrtpStream};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 const AUDIO: TrackId = TrackId(1);
 const VIDEO: TrackId = TrackId(2);
@@ -19,16 +21,39 @@ const VIDEO_OUT: u32 = 0xb000;
 
 fn publish(world: &World, publisher: &TestClient) {
     let peer = publisher.peer;
-    world.shards.send(Command::Publish { peer, track: AUDIO, publication: audio_publication() });
-    world.shards.send(Command::Publish { peer, track: VIDEO, publication: video_publication() });
+    world.shards.send(Command::Publish {
+        peer,
+        track: AUDIO,
+        publication: audio_publication(),
+    });
+    world.shards.send(Command::Publish {
+        peer,
+        track: VIDEO,
+        publication: video_publication(),
+    });
 }
 
 fn subscribe(world: &World, subscriber: &TestClient, top: Layer) {
     let peer = subscriber.peer;
-    world.shards.send(Command::Subscribe { peer, track: AUDIO, media: subscription(AUDIO, OPUS, AUDIO_OUT) });
-    world.shards.send(Command::Subscribe { peer, track: VIDEO, media: subscription(VIDEO, VP8, VIDEO_OUT) });
-    let demand = Demand { max_layer: top, ..Demand::default() };
-    world.shards.send(Command::SetDemand { peer, track: VIDEO, demand });
+    world.shards.send(Command::Subscribe {
+        peer,
+        track: AUDIO,
+        media: subscription(AUDIO, OPUS, AUDIO_OUT),
+    });
+    world.shards.send(Command::Subscribe {
+        peer,
+        track: VIDEO,
+        media: subscription(VIDEO, VP8, VIDEO_OUT),
+    });
+    let demand = Demand {
+        max_layer: top,
+        ..Demand::default()
+    };
+    world.shards.send(Command::SetDemand {
+        peer,
+        track: VIDEO,
+        demand,
+    });
 }
 
 /// A publisher and a subscriber in a call in which video of `top` flows.
@@ -65,9 +90,19 @@ fn forwards_everything_in_order(shards: usize, top: Layer) {
     let (mut audio, mut video) = (Vec::new(), Vec::new());
     world.until(&mut [&mut a, &mut b], "30 audio packets and 30 frames", |_, clients| {
         let tag = |p: &[u8]| u16::from_be_bytes([p[0], p[1]]);
-        audio = clients[1].of_ssrc(AUDIO_OUT).into_iter().filter(|p| tag(&p.payload) >= first_audio).cloned().collect();
+        audio = clients[1]
+            .of_ssrc(AUDIO_OUT)
+            .into_iter()
+            .filter(|p| tag(&p.payload) >= first_audio)
+            .cloned()
+            .collect();
         let fresh = |p: &&&common::Arrived| video_tag(&p.payload).1 >= first_frame;
-        video = clients[1].of_ssrc(VIDEO_OUT).iter().filter(fresh).map(|p| (*p).clone()).collect();
+        video = clients[1]
+            .of_ssrc(VIDEO_OUT)
+            .iter()
+            .filter(fresh)
+            .map(|p| (*p).clone())
+            .collect();
         audio.len() >= 30 && video.len() >= 120
     });
     assert_eq!((audio.len(), video.len()), (30, 120));
@@ -84,7 +119,10 @@ fn forwards_everything_in_order(shards: usize, top: Layer) {
     assert!(world.count(|e| matches!(e, Event::MediaStarted { track: VIDEO, .. })) == 3);
     let metrics = world.shards.metrics();
     assert_eq!((metrics.peers, metrics.subscriptions), (2, 2));
-    assert_eq!((metrics.drop_cross_shard, metrics.drop_protect, metrics.panics), (0, 0, 0));
+    assert_eq!(
+        (metrics.drop_cross_shard, metrics.drop_protect, metrics.panics),
+        (0, 0, 0)
+    );
     world.shards.shutdown();
 }
 
@@ -108,9 +146,15 @@ fn packets_of_a_frame_leave_in_one_message() {
         b.turn();
     }
     let after = world.shards.metrics();
-    let (packets, messages) = (after.packets_out - before.packets_out, after.send_messages - before.send_messages);
+    let (packets, messages) = (
+        after.packets_out - before.packets_out,
+        after.send_messages - before.send_messages,
+    );
     // Each frame is four packets of lengths that differ by a byte: one message (and a few of RTCP beside them).
-    assert!(packets >= 80 && packets as f64 / messages as f64 > 2.0, "{packets} packets in {messages} messages");
+    assert!(
+        packets >= 80 && packets as f64 / messages as f64 > 2.0,
+        "{packets} packets in {messages} messages"
+    );
 }
 
 #[test]
@@ -118,12 +162,16 @@ fn a_subscriber_that_lost_a_packet_gets_it_as_rtx() {
     let (mut world, mut a, mut b, _, mut camera) = call(2, Layer::LOW);
     b.rtp.clear();
     camera.send_frame(&mut a, false);
-    world.until(&mut [&mut a, &mut b], "a frame", |_, clients| clients[1].of_ssrc(VIDEO_OUT).len() >= 4);
+    world.until(&mut [&mut a, &mut b], "a frame", |_, clients| {
+        clients[1].of_ssrc(VIDEO_OUT).len() >= 4
+    });
     let lost = b.of_ssrc(VIDEO_OUT)[1].clone();
     b.send_rtcp(|w| {
         w.nack(1, VIDEO_OUT, &[lost.header.sequence]);
     });
-    world.until(&mut [&mut a, &mut b], "the RTX packet", |_, clients| !clients[1].of_ssrc(VIDEO_OUT + 1).is_empty());
+    world.until(&mut [&mut a, &mut b], "the RTX packet", |_, clients| {
+        !clients[1].of_ssrc(VIDEO_OUT + 1).is_empty()
+    });
     let rtx = b.of_ssrc(VIDEO_OUT + 1)[0].clone();
     assert_eq!(rtx.header.payload_type, 97);
     assert_eq!(rtx.payload[..2], lost.header.sequence.to_be_bytes());
@@ -137,7 +185,9 @@ fn a_packet_lost_on_the_way_in_is_nacked() {
     a.rtcp.clear();
     camera.send_frame_without(&mut a, false, Some(1));
     let missing = camera.sequence(0).wrapping_sub(3);
-    world.until(&mut [&mut a, &mut b], "a NACK", |_, clients| clients[0].nacked(0x21).contains(&missing));
+    world.until(&mut [&mut a, &mut b], "a NACK", |_, clients| {
+        clients[0].nacked(0x21).contains(&missing)
+    });
 }
 
 #[test]
@@ -164,14 +214,22 @@ fn data_reaches_the_node_and_the_peers_it_names() {
     let mut world = World::new(2);
     let (mut a, mut b) = (world.client(0), world.client(1));
     world.connect(&mut [&mut a, &mut b]);
-    a.client.send_data(std::time::Instant::now(), Channel::Reliable, b"hello", true).expect("channel is open");
+    a.client
+        .send_data(std::time::Instant::now(), Channel::Reliable, b"hello", true)
+        .expect("channel is open");
     let from = a.peer;
     world.until(&mut [&mut a, &mut b], "the message", |world, _| {
         world.count(|e| matches!(e, Event::Data { peer, payload, channel: Channel::Reliable, .. } if *peer == from && payload == "hello")) == 1
     });
     let peers = vec![a.peer, b.peer];
-    world.shards.send(Command::SendData { peers, channel: Channel::Lossy, payload: Bytes::from_static(b"to all") });
-    world.until(&mut [&mut a, &mut b], "the answer", |_, clients| clients.iter().all(|c| c.data.len() == 1));
+    world.shards.send(Command::SendData {
+        peers,
+        channel: Channel::Lossy,
+        payload: Bytes::from_static(b"to all"),
+    });
+    world.until(&mut [&mut a, &mut b], "the answer", |_, clients| {
+        clients.iter().all(|c| c.data.len() == 1)
+    });
     assert_eq!(a.data[0], (Channel::Lossy, Bytes::from_static(b"to all")));
 }
 
@@ -203,14 +261,19 @@ fn a_client_that_leaves_is_reported_and_forgotten() {
     });
     // The publisher's removal, by command, brings no event.
     world.shards.send(Command::RemovePeer { peer: a.peer });
-    world.until(&mut [&mut a], "an empty house", |world, _| world.shards.metrics().peers == 0);
+    world.until(&mut [&mut a], "an empty house", |world, _| {
+        world.shards.metrics().peers == 0
+    });
     assert_eq!(world.count(|e| matches!(e, Event::PeerClosed { .. })), 1);
 }
 
 #[test]
 fn a_muted_track_is_silent_until_it_is_not() {
     let (mut world, mut a, mut b, mut microphone, _) = call(2, Layer::LOW);
-    world.shards.send(Command::SetMuted { track: AUDIO, muted: true });
+    world.shards.send(Command::SetMuted {
+        track: AUDIO,
+        muted: true,
+    });
     std::thread::sleep(Duration::from_millis(20));
     b.turn();
     b.rtp.clear();
@@ -220,7 +283,10 @@ fn a_muted_track_is_silent_until_it_is_not() {
     std::thread::sleep(Duration::from_millis(30));
     b.turn();
     assert_eq!(b.of_ssrc(AUDIO_OUT).len(), 0);
-    world.shards.send(Command::SetMuted { track: AUDIO, muted: false });
+    world.shards.send(Command::SetMuted {
+        track: AUDIO,
+        muted: false,
+    });
     world.until(&mut [&mut a, &mut b], "audio again", |_, clients| {
         microphone.send(clients[0]);
         clients[1].of_ssrc(AUDIO_OUT).len() > 3
@@ -232,21 +298,48 @@ fn what_is_tapped_here_can_be_fed_into_another_edge() {
     let (mut world, mut a, mut b, mut microphone, mut camera) = call(1, Layer::LOW);
     let mut far = World::new(2);
     let mut c = far.client(1);
-    far.shards.send(Command::AddRemoteTrack { track: AUDIO, kind: MediaKind::Audio, codec: Codec::Opus, layers: 1 });
-    far.shards.send(Command::AddRemoteTrack { track: VIDEO, kind: MediaKind::Video, codec: Codec::Vp8, layers: 3 });
+    far.shards.send(Command::AddRemoteTrack {
+        track: AUDIO,
+        kind: MediaKind::Audio,
+        codec: Codec::Opus,
+        layers: 1,
+    });
+    far.shards.send(Command::AddRemoteTrack {
+        track: VIDEO,
+        kind: MediaKind::Video,
+        codec: Codec::Vp8,
+        layers: 3,
+    });
     subscribe(&far, &c, Layer::LOW);
     far.connect(&mut [&mut c]);
-    world.shards.send(Command::Tap { track: AUDIO, layers: LayerSet::up_to(Layer::LOW) });
-    world.shards.send(Command::Tap { track: VIDEO, layers: LayerSet::up_to(Layer::LOW) });
+    world.shards.send(Command::Tap {
+        track: AUDIO,
+        layers: LayerSet::up_to(Layer::LOW),
+    });
+    world.shards.send(Command::Tap {
+        track: VIDEO,
+        layers: LayerSet::up_to(Layer::LOW),
+    });
 
     far.until(&mut [&mut a, &mut b, &mut c], "media two edges away", |far, clients| {
         microphone.send(clients[0]);
         // The far subscriber's request for a keyframe would travel the link; the publisher answers it.
-        let wanted = far.count(|e| matches!(e, Event::KeyframeWanted { track: VIDEO, layer: Layer::LOW })) > 0;
+        let wanted = far.count(|e| {
+            matches!(
+                e,
+                Event::KeyframeWanted {
+                    track: VIDEO,
+                    layer: Layer::LOW
+                }
+            )
+        }) > 0;
         camera.send_frame(clients[0], wanted);
         std::thread::sleep(Duration::from_millis(2));
         while let Ok(batch) = world.taps.try_recv() {
-            for (track, layer, packet) in batch.packets {
+            for meridian_shard::Tapped {
+                track, layer, packet, ..
+            } in batch.packets
+            {
                 assert_eq!(layer, Layer::LOW);
                 let packets = vec![Bytes::copy_from_slice(packet.link_bytes())];
                 far.shards.send(Command::RemoteMedia { track, layer, packets });
@@ -266,10 +359,18 @@ fn a_subscription_may_come_before_its_track_and_outlive_it() {
     let mut world = World::new(2);
     let (mut a, mut b) = (world.client(0), world.client(1));
     world.connect(&mut [&mut a, &mut b]);
-    world.shards.send(Command::Subscribe { peer: b.peer, track: AUDIO, media: subscription(AUDIO, OPUS, AUDIO_OUT) });
+    world.shards.send(Command::Subscribe {
+        peer: b.peer,
+        track: AUDIO,
+        media: subscription(AUDIO, OPUS, AUDIO_OUT),
+    });
     for round in 0..2u32 {
         b.rtp.clear();
-        world.shards.send(Command::Publish { peer: a.peer, track: AUDIO, publication: audio_publication() });
+        world.shards.send(Command::Publish {
+            peer: a.peer,
+            track: AUDIO,
+            publication: audio_publication(),
+        });
         let mut microphone = Microphone::new(0x11 + round);
         world.until(&mut [&mut a, &mut b], "audio of this round", |_, clients| {
             microphone.send(clients[0]);
@@ -286,14 +387,19 @@ fn a_subscription_may_come_before_its_track_and_outlive_it() {
 #[test]
 fn speech_and_statistics_are_reported() {
     let (mut world, mut a, mut b, mut microphone, _) = call(1, Layer::LOW);
-    world.until(&mut [&mut a, &mut b], "a speaker and two peers' statistics", |world, clients| {
-        microphone.send(clients[0]);
-        std::thread::sleep(Duration::from_millis(5));
-        let speaking = |e: &Event| matches!(e, Event::AudioLevels(l) if l.iter().any(|(t, v)| *t == AUDIO && *v > 0.0));
-        world.count(speaking) > 0
-            && world.count(|e| matches!(e, Event::PeerStats { stats, .. } if stats.bitrate_up_bps > 0)) > 0
-            && world.count(|e| matches!(e, Event::PeerStats { stats, .. } if stats.bitrate_down_bps > 0)) > 0
-    });
+    world.until(
+        &mut [&mut a, &mut b],
+        "a speaker and two peers' statistics",
+        |world, clients| {
+            microphone.send(clients[0]);
+            std::thread::sleep(Duration::from_millis(5));
+            let speaking =
+                |e: &Event| matches!(e, Event::AudioLevels(l) if l.iter().any(|(t, v)| *t == AUDIO && *v > 0.0));
+            world.count(speaking) > 0
+                && world.count(|e| matches!(e, Event::PeerStats { stats, .. } if stats.bitrate_up_bps > 0)) > 0
+                && world.count(|e| matches!(e, Event::PeerStats { stats, .. } if stats.bitrate_down_bps > 0)) > 0
+        },
+    );
 }
 
 #[test]
@@ -302,9 +408,13 @@ fn a_stranger_gets_no_answer() {
     let peer = world.shards.allocate_peer();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
     for datagram in [&[0u8; 20][..], &[0x80; 100], &[22, 254, 253, 0], &[]] {
-        socket.send_to(datagram, world.shards.candidates(peer)[0]).expect("send");
+        socket
+            .send_to(datagram, world.shards.candidates(peer)[0])
+            .expect("send");
     }
-    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
+    socket
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .expect("timeout");
     assert!(socket.recv_from(&mut [0; 100]).is_err());
     assert!(world.shards.metrics().drop_unknown_sender >= 3);
 }
@@ -314,12 +424,22 @@ fn every_advertised_address_of_a_wildcard_socket_works_and_so_does_ipv6() {
     // The kernel would answer from 127.0.0.1: a client that asked 127.0.0.5 hears only that address.
     let mut world = World::bound_to(2, &["0.0.0.0:0", "[::1]:0"], &["127.0.0.1", "127.0.0.5", "::1"]);
     let mut clients: Vec<TestClient> = (0..3).map(|candidate| world.client_via(1, candidate)).collect();
-    let [publisher, near, far] = &mut clients[..] else { unreachable!("three were made") };
+    let [publisher, near, far] = &mut clients[..] else {
+        unreachable!("three were made")
+    };
     assert!(far.server.is_ipv6() && near.server.ip().to_string() == "127.0.0.5");
-    world.shards.send(Command::Publish { peer: publisher.peer, track: AUDIO, publication: audio_publication() });
+    world.shards.send(Command::Publish {
+        peer: publisher.peer,
+        track: AUDIO,
+        publication: audio_publication(),
+    });
     for client in [&*near, &*far] {
         let media = subscription(AUDIO, OPUS, AUDIO_OUT);
-        world.shards.send(Command::Subscribe { peer: client.peer, track: AUDIO, media });
+        world.shards.send(Command::Subscribe {
+            peer: client.peer,
+            track: AUDIO,
+            media,
+        });
     }
     world.connect(&mut [publisher, near, far]);
     let mut microphone = Microphone::new(0x11);
@@ -333,7 +453,11 @@ fn every_advertised_address_of_a_wildcard_socket_works_and_so_does_ipv6() {
 fn a_restart_of_ice_keeps_the_call() {
     let (mut world, mut a, mut b, mut microphone, _) = call(1, Layer::LOW);
     let (ours, theirs) = world.credentials();
-    world.shards.send(Command::RestartIce { peer: b.peer, local: ours.clone(), remote: theirs.clone() });
+    world.shards.send(Command::RestartIce {
+        peer: b.peer,
+        local: ours.clone(),
+        remote: theirs.clone(),
+    });
     b.client.restart_ice(std::time::Instant::now(), theirs, ours);
     b.move_away();
     b.rtp.clear();
@@ -342,4 +466,137 @@ fn a_restart_of_ice_keeps_the_call() {
         clients[1].of_ssrc(AUDIO_OUT).len() > 5
     });
     assert_eq!(world.count(|e| matches!(e, Event::PeerConnected { .. })), 2);
+}
+
+#[test]
+fn a_track_whose_publisher_came_back_as_another_peer_keeps_its_subscribers() {
+    // The publisher's old peer is on shard 0, beside one subscriber; the new one is on shard 1, beside the other.
+    let (mut world, mut a, mut b, _, _) = call(2, Layer::LOW);
+    let (mut c, mut back) = (world.client(0), world.client(1));
+    world.shards.send(Command::Subscribe {
+        peer: c.peer,
+        track: AUDIO,
+        media: subscription(AUDIO, OPUS, AUDIO_OUT),
+    });
+    world.connect(&mut [&mut a, &mut b, &mut c, &mut back]);
+    world.shards.send(Command::Publish {
+        peer: back.peer,
+        track: AUDIO,
+        publication: audio_publication(),
+    });
+    world.shards.send(Command::RemovePeer { peer: a.peer });
+    b.rtp.clear();
+    let mut microphone = Microphone::new(0x99);
+    world.until(
+        &mut [&mut b, &mut c, &mut back],
+        "audio of the new peer",
+        |_, clients| {
+            microphone.send(clients[2]);
+            clients[..2].iter().all(|client| client.of_ssrc(AUDIO_OUT).len() > 5)
+        },
+    );
+}
+
+#[test]
+fn a_publish_of_a_peer_that_is_gone_does_no_harm() {
+    let mut world = World::new(2);
+    let (mut a, mut b) = (world.client(0), world.client(1));
+    let ghost = world.shards.allocate_peer_on(1);
+    world.shards.send(Command::Subscribe {
+        peer: b.peer,
+        track: AUDIO,
+        media: subscription(AUDIO, OPUS, AUDIO_OUT),
+    });
+    world.shards.send(Command::Publish {
+        peer: ghost,
+        track: AUDIO,
+        publication: audio_publication(),
+    });
+    world.connect(&mut [&mut a, &mut b]);
+    world.shards.send(Command::Publish {
+        peer: a.peer,
+        track: AUDIO,
+        publication: audio_publication(),
+    });
+    let mut microphone = Microphone::new(0x11);
+    world.until(&mut [&mut a, &mut b], "audio", |_, clients| {
+        microphone.send(clients[0]);
+        clients[1].of_ssrc(AUDIO_OUT).len() > 3
+    });
+}
+
+/// RTP that is well-formed enough to be encrypted, and random in everything a client can choose.
+fn odd_rtp(rng: &mut StdRng, ssrc: u32, sequence: u16) -> (Vec<u8>, usize) {
+    let words = rng.random_range(0..20u16);
+    let mut packet = vec![
+        0x90 | rng.random::<u8>() & 0x20,
+        [OPUS.pt, VP8.pt, 97, 0][rng.random_range(0..4)],
+    ];
+    packet.extend_from_slice(&sequence.to_be_bytes());
+    packet.extend_from_slice(&rng.random::<u32>().to_be_bytes());
+    packet.extend_from_slice(&ssrc.to_be_bytes());
+    packet.extend_from_slice(if rng.random() { &[0xbe, 0xde] } else { &[0x10, 0] });
+    packet.extend_from_slice(&words.to_be_bytes());
+    packet.extend((0..4 * words).map(|_| if rng.random() { rng.random() } else { 0x31 }));
+    let header_len = packet.len();
+    let payload = rng.random_range(0..300);
+    packet.extend((0..payload).map(|_| rng.random::<u8>()));
+    (packet, header_len)
+}
+
+#[test]
+fn whatever_one_client_sends_the_others_call_goes_on() {
+    let (mut world, mut a, mut b, mut microphone, _) = call(2, Layer::LOW);
+    let (mut hostile, mut rng) = (world.client(0), StdRng::seed_from_u64(3));
+    let peer = hostile.peer;
+    for (track, publication) in [(TrackId(8), audio_publication()), (TrackId(9), video_publication())] {
+        world.shards.send(Command::Publish {
+            peer,
+            track,
+            publication,
+        });
+    }
+    world.shards.send(Command::Subscribe {
+        peer,
+        track: VIDEO,
+        media: subscription(VIDEO, VP8, VIDEO_OUT),
+    });
+    world.shards.send(Command::Subscribe {
+        peer: b.peer,
+        track: TrackId(9),
+        media: subscription(TrackId(9), VP8, 0xc000),
+    });
+    world.connect(&mut [&mut a, &mut b, &mut hostile]);
+    // Streams of the call itself, of its own tracks, and of nobody.
+    let ssrcs = [0x21, VIDEO_OUT, 0xd001, 0xd002, 0xd003];
+    let mut streams: Vec<SrtpStream> = ssrcs.map(SrtpStream::new).into();
+    for round in 0..1_500u16 {
+        let which = rng.random_range(0..ssrcs.len());
+        let (packet, header_len) = odd_rtp(&mut rng, ssrcs[which], round);
+        hostile.send_odd_rtp(&mut streams[which], &packet, header_len);
+        let mut rtcp: Vec<u8> = (0..rng.random_range(8..120)).map(|_| rng.random()).collect();
+        let words = (rtcp.len() / 4 - 1) as u16;
+        rtcp[0] = 0x80 | rtcp[0] & 0x3f;
+        rtcp[1] = rng.random_range(200..208);
+        rtcp[2..4].copy_from_slice(&if rng.random() { words } else { rng.random() }.to_be_bytes());
+        hostile.send_odd_rtcp(&rtcp);
+        let raw: Vec<u8> = (0..rng.random_range(0..200)).map(|_| rng.random()).collect();
+        hostile.send_raw(&raw);
+        if round % 50 == 0 {
+            for client in [&mut a, &mut b, &mut hostile] {
+                client.turn();
+            }
+        }
+    }
+    b.rtp.clear();
+    world.until(
+        &mut [&mut a, &mut b, &mut hostile],
+        "audio of the others",
+        |_, clients| {
+            microphone.send(clients[0]);
+            clients[1].of_ssrc(AUDIO_OUT).len() > 5
+        },
+    );
+    assert_eq!(world.shards.metrics().panics, 0);
+    assert_eq!(world.count(|e| matches!(e, Event::PeerClosed { .. })), 0);
 }

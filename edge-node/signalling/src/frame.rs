@@ -4,8 +4,8 @@ use bytes::Bytes;
 use livekit_protocol::{SignalRequest, SignalResponse, signal_request, signal_response};
 use prost::Message;
 
-/// Largest frame accepted, in bytes. An offer with 64 media sections is about 120 KB.
-pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+/// Largest frame accepted, in bytes: an offer of Chromium with 64 video sections is about 340 KB.
+pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 
 /// One WebSocket message.
 #[derive(Clone, Debug, PartialEq, Eq)]

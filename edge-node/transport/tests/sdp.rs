@@ -302,6 +302,26 @@ fn a_codec_the_client_lacks_drops_the_subscription_and_says_so() {
 }
 
 #[test]
+fn a_publisher_who_changes_codec_needs_a_new_answer_on_the_same_stream() {
+    let mut negotiation = Negotiation::new(13);
+    negotiation.subscribe(track(1, MediaKind::Video, &[Codec::Vp8]));
+    let first = negotiation.answer(CHROMIUM_JOIN, &local()).unwrap();
+    negotiation.subscribe(track(1, MediaKind::Video, &[Codec::Vp8]));
+    assert!(!negotiation.needs_reoffer());
+    negotiation.subscribe(track(1, MediaKind::Video, &[Codec::Av1, Codec::Vp8]));
+    assert!(negotiation.needs_reoffer());
+    let second = negotiation.answer(CHROMIUM_JOIN, &local()).unwrap();
+    let codecs: Vec<Codec> = second.subscriptions[0]
+        .payloads
+        .iter()
+        .map(|payload| payload.codec)
+        .collect();
+    assert_eq!(codecs, [Codec::Av1, Codec::Vp8]);
+    assert_eq!(first.subscriptions[0].ssrc, second.subscriptions[0].ssrc);
+    assert!(!negotiation.needs_reoffer());
+}
+
+#[test]
 fn a_microphone_is_told_to_be_silent_or_stereo_as_its_publisher_asked() {
     let mut negotiation = Negotiation::new(11);
     let cid = negotiation.answer(CHROMIUM_PUBLISHED, &local()).unwrap().publications[1]

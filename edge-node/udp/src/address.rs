@@ -28,7 +28,9 @@ impl RawAddress {
                 raw.v4 = libc::sockaddr_in {
                     sin_family: libc::AF_INET as libc::sa_family_t,
                     sin_port: a.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(a.ip().octets()) },
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(a.ip().octets()),
+                    },
                     sin_zero: [0; 8],
                 };
                 (raw, mem::size_of::<libc::sockaddr_in>() as libc::socklen_t)
@@ -38,7 +40,9 @@ impl RawAddress {
                     sin6_family: libc::AF_INET6 as libc::sa_family_t,
                     sin6_port: a.port().to_be(),
                     sin6_flowinfo: a.flowinfo(),
-                    sin6_addr: libc::in6_addr { s6_addr: a.ip().octets() },
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: a.ip().octets(),
+                    },
                     sin6_scope_id: a.scope_id(),
                 };
                 (raw, mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t)
@@ -91,7 +95,10 @@ impl<'a> ControlWriter<'a> {
         let size = mem::size_of::<T>() as u32;
         // SAFETY: CMSG_SPACE and CMSG_LEN only compute.
         let (space, cmsg_len) = unsafe { (libc::CMSG_SPACE(size) as usize, libc::CMSG_LEN(size) as usize) };
-        assert!(self.len + space <= self.control.0.len(), "control buffer holds every message this crate writes");
+        assert!(
+            self.len + space <= self.control.0.len(),
+            "control buffer holds every message this crate writes"
+        );
         // SAFETY: `len + space` lies inside the buffer (asserted), whose start is 8-aligned and whose `len` stays a
         // multiple of CMSG_ALIGN, so the header is aligned; the value is written unaligned right behind it.
         unsafe {
@@ -113,13 +120,21 @@ impl<'a> ControlWriter<'a> {
     pub(crate) fn source(&mut self, ip: IpAddr) {
         match ip {
             IpAddr::V4(ip) => {
-                let address = libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
-                let info =
-                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: libc::in_addr { s_addr: 0 } };
+                let address = libc::in_addr {
+                    s_addr: u32::from_ne_bytes(ip.octets()),
+                };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: address,
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
                 self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
             }
             IpAddr::V6(ip) => {
-                let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                    ipi6_ifindex: 0,
+                };
                 self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
             }
         }

@@ -72,11 +72,17 @@ impl Socket {
         let count = batch.buffers.len();
         let mut names = [const { mem::MaybeUninit::<RawAddress>::uninit() }; BUFFERS_MAX];
         let mut controls = [const { mem::MaybeUninit::<Control>::uninit() }; BUFFERS_MAX];
-        let mut iovs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BUFFERS_MAX];
+        let mut iovs = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; BUFFERS_MAX];
         // SAFETY: `mmsghdr` is plain data: null pointers and zero lengths are values of it.
         let mut headers: [libc::mmsghdr; BUFFERS_MAX] = unsafe { mem::zeroed() };
         for (i, buffer) in batch.buffers.iter_mut().enumerate() {
-            iovs[i] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+            iovs[i] = libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.len(),
+            };
             let name = names[i].write(RawAddress::zeroed());
             let control = controls[i].write(Control::ZERO);
             let header = &mut headers[i].msg_hdr;
@@ -128,8 +134,15 @@ impl Socket {
                 (0, other.unwrap_or(self.local_addr()))
             }
         };
-        let local = local.map_or(self.local_addr(), |ip: IpAddr| SocketAddr::new(ip, self.local_addr().port()));
+        let local = local.map_or(self.local_addr(), |ip: IpAddr| {
+            SocketAddr::new(ip, self.local_addr().port())
+        });
         let segment = segment.unwrap_or(len).max(1);
-        batch.filled.push(Filled { from, local, len, segment });
+        batch.filled.push(Filled {
+            from,
+            local,
+            len,
+            segment,
+        });
     }
 }

@@ -6,9 +6,9 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::Socket;
 use crate::address::{Control, ControlWriter, RawAddress};
 use crate::wait::wait_writable;
-use crate::Socket;
 
 /// Datagrams the kernel takes in one segmented message (UDP_MAX_SEGMENTS).
 pub const SEGMENTS_MAX: usize = 64;
@@ -100,7 +100,9 @@ impl Batch {
     /// message as long as they are equally long; a shorter one ends the message, a longer one begins the next.
     #[inline]
     pub fn commit(&mut self, len: usize) {
-        let Some((to, source)) = self.pending.take() else { return };
+        let Some((to, source)) = self.pending.take() else {
+            return;
+        };
         let start = self.used;
         if len == 0 || len > self.buffer.len() - start {
             return;
@@ -114,12 +116,22 @@ impl Batch {
             last.closed = len < last.segment;
             return;
         }
-        self.messages.push(Message { to, source, start, len, segment: len, segments: 1, closed: false });
+        self.messages.push(Message {
+            to,
+            source,
+            start,
+            len,
+            segment: len,
+            segments: 1,
+            closed: false,
+        });
     }
 
     /// Copies one datagram in; `false` = send first.
     pub fn push(&mut self, to: SocketAddr, source: Option<IpAddr>, payload: &[u8]) -> bool {
-        let Some(slot) = self.slot(to, source, payload.len()) else { return false };
+        let Some(slot) = self.slot(to, source, payload.len()) else {
+            return false;
+        };
         slot.copy_from_slice(payload);
         self.commit(payload.len());
         true
@@ -232,7 +244,10 @@ impl Socket {
             let data = &mut batch.buffer[message.start..message.start + message.len];
             let (address, name_len) = RawAddress::new(message.to);
             let name = names[i].write(address);
-            let iov = iovs[i].write(libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() });
+            let iov = iovs[i].write(libc::iovec {
+                iov_base: data.as_mut_ptr().cast(),
+                iov_len: data.len(),
+            });
             // SAFETY: `mmsghdr` is plain data: null pointers and zero lengths are values of it.
             let header = headers[i].write(unsafe { mem::zeroed() });
             header.msg_hdr.msg_name = (&raw mut *name).cast();
@@ -258,7 +273,12 @@ impl Socket {
         // SAFETY: the first `count` headers are initialised; what they point at lives in this frame or in
         // `batch.buffer`, has the lengths given, and is not touched until the call returns.
         let sent = unsafe {
-            libc::sendmmsg(self.raw_fd(), headers.as_mut_ptr().cast(), count as libc::c_uint, libc::MSG_NOSIGNAL as _)
+            libc::sendmmsg(
+                self.raw_fd(),
+                headers.as_mut_ptr().cast(),
+                count as libc::c_uint,
+                libc::MSG_NOSIGNAL as _,
+            )
         };
         batch.stats.calls += 1;
         if sent < 0 {

@@ -25,7 +25,12 @@ pub struct SocketOptions {
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        SocketOptions { reuse_port: false, recv_buffer_bytes: 4 << 20, send_buffer_bytes: 4 << 20, gro: true }
+        SocketOptions {
+            reuse_port: false,
+            recv_buffer_bytes: 4 << 20,
+            send_buffer_bytes: 4 << 20,
+            gro: true,
+        }
     }
 }
 
@@ -65,7 +70,11 @@ impl Socket {
             let _ = set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
         }
         let gso = set_int(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
-        Ok(Socket { inner, local, gso: AtomicBool::new(gso) })
+        Ok(Socket {
+            inner,
+            local,
+            gso: AtomicBool::new(gso),
+        })
     }
 
     /// The bound address; its IP is unspecified on a wildcard socket.
@@ -82,7 +91,10 @@ impl Socket {
             writer.source(ip);
         }
         let control_len = writer.len();
-        let mut iov = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+        let mut iov = libc::iovec {
+            iov_base: payload.as_ptr().cast_mut().cast(),
+            iov_len: payload.len(),
+        };
         // SAFETY: `msghdr` is plain data; every pointer in it refers to a local that outlives the call, and the kernel
         // only reads through them.
         let sent = unsafe {
@@ -97,7 +109,11 @@ impl Socket {
             }
             libc::sendmsg(self.raw_fd(), &header, libc::MSG_NOSIGNAL)
         };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn is_wildcard(&self) -> bool {
@@ -137,7 +153,11 @@ fn set_int(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int)
         let size = std::mem::size_of::<libc::c_int>() as libc::socklen_t;
         libc::setsockopt(fd, level, name, (&raw const value).cast(), size)
     };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// The forcing option needs CAP_NET_ADMIN; the ordinary one silently grants less.

@@ -25,7 +25,10 @@ impl Waker {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        Ok(Waker { fd, sleeping: AtomicBool::new(false) })
+        Ok(Waker {
+            fd,
+            sleeping: AtomicBool::new(false),
+        })
     }
 
     /// Call after publishing work. The sleeper re-checks its queues between [`Waker::prepare`] and [`wait`], so nothing
@@ -70,7 +73,11 @@ impl Ready {
 /// Sleeps until a socket is readable, `waker` is woken or `timeout` has passed (`None` = for ever); at most 15 sockets
 /// are watched. A signal counts as waking up with nothing ready.
 pub fn wait(sockets: &[Socket], waker: &Waker, timeout: Option<Duration>) -> io::Result<Ready> {
-    let mut fds = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 16];
+    let mut fds = [libc::pollfd {
+        fd: -1,
+        events: libc::POLLIN,
+        revents: 0,
+    }; 16];
     fds[0].fd = waker.fd.as_raw_fd();
     for (slot, socket) in fds[1..].iter_mut().zip(sockets) {
         slot.fd = socket.raw_fd();
@@ -86,7 +93,11 @@ pub fn wait(sockets: &[Socket], waker: &Waker, timeout: Option<Duration>) -> io:
     waker.cancel();
     if n < 0 {
         let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::Interrupted { Ok(Ready(0)) } else { Err(error) };
+        return if error.kind() == io::ErrorKind::Interrupted {
+            Ok(Ready(0))
+        } else {
+            Err(error)
+        };
     }
     if fds[0].revents != 0 {
         waker.drain();
@@ -103,7 +114,11 @@ pub fn wait(sockets: &[Socket], waker: &Waker, timeout: Option<Duration>) -> io:
 
 /// Waits until the socket takes more to send; `false` when the time is over.
 pub(crate) fn wait_writable(socket: &Socket, timeout: Duration) -> bool {
-    let mut fd = libc::pollfd { fd: socket.raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let mut fd = libc::pollfd {
+        fd: socket.raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
     let millis = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
     // SAFETY: one pollfd on our stack.
     unsafe { libc::poll(&raw mut fd, 1, millis) > 0 && fd.revents & libc::POLLOUT != 0 }

@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SANS_IO: [&str; 5] =
-    ["meridian-transport", "meridian-sfu", "meridian-room", "meridian-signalling", "meridian-cascade"];
+const SANS_IO: [&str; 5] = [
+    "meridian-transport",
+    "meridian-sfu",
+    "meridian-room",
+    "meridian-signalling",
+    "meridian-cascade",
+];
 
 #[test]
 fn the_edge_depends_on_the_control_planes_two_leaves_only() {
@@ -26,8 +31,18 @@ fn the_edge_depends_on_the_control_planes_two_leaves_only() {
 #[test]
 fn leaves_depend_on_no_other_room_of_the_house() {
     let house = House::read();
-    for leaf in ["meridian-api", "meridian-registry", "meridian-udp", "meridian-room", "meridian-sfu"] {
-        let inside: Vec<_> = house.dependencies(leaf).into_iter().filter(|d| house.folders.contains_key(d)).collect();
+    for leaf in [
+        "meridian-api",
+        "meridian-registry",
+        "meridian-udp",
+        "meridian-room",
+        "meridian-sfu",
+    ] {
+        let inside: Vec<_> = house
+            .dependencies(leaf)
+            .into_iter()
+            .filter(|d| house.folders.contains_key(d))
+            .collect();
         assert!(inside.is_empty(), "{leaf} is a leaf but depends on {inside:?}");
     }
 }
@@ -53,9 +68,24 @@ fn sans_io_crates_read_no_clock_and_no_global_randomness() {
             let text = std::fs::read_to_string(&file).unwrap();
             // Unit tests at the bottom of a file may take a first `Instant` from the clock.
             let code = text.split("#[cfg(test)]").next().unwrap();
-            for (number, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-                for banned in ["Instant::now", "SystemTime::now", "thread_rng", "rand::rng()", "std::net::UdpSocket"] {
-                    assert!(!line.contains(banned), "{}:{}: {banned} in a sans-IO crate", file.display(), number + 1);
+            for (number, line) in code
+                .lines()
+                .enumerate()
+                .filter(|(_, line)| !line.trim_start().starts_with("//"))
+            {
+                for banned in [
+                    "Instant::now",
+                    "SystemTime::now",
+                    "thread_rng",
+                    "rand::rng()",
+                    "std::net::UdpSocket",
+                ] {
+                    assert!(
+                        !line.contains(banned),
+                        "{}:{}: {banned} in a sans-IO crate",
+                        file.display(),
+                        number + 1
+                    );
                 }
             }
         }
@@ -66,24 +96,51 @@ fn sans_io_crates_read_no_clock_and_no_global_randomness() {
 fn unsafe_code_lives_in_the_udp_crate_only() {
     let house = House::read();
     for (name, folder) in &house.folders {
-        let root = ["src/lib.rs", "src/main.rs"].iter().map(|f| folder.join(f)).find(|f| f.exists()).unwrap();
-        let forbids = std::fs::read_to_string(&root).unwrap().contains("#![forbid(unsafe_code)]");
-        assert!(forbids || name == "meridian-udp", "{} lacks #![forbid(unsafe_code)]", root.display());
+        let root = ["src/lib.rs", "src/main.rs"]
+            .iter()
+            .map(|f| folder.join(f))
+            .find(|f| f.exists())
+            .unwrap();
+        let forbids = std::fs::read_to_string(&root)
+            .unwrap()
+            .contains("#![forbid(unsafe_code)]");
+        assert!(
+            forbids || name == "meridian-udp",
+            "{} lacks #![forbid(unsafe_code)]",
+            root.display()
+        );
     }
 }
 
 #[test]
 fn ring_is_nowhere_in_what_ships() {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--offline", "--workspace", "-e", "normal,build", "--prefix", "none", "-f", "{p}"])
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--workspace",
+            "-e",
+            "normal,build",
+            "--prefix",
+            "none",
+            "-f",
+            "{p}",
+        ])
         .args(["--target", "x86_64-unknown-linux-gnu"])
         .current_dir(root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).unwrap();
-    assert!(tree.contains("aws-lc-rs v"), "cargo tree shows no aws-lc-rs: is this test looking at the right thing?");
-    assert!(!tree.lines().any(|line| line.starts_with("ring v")), "ring came back: `cargo tree -i ring` says through whom");
+    assert!(
+        tree.contains("aws-lc-rs v"),
+        "cargo tree shows no aws-lc-rs: is this test looking at the right thing?"
+    );
+    assert!(
+        !tree.lines().any(|line| line.starts_with("ring v")),
+        "ring came back: `cargo tree -i ring` says through whom"
+    );
 }
 
 struct House {
@@ -100,11 +157,18 @@ impl House {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let mut house = House { folders: BTreeMap::new(), direct: BTreeMap::new() };
+        let mut house = House {
+            folders: BTreeMap::new(),
+            direct: BTreeMap::new(),
+        };
         for package in metadata["packages"].as_array().unwrap() {
             let name = package["name"].as_str().unwrap().to_owned();
             let manifest = PathBuf::from(package["manifest_path"].as_str().unwrap());
-            let normal = package["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"].is_null());
+            let normal = package["dependencies"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|d| d["kind"].is_null());
             let names = normal.map(|d| d["name"].as_str().unwrap().to_owned()).collect();
             house.direct.insert(name.clone(), names);
             house.folders.insert(name, manifest.parent().unwrap().to_owned());
@@ -117,16 +181,25 @@ impl House {
     }
 
     fn crates_under(&self, folder: &str) -> Vec<String> {
-        self.folders.keys().filter(|name| self.is_under(name, folder)).cloned().collect()
+        self.folders
+            .keys()
+            .filter(|name| self.is_under(name, folder))
+            .cloned()
+            .collect()
     }
 
     fn is_under(&self, name: &str, folder: &str) -> bool {
-        self.folders.get(name).is_some_and(|path| path.starts_with(root().join(folder)))
+        self.folders
+            .get(name)
+            .is_some_and(|path| path.starts_with(root().join(folder)))
     }
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
@@ -135,9 +208,16 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path.extension().is_some_and(|e| e == "rs") && !is_test(&path) {
             found.push(path);
         }
     }
     found
+}
+
+/// Unit tests in files of their own: `tests.rs`, `association_tests.rs`.
+fn is_test(path: &Path) -> bool {
+    path.file_stem()
+        .and_then(|stem| stem.to_str())
+        .is_some_and(|stem| stem.ends_with("tests"))
 }

@@ -354,8 +354,8 @@ pub fn undocumented_keys<T: Settings>(example: &str) -> Vec<String> {
     let mut seen = Vec::new();
     for line in example.lines() {
         let line = line.trim_start_matches(['#', ' ']);
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-            table = name.trim_start_matches('[').trim().to_owned();
+        if let Some(name) = heading(line) {
+            table = name.to_owned();
             seen.push(table.clone());
         } else if let Some((key, _)) = line.split_once('=') {
             let key = key.trim();
@@ -374,4 +374,16 @@ pub fn undocumented_keys<T: Settings>(example: &str) -> Vec<String> {
         .into_iter()
         .filter(|path| !mentioned(path))
         .collect()
+}
+
+/// The name in `[table]` or `[[array]]`; `None` for other lines, also for an array of values in a comment.
+fn heading(line: &str) -> Option<&str> {
+    let name = line.trim_end().strip_prefix('[')?.strip_suffix(']')?;
+    let name = name
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or(name)
+        .trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (!name.is_empty() && name.chars().all(plain)).then_some(name)
 }

@@ -63,6 +63,8 @@ pub struct ViewKeeper {
     changed: bool,
     /// Nodes dropped within the window, with when. What is restored if too many follow.
     vanished: Vec<(Instant, NodeRecord)>,
+    /// Until then the registry's losses are not believed at all: it has just lost too many.
+    distrust_until: Option<Instant>,
 }
 
 impl ViewKeeper {
@@ -99,7 +101,7 @@ impl ViewKeeper {
                 }
             }
         }
-        self.restore_if_too_many();
+        self.restore_if_too_many(now);
         if !self.view.known {
             self.view.known = true;
             self.changed = true;
@@ -148,8 +150,16 @@ impl ViewKeeper {
     }
 
     fn gone(&mut self, now: Instant, id: &str) {
+        let Some(node) = self.view.nodes.get_mut(id) else {
+            return;
+        };
         // Who is a suspect already has been counted.
-        if self.view.nodes.get(id).is_none_or(|node| node.suspect) {
+        if node.suspect {
+            return;
+        }
+        if node.record.state != NodeState::Leaving && self.distrust_until.is_some_and(|until| now < until) {
+            node.suspect = true;
+            self.changed = true;
             return;
         }
         if let Some(node) = self.view.nodes.remove(id) {
@@ -160,7 +170,7 @@ impl ViewKeeper {
         }
     }
 
-    fn restore_if_too_many(&mut self) {
+    fn restore_if_too_many(&mut self, now: Instant) {
         let before = self.view.nodes.len() + self.vanished.len();
         let allowed = (before as f64 * self.config.vanish_share_max).max(1.0);
         if self.vanished.len() as f64 <= allowed {
@@ -171,6 +181,7 @@ impl ViewKeeper {
             of = before,
             "many nodes vanished from the registry together: its view is not believed, the last one is kept"
         );
+        self.distrust_until = Some(now + self.config.window);
         for (_, record) in self.vanished.drain(..) {
             self.view
                 .nodes
@@ -234,6 +245,19 @@ mod tests {
         assert_eq!(keeper.poll_view().unwrap().nodes.len(), 8);
         keeper.handle(now + Duration::from_secs(6), delete(2));
         assert_eq!((keeper.view.nodes.len(), suspects(&keeper)), (10, 3));
+    }
+
+    #[test]
+    fn whoever_follows_the_many_is_kept_too_for_a_while() {
+        let (mut keeper, now) = keeper(10);
+        for node in 0..5 {
+            keeper.handle(now, delete(node));
+        }
+        assert_eq!((keeper.view.nodes.len(), suspects(&keeper)), (10, 5));
+        keeper.handle(now + Duration::from_secs(11), delete(5));
+        assert_eq!((keeper.view.nodes.len(), suspects(&keeper)), (10, 6));
+        keeper.handle(now + Duration::from_secs(13), delete(6));
+        assert_eq!((keeper.view.nodes.len(), suspects(&keeper)), (9, 6));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(crate) enum World {
 
 pub(crate) struct Etcd {
     child: Child,
+    arguments: Vec<String>,
     directory: PathBuf,
     endpoint: String,
     cuttable: SharedRegistry,
@@ -38,30 +39,16 @@ impl World {
         let (client, peer) = (free_port(), free_port());
         let directory = std::env::temp_dir().join(format!("meridian-etcd-{}-{client}", std::process::id()));
         let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let child = Command::new("/usr/bin/etcd")
-            .args(["--name", "one", "--data-dir"])
-            .arg(&directory)
-            .args([
-                "--listen-client-urls",
-                &client_url,
-                "--advertise-client-urls",
-                &client_url,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer_url,
-                "--initial-advertise-peer-urls",
-                &peer_url,
-            ])
-            .args(["--initial-cluster", &format!("one={peer_url}")])
-            // One member on one machine may elect itself quickly; its shortest lease follows from these too (1 s).
-            .args(["--heartbeat-interval", "20", "--election-timeout", "200"])
-            .env("ETCD_LOG_LEVEL", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("/usr/bin/etcd is installed by ./run");
+        let mut arguments: Vec<String> = ["--name", "one", "--listen-client-urls", &client_url]
+            .map(String::from)
+            .into();
+        arguments.extend(["--data-dir".to_owned(), directory.display().to_string()]);
+        arguments.extend(["--advertise-client-urls", &client_url, "--listen-peer-urls", &peer_url].map(String::from));
+        arguments.extend(["--initial-advertise-peer-urls", &peer_url].map(String::from));
+        arguments.extend(["--initial-cluster".to_owned(), format!("one={peer_url}")]);
+        // One member on one machine may elect itself quickly; its shortest lease follows from these too (1 s).
+        arguments.extend(["--heartbeat-interval", "20", "--election-timeout", "200"].map(String::from));
+        let child = spawn(&arguments);
         let (down, down_out) = watch::channel(false);
         let proxy = proxy(format!("127.0.0.1:{client}").parse().unwrap(), down_out).await;
         let connect = |endpoint: String| async move {
@@ -71,19 +58,26 @@ impl World {
         let direct = connect(client_url.clone()).await;
         let world = Etcd {
             child,
+            arguments,
             directory,
             endpoint: client_url,
             cuttable,
             direct,
             down,
         };
-        for _ in 0..200 {
-            if world.direct.get("x").await.is_ok() {
-                return World::Etcd(Box::new(world));
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
+        world.answers().await;
+        World::Etcd(Box::new(world))
+    }
+
+    /// Kills etcd as a crash would and starts it again on what it had written. Nothing to do in memory.
+    pub(crate) async fn crash_and_restart(&mut self) {
+        if let World::Etcd(etcd) = self {
+            etcd.child.kill().unwrap();
+            etcd.child.wait().unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            etcd.child = spawn(&etcd.arguments);
+            etcd.answers().await;
         }
-        panic!("etcd did not start");
     }
 
     /// The connection that [`Self::set_down`] cuts.
@@ -127,6 +121,29 @@ impl World {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+impl Etcd {
+    async fn answers(&self) {
+        for _ in 0..400 {
+            if self.direct.get("x").await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("etcd did not start");
+    }
+}
+
+fn spawn(arguments: &[String]) -> Child {
+    Command::new("/usr/bin/etcd")
+        .args(arguments)
+        .env("ETCD_LOG_LEVEL", "error")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("/usr/bin/etcd is installed by ./run")
 }
 
 impl Drop for Etcd {

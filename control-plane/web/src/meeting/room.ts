@@ -2,26 +2,38 @@
 import { DisconnectReason, LocalAudioTrack, LocalVideoTrack, Room, Track, VideoPresets, type LocalTrack, type ReconnectContext, type ReconnectPolicy } from 'livekit-client';
 import type { EndReason } from './model';
 
+/** Longer than any rejoin takes: a room that was handed over waits until it is abandoned. */
+const HELD_MS = 120_000;
+
 /**
  * livekit-client resumes a lost socket on the same edge: quick, and nobody sees it. Everything beyond (a full rejoin) is ours, because
- * it would go back to the same URL, and that edge may be the one that died: answering null hands over to the session.
+ * it would go back to the same URL, and that edge may be the one that died. Until the next edge is joined the old room is held, not closed:
+ * what still flows goes on flowing, and an edge that lives does not take the closing for a departure.
  */
 class ResumeOnly implements ReconnectPolicy {
   room: Room | null = null;
 
-  nextRetryDelayInMs(context: ReconnectContext): number | null {
-    if (this.room?.engine?.fullReconnectOnNext) return null;
-    if (context.retryCount === 0) return Math.random() * 50;
-    return context.retryCount === 1 ? 100 + Math.random() * 100 : null;
+  constructor(private readonly handOver: () => void) {}
+
+  nextRetryDelayInMs(context: ReconnectContext): number {
+    if (!this.room?.engine?.fullReconnectOnNext) {
+      if (context.retryCount === 0) return Math.random() * 50;
+      if (context.retryCount === 1) return 100 + Math.random() * 100;
+    }
+    this.handOver();
+    return HELD_MS;
   }
 }
 
-export function makeRoom(captureHeight: number): Room {
-  const reconnectPolicy = new ResumeOnly();
+/** `handOver` is called when the room cannot help itself any more. */
+export function makeRoom(captureHeight: number, handOver: () => void): Room {
+  const reconnectPolicy = new ResumeOnly(handOver);
   const room = new Room({
     adaptiveStream: true,
     dynacast: true,
     reconnectPolicy,
+    // A room that loses its edge must not switch the camera off: the next room goes on with it. The session stops captures itself.
+    stopLocalTrackOnUnpublish: false,
     videoCaptureDefaults: { resolution: captureResolution(captureHeight) },
     publishDefaults: { simulcast: true, videoCodec: 'vp8', red: true, dtx: true },
   });
@@ -35,19 +47,27 @@ export function captureResolution(height: number) {
 }
 
 /** Fresh wrappers around the captures that still run, so that the camera does not blink while the edge changes. A muted camera is off: it stays behind. */
-export async function salvage(room: Room): Promise<LocalTrack[]> {
+export async function salvage(published: readonly LocalTrack[]): Promise<LocalTrack[]> {
   const kept: LocalTrack[] = [];
-  for (const publication of room.localParticipant.trackPublications.values()) {
-    const capture = publication.track?.mediaStreamTrack;
-    if (!capture || capture.readyState !== 'live') continue;
-    if (publication.source === Track.Source.Camera && publication.isMuted) continue;
-    const constraints = publication.track?.constraints;
-    const track = capture.kind === 'audio' ? new LocalAudioTrack(capture, constraints, false) : new LocalVideoTrack(capture, constraints, false);
-    track.source = publication.source;
-    if (publication.isMuted) await track.mute();
+  for (const old of published) {
+    const capture = old.mediaStreamTrack;
+    if (capture.readyState !== 'live' || (old.source === Track.Source.Camera && old.isMuted)) continue;
+    const track = capture.kind === 'audio' ? new LocalAudioTrack(capture, old.constraints, false) : new LocalVideoTrack(capture, old.constraints, false);
+    track.source = old.source;
+    if (old.isMuted) await track.mute();
     kept.push(track);
   }
   return kept;
+}
+
+export function publishedTracks(room: Room): LocalTrack[] {
+  return [...room.localParticipant.trackPublications.values()].map((publication) => publication.track).filter((track) => track !== undefined);
+}
+
+export async function setSharing(room: Room, on: boolean): Promise<void> {
+  const ended = on ? [] : publishedTracks(room).filter((track) => track.source === Track.Source.ScreenShare || track.source === Track.Source.ScreenShareAudio);
+  await room.localParticipant.setScreenShareEnabled(on, { audio: true, selfBrowserSurface: 'include' });
+  for (const track of ended) track.stop();
 }
 
 /** Lets go of a room without a goodbye: the person is coming back elsewhere, and a Leave would be shown to everybody as a departure. */

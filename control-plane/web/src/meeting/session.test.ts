@@ -1,4 +1,4 @@
-import { ConnectionState, DisconnectReason, RoomEvent, type Room } from 'livekit-client';
+import { ConnectionState, DisconnectReason, LocalVideoTrack, RoomEvent, type LocalTrack, type Room } from 'livekit-client';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ApiError } from '../api/errors';
 import type { JoinAnswer, JoinApi, JoinRequest } from '../api/client';
@@ -13,7 +13,7 @@ class FakeRoom {
   left = false;
   canPlaybackAudio = true;
   remoteParticipants = new Map<string, unknown>();
-  localParticipant = { ...person('ana'), isLocal: true, trackPublications: new Map(), publishTrack: vi.fn(), sendText: vi.fn(async () => undefined) };
+  localParticipant = { ...person('ana'), isLocal: true, trackPublications: new Map<string, unknown>(), publishTrack: vi.fn((track: LocalTrack) => void this.localParticipant.trackPublications.set(track.source, { track })), sendText: vi.fn(async () => undefined) };
   engine = { close: vi.fn(async () => undefined), client: { rtt: 0 }, fullReconnectOnNext: false };
   private readonly handlers = new Map<string, ((...args: never[]) => void)[]>();
 
@@ -117,12 +117,34 @@ test('a lost edge is replaced by another, with the same identity, and everybody 
   first.emit(RoomEvent.Disconnected, undefined);
   await settle();
   expect(session.snapshot()).toMatchObject({ phase: 'rejoining', people: [{ identity: 'ana' }, { identity: 'wei' }] });
+  expect(first.engine.close, 'held until the next edge is joined').not.toHaveBeenCalled();
   release({ ...ANSWER, token: 'second' });
   await settle();
   expect(latest()).toMatchObject({ url: 'ws://iad', token: 'second' });
   expect(joins[1]).toMatchObject({ previousToken: 'first', avoid: ['fra'] });
   expect(session.snapshot()).toMatchObject({ phase: 'connected', placement: { edgeId: 'iad' } });
   expect(first.engine.close).toHaveBeenCalled();
+});
+
+test('what is captured goes on in the next room, although the lost one has forgotten it', async () => {
+  const stop = vi.fn();
+  const capture = Object.assign(new EventTarget(), { kind: 'video', readyState: 'live', id: 'camera', enabled: true, stop, getSettings: () => ({}), getConstraints: () => ({}), clone: () => capture });
+  vi.stubGlobal('MediaStream', class {});
+  const camera = new LocalVideoTrack(capture as unknown as MediaStreamTrack, undefined, false) as LocalTrack;
+  await session.join([camera]);
+  const first = latest();
+  await settle();
+  first.localParticipant.trackPublications.clear();
+  first.emit(RoomEvent.Disconnected, undefined);
+  await settle();
+  const [sent] = latest().localParticipant.publishTrack.mock.calls[0] as [LocalTrack];
+  expect(latest()).not.toBe(first);
+  expect(sent.mediaStreamTrack).toBe(capture);
+  expect(sent).not.toBe(camera);
+  expect(stop).not.toHaveBeenCalled();
+  await settle();
+  await session.actions.leave();
+  expect(stop).toHaveBeenCalled();
 });
 
 test('with the control plane down the alternates and the token at hand serve', async () => {

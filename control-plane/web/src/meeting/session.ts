@@ -10,7 +10,7 @@ import { Changes } from './changes';
 import { ChatLog } from './chat';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
 import { watchPulse } from './pulse';
-import { abandon, endOf, salvage } from './room';
+import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
 import { audioOf, peopleOf } from './roomView';
 
 /** How long rejoining is tried before the person is told that the connection dropped. */
@@ -36,12 +36,12 @@ const VIEW_EVENTS = [
   RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed,
   RoomEvent.TrackPublished, RoomEvent.TrackUnpublished, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted, RoomEvent.LocalTrackPublished,
   RoomEvent.LocalTrackUnpublished, RoomEvent.ActiveSpeakersChanged, RoomEvent.ConnectionQualityChanged, RoomEvent.ParticipantNameChanged,
-  RoomEvent.ParticipantAttributesChanged, RoomEvent.AudioPlaybackStatusChanged, RoomEvent.ParticipantActive, RoomEvent.Moved,
+  RoomEvent.ParticipantAttributesChanged, RoomEvent.AudioPlaybackStatusChanged, RoomEvent.ParticipantActive, RoomEvent.ActiveDeviceChanged, RoomEvent.Moved,
 ] as const;
 
 export interface SessionOptions {
   api: JoinApi;
-  makeRoom: () => Room;
+  makeRoom: (handOver: () => void) => Room;
   code: string;
   title: string;
   name: string;
@@ -54,6 +54,11 @@ export class MeetingSession extends Changes implements MeetingSource {
   private readonly chat = new ChatLog();
   private phase: Phase = 'joining';
   private end: EndReason | null = null;
+  /** What is captured and sent; survives the room, which forgets its publications before it says that it is disconnected. */
+  private captures: LocalTrack[] = [];
+  private publishing = false;
+  /** The room being replaced: let go once the next one is joined, or the meeting is over. */
+  private lost: Room | null = null;
   private answer: JoinAnswer | null = null;
   private edge: EdgeAddress | null = null;
   private rttMs: number | null = null;
@@ -83,7 +88,7 @@ export class MeetingSession extends Changes implements MeetingSource {
   readonly actions: MeetingActions = {
     setMic: (on) => this.withDevice('microphone', (room) => room.localParticipant.setMicrophoneEnabled(on)),
     setCamera: (on) => this.withDevice('camera', (room) => room.localParticipant.setCameraEnabled(on)),
-    setSharing: (on) => this.withDevice('screen', (room) => room.localParticipant.setScreenShareEnabled(on, { audio: true, selfBrowserSurface: 'include' })),
+    setSharing: (on) => this.withDevice('screen', (room) => setSharing(room, on)),
     useDevice: (kind, id) => this.withDevice(kind === 'audioinput' ? 'microphone' : 'camera', (room) => room.switchActiveDevice(kind, id)),
     sendChat: (text) => this.chat.send(text),
     retryChat: (id) => this.chat.retry(id),
@@ -111,7 +116,7 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   private async tryEach(answer: JoinAnswer, list: Candidate[], patience: Patience): Promise<boolean> {
     for (const candidate of list) {
-      const room = this.options.makeRoom();
+      const room: Room = this.options.makeRoom(() => room === this.room && void this.rejoin());
       this.attach(room);
       try {
         const rtcConfig = answer.iceServers.length ? { iceServers: answer.iceServers } : undefined;
@@ -148,6 +153,8 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.edge = candidate.edge;
     this.answer = { ...answer, token: candidate.token, identity: room.localParticipant.identity || answer.identity };
     this.phase = 'connected';
+    this.publishing = true;
+    this.letGo();
     this.stopPulse();
     this.stopPulse = watchPulse(room, candidate.edge.url, {
       rtt: (ms) => {
@@ -161,11 +168,13 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   private async publish(tracks: LocalTrack[]): Promise<void> {
     const room = this.room;
+    this.captures = tracks;
     if (!room) return;
     const published = await Promise.allSettled(tracks.map((track) => room.localParticipant.publishTrack(track, { source: track.source })));
     if (published.some((outcome) => outcome.status === 'rejected') && room === this.room) {
       this.notify('Your camera or microphone could not be sent. Turn it off and on again.', 'warning');
     }
+    if (room === this.room) this.publishing = false;
     this.refresh();
   }
 
@@ -191,24 +200,27 @@ export class MeetingSession extends Changes implements MeetingSource {
     if (this.phase === 'rejoining' || this.phase === 'ended' || !this.room) return;
     this.phase = 'rejoining';
     this.refresh();
-    const lost = this.room;
     this.stopPulse();
-    const tracks = await salvage(lost);
+    this.lost = this.room;
     this.room = null;
-    abandon(lost);
+    this.captures = await salvage(this.captures);
 
     const startedMs = Date.now();
     for (let round = 0; Date.now() - startedMs < REJOIN_BUDGET_MS; round++) {
       const fresh = await this.askAgain(round === 0 ? ASK_FIRST_MS : ASK_LATER_MS);
-      if (this.over()) return stopAll(tracks);
+      if (this.over()) return;
       const answer = fresh ?? this.answer;
       const list = candidates(fresh, this.answer, this.edge?.url ?? null, Date.now());
-      if (answer && (await this.tryEach(answer, list, round === 0 ? HURRIED : PATIENT))) return this.publish(tracks);
-      if (this.over()) return stopAll(tracks);
+      if (answer && (await this.tryEach(answer, list, round === 0 ? HURRIED : PATIENT))) return this.publish(this.captures);
+      if (this.over()) return;
       await this.pause(Math.min(250 * 2 ** round, 4_000));
     }
-    stopAll(tracks);
     this.finish('dropped');
+  }
+
+  private letGo(): void {
+    if (this.lost) abandon(this.lost);
+    this.lost = null;
   }
 
   private over(): boolean {
@@ -245,7 +257,9 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.phase = 'ended';
     this.end = end;
     this.stopPulse();
+    this.letGo();
     this.wakeUp();
+    for (const track of this.captures) track.stop();
     this.refresh();
   }
 
@@ -269,6 +283,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.refreshQueued = true;
     queueMicrotask(() => {
       this.refreshQueued = false;
+      if (this.room && !this.publishing && this.phase !== 'ended') this.captures = publishedTracks(this.room);
       this.current = this.read(this.room);
       this.changed();
     });
@@ -301,7 +316,3 @@ export class MeetingSession extends Changes implements MeetingSource {
 }
 
 const EMPTY = { people: [], audio: [], micOn: false, cameraOn: false, sharing: false, soundBlocked: false };
-
-function stopAll(tracks: LocalTrack[]): void {
-  for (const track of tracks) track.stop();
-}

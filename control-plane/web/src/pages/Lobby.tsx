@@ -43,7 +43,7 @@ export function Lobby({ api, meeting, onJoined, onRefused }: Props) {
     setBusy(true);
     setError('');
     remember(trimmed);
-    const session = new MeetingSession({ api, makeRoom: () => makeRoom(captureHeight), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from });
+    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from });
     try {
       await session.join(media.take());
       onJoined(session);

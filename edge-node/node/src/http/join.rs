@@ -29,7 +29,10 @@ pub(crate) async fn join(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let body: JoinBody = match body.map_err(|_| body_too_large()).and_then(|body| read_json(content_type, &body)) {
+    let body: JoinBody = match body
+        .map_err(|_| body_too_large())
+        .and_then(|body| read_json(content_type, &body))
+    {
         Ok(body) => body,
         Err(refusal) => return refuse(&refusal.into()),
     };
@@ -37,14 +40,22 @@ pub(crate) async fn join(
         return refuse(&v1::JoinRefused {
             status: 501,
             code: "no_control_plane".to_owned(),
-            message: "This edge runs without a control plane, so it knows no meetings. Join with a token instead.".to_owned(),
+            message: "This edge runs without a control plane, so it knows no meetings. Join with a token instead."
+                .to_owned(),
             retry_after_s: 0,
         });
     };
-    let forwarded: Vec<&str> =
-        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    let forwarded: Vec<&str> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
     let client = client_address(peer.ip(), forwarded.into_iter(), &edge.trusted_proxies);
-    match control.join(body.into_request(&code, &client.to_string())).await.map(|answer| answer.answer) {
+    match control
+        .join(body.into_request(&code, &client.to_string()))
+        .await
+        .map(|answer| answer.answer)
+    {
         Ok(Some(Answer::Granted(granted))) => finish(Json(JoinReply::from(granted)).into_response()),
         Ok(Some(Answer::Refused(refused))) => refuse(&refused),
         // A later version's answer: this edge cannot give it, another or the control plane itself may.
@@ -67,23 +78,32 @@ pub(crate) async fn preflight() -> Response {
     let mut response = with_cors(StatusCode::NO_CONTENT.into_response());
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("content-type"),
+    );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
 }
 
 fn refuse(refused: &v1::JoinRefused) -> Response {
-    let status = u16::try_from(refused.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+    let status = u16::try_from(refused.status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(ErrorReply::from(refused))).into_response();
     if refused.retry_after_s > 0 {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(refused.retry_after_s));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(refused.retry_after_s));
     }
     finish(response)
 }
 
 /// Tokens and refusals are one client's, once.
 fn finish(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     with_cors(response)
 }

@@ -12,13 +12,31 @@ use crate::edge::EdgeState;
 pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
     let mut text = String::with_capacity(4096);
     let people = edge.rooms.people();
-    gauge(&mut text, "meridian_rooms", "Rooms with people on this edge.", people.len() as f64);
+    gauge(
+        &mut text,
+        "meridian_rooms",
+        "Rooms with people on this edge.",
+        people.len() as f64,
+    );
     let total: u32 = people.iter().map(|(_, people)| people).sum();
-    gauge(&mut text, "meridian_participants", "People on this edge.", f64::from(total));
+    gauge(
+        &mut text,
+        "meridian_participants",
+        "People on this edge.",
+        f64::from(total),
+    );
     let ready = f64::from(u8::from(edge.not_ready().is_none()));
-    gauge(&mut text, "meridian_ready", "1 if this edge may be given new people.", ready);
+    gauge(
+        &mut text,
+        "meridian_ready",
+        "1 if this edge may be given new people.",
+        ready,
+    );
     for (name, value) in edge.shards.metrics().iter() {
-        let _ = writeln!(text, "# TYPE meridian_media_{name}_total counter\nmeridian_media_{name}_total {value}");
+        let _ = writeln!(
+            text,
+            "# TYPE meridian_media_{name}_total counter\nmeridian_media_{name}_total {value}"
+        );
     }
     edge.mesh.render_metrics(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

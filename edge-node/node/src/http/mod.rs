@@ -16,8 +16,8 @@ use meridian_api::join::BODY_BYTES_MAX;
 
 use crate::edge::EdgeState;
 
-pub(crate) use tls::{ClientAddress, serve};
 pub(crate) use tls::TlsError;
+pub(crate) use tls::{ClientAddress, serve};
 
 pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
     Router::new()
@@ -25,7 +25,12 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
         .route("/rtc/v1/validate", get(rtc::validate))
         .route("/rtc", any(rtc::unsupported))
         .route("/rtc/{*rest}", any(rtc::unsupported))
-        .route("/api/v1/meetings/{code}/join", post(join::join).options(join::preflight).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)))
+        .route(
+            "/api/v1/meetings/{code}/join",
+            post(join::join)
+                .options(join::preflight)
+                .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
+        )
         .route("/probe", get(probe))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))

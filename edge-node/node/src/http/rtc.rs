@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use meridian_api::token::Claims;
-use meridian_signalling::{ConnectRequest, Frame};
+use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::edge::EdgeState;
@@ -23,8 +23,6 @@ use crate::rooms::{Connect, Outgoing, RoomHandle, SessionKey, ToRoom};
 const FRAMES_IN_FLIGHT: usize = 16;
 /// Frames a client may leave unread before its socket is closed.
 pub(crate) const FRAMES_QUEUED: usize = 512;
-/// Largest frame a client may send, in bytes: an SDP of 64 sections is about 120 kB.
-const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// RFC 6455 §7.4.1.
 const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_POLICY: u16 = 1008;
@@ -36,7 +34,7 @@ pub(crate) async fn connect(State(edge): State<Arc<EdgeState>>, request: Request
     let (mut parts, _body) = request.into_parts();
     let (connect, claims) = match admit(&edge, &parts.uri, &parts.headers) {
         Ok(admitted) => admitted,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
@@ -54,30 +52,47 @@ pub(crate) async fn connect(State(edge): State<Arc<EdgeState>>, request: Request
 pub(crate) async fn validate(State(edge): State<Arc<EdgeState>>, uri: Uri, headers: HeaderMap) -> Response {
     match admit(&edge, &uri, &headers) {
         Ok(_) => with_cors((StatusCode::OK, "success").into_response()),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
 /// Any path under `/rtc` this server does not speak. 404 with CORS makes newer clients say so instead of retrying.
 pub(crate) async fn unsupported() -> Response {
-    refuse(StatusCode::NOT_FOUND, "this server speaks /rtc/v1; use an SDK with single peer connection support")
+    refuse(
+        StatusCode::NOT_FOUND,
+        "this server speaks /rtc/v1; use an SDK with single peer connection support",
+    )
 }
 
-fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectRequest, Claims), Response> {
+fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectRequest, Claims), Box<Response>> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let connect = ConnectRequest::parse(uri.path(), uri.query().unwrap_or(""), authorization).map_err(|refusal| {
-        refuse(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), &refusal.text)
+        boxed(
+            StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST),
+            &refusal.text,
+        )
     })?;
     let keys = edge.keys();
     let claims = meridian_api::token::verify(&connect.token, &keys)
-        .map_err(|error| refuse(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
-    if !claims.video.as_ref().is_some_and(|grants| grants.room_join && !grants.room.is_empty()) {
-        return Err(refuse(StatusCode::FORBIDDEN, "the token does not allow joining a room: it needs roomJoin and room"));
+        .map_err(|error| boxed(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
+    if !claims
+        .video
+        .as_ref()
+        .is_some_and(|grants| grants.room_join && !grants.room.is_empty())
+    {
+        return Err(boxed(
+            StatusCode::FORBIDDEN,
+            "the token does not allow joining a room: it needs roomJoin and room",
+        ));
     }
     if claims.sub.is_empty() {
-        return Err(refuse(StatusCode::UNAUTHORIZED, "the token names no identity (sub)"));
+        return Err(boxed(StatusCode::UNAUTHORIZED, "the token names no identity (sub)"));
     }
     Ok((connect, claims))
+}
+
+fn boxed(status: StatusCode, text: &str) -> Box<Response> {
+    Box::new(refuse(status, text))
 }
 
 fn refuse(status: StatusCode, text: &str) -> Response {
@@ -85,7 +100,9 @@ fn refuse(status: StatusCode, text: &str) -> Response {
 }
 
 pub(crate) fn with_cors(mut response: Response) -> Response {
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+        .headers_mut()
+        .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
 }
 
@@ -93,7 +110,18 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
     let (frames, queued) = mpsc::channel(FRAMES_QUEUED);
     let (sink, stream) = socket.split();
     let writer = tokio::spawn(write(sink, queued));
-    match edge.rooms.connect(&edge, Connect { request, claims, frames }).await {
+    match edge
+        .rooms
+        .connect(
+            &edge,
+            Connect {
+                request,
+                claims,
+                frames,
+            },
+        )
+        .await
+    {
         Ok((session, room)) => {
             let reason = read(stream, session, &room).await;
             tracing::debug!(?session, reason, "socket closed");
@@ -120,7 +148,9 @@ async fn read(
             Some(Err(_)) => return "broken",
             None => return "ended",
         };
-        let Ok(permit) = in_flight.clone().acquire_owned().await else { return "ended" };
+        let Ok(permit) = in_flight.clone().acquire_owned().await else {
+            return "ended";
+        };
         if room.send(ToRoom::Frame { session, frame, permit }).await.is_err() {
             return "the room ended";
         }
@@ -128,13 +158,19 @@ async fn read(
 }
 
 async fn write(mut sink: futures_util::stream::SplitSink<WebSocket, Message>, mut queued: mpsc::Receiver<Outgoing>) {
-    let mut close = CloseFrame { code: CLOSE_NORMAL, reason: "".into() };
+    let mut close = CloseFrame {
+        code: CLOSE_NORMAL,
+        reason: "".into(),
+    };
     while let Some(outgoing) = queued.recv().await {
         let message = match outgoing {
             Outgoing::Frame(Frame::Binary(bytes)) => Message::Binary(bytes),
             Outgoing::Frame(Frame::Text(text)) => Message::Text(text.into()),
             Outgoing::Close(reason) => {
-                close = CloseFrame { code: CLOSE_POLICY, reason: shorten(reason).into() };
+                close = CloseFrame {
+                    code: CLOSE_POLICY,
+                    reason: shorten(reason).into(),
+                };
                 break;
             }
         };

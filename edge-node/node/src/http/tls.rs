@@ -41,7 +41,10 @@ pub enum TlsError {
     #[error("{path}: {error}", path = path.display())]
     File { path: PathBuf, error: std::io::Error },
     #[error("{path}: {error}", path = path.display())]
-    Pem { path: PathBuf, error: rustls::pki_types::pem::Error },
+    Pem {
+        path: PathBuf,
+        error: rustls::pki_types::pem::Error,
+    },
     #[error("http.certificate and http.private_key do not fit: {0}")]
     Rustls(#[from] rustls::Error),
 }
@@ -73,14 +76,28 @@ pub(crate) async fn serve(
 fn acceptor(settings: &HttpSettings) -> Result<Option<TlsAcceptor>, TlsError> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else { return Ok(None) };
-    let pem = |path: &PathBuf| std::fs::read(path).map_err(|error| TlsError::File { path: path.clone(), error });
+    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
+        return Ok(None);
+    };
+    let pem = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| TlsError::File {
+            path: path.clone(),
+            error,
+        })
+    };
     let chain = CertificateDer::pem_slice_iter(&pem(certificate)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| TlsError::Pem { path: certificate.clone(), error })?;
-    let key = PrivateKeyDer::from_pem_slice(&pem(key)?)
-        .map_err(|error| TlsError::Pem { path: key.clone(), error })?;
-    let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+        .map_err(|error| TlsError::Pem {
+            path: certificate.clone(),
+            error,
+        })?;
+    let key = PrivateKeyDer::from_pem_slice(&pem(key)?).map_err(|error| TlsError::Pem {
+        path: key.clone(),
+        error,
+    })?;
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
@@ -103,7 +120,9 @@ impl TlsListener {
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        let Ok(permit) = handshakes.clone().acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = done.closed() => return,

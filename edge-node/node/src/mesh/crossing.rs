@@ -38,12 +38,22 @@ impl Crossing {
         number: u32,
         layers: LayerSet,
     ) -> LayerSet {
-        let outgoing = self.outgoing.entry(track).or_insert_with(|| Outgoing { kind, destinations: Vec::new() });
+        let outgoing = self.outgoing.entry(track).or_insert_with(|| Outgoing {
+            kind,
+            destinations: Vec::new(),
+        });
         outgoing.destinations.retain(|destination| destination.node != *node);
         if !layers.is_empty() {
-            outgoing.destinations.push(Destination { node: node.clone(), number, layers });
+            outgoing.destinations.push(Destination {
+                node: node.clone(),
+                number,
+                layers,
+            });
         }
-        let all = outgoing.destinations.iter().fold(LayerSet::EMPTY, |all, destination| all | destination.layers);
+        let all = outgoing
+            .destinations
+            .iter()
+            .fold(LayerSet::EMPTY, |all, destination| all | destination.layers);
         if all.is_empty() {
             self.outgoing.remove(&track);
         }
@@ -64,17 +74,22 @@ impl Crossing {
     }
 
     /// The packets of a batch for each edge, in their order. Each is copied once, however many edges get it.
-    pub(super) fn to_links(&self, batch: &TapBatch) -> HashMap<NodeId, Vec<MediaPacket>> {
+    pub(super) fn departing(&self, batch: &TapBatch) -> HashMap<NodeId, Vec<MediaPacket>> {
         let mut by_node: HashMap<NodeId, Vec<MediaPacket>> = HashMap::new();
-        for (track, layer, packet) in &batch.packets {
-            let Some(outgoing) = self.outgoing.get(track) else { continue };
+        for tapped in &batch.packets {
+            let Some(outgoing) = self.outgoing.get(&tapped.track) else {
+                continue;
+            };
+            let takes = |destination: &&Destination| destination.layers.0 & tapped.stands_for.0 != 0;
             let mut payload: Option<Bytes> = None;
-            for destination in outgoing.destinations.iter().filter(|destination| destination.layers.contains(*layer)) {
-                let payload = payload.get_or_insert_with(|| Bytes::copy_from_slice(packet.link_bytes())).clone();
+            for destination in outgoing.destinations.iter().filter(takes) {
+                let payload = payload
+                    .get_or_insert_with(|| Bytes::copy_from_slice(tapped.packet.link_bytes()))
+                    .clone();
                 let packet = MediaPacket {
                     track: destination.number,
-                    layer: *layer,
-                    priority: priority(outgoing.kind, *layer),
+                    layer: tapped.layer,
+                    priority: priority(outgoing.kind, tapped.layer),
                     payload,
                 };
                 match by_node.get_mut(&destination.node) {
@@ -88,15 +103,28 @@ impl Crossing {
 
     /// Who gets sender reports of this layer, under which number.
     pub(super) fn reported_to(&self, track: TrackId, layer: Layer) -> impl Iterator<Item = (&NodeId, u32)> {
-        let destinations = self.outgoing.get(&track).map_or(&[][..], |outgoing| &outgoing.destinations);
-        let wanting = destinations.iter().filter(move |destination| destination.layers.contains(layer));
+        let destinations = self
+            .outgoing
+            .get(&track)
+            .map_or(&[][..], |outgoing| &outgoing.destinations);
+        let wanting = destinations
+            .iter()
+            .filter(move |destination| destination.layers.contains(layer));
         wanting.map(|destination| (&destination.node, destination.number))
     }
 
     /// Which of our tracks that edge knows under this number.
     pub(super) fn sent_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
-        let sends = |outgoing: &Outgoing| outgoing.destinations.iter().any(|d| d.node == *node && d.number == number);
-        self.outgoing.iter().find(|(_, outgoing)| sends(outgoing)).map(|(track, _)| *track)
+        let sends = |outgoing: &Outgoing| {
+            outgoing
+                .destinations
+                .iter()
+                .any(|d| d.node == *node && d.number == number)
+        };
+        self.outgoing
+            .iter()
+            .find(|(_, outgoing)| sends(outgoing))
+            .map(|(track, _)| *track)
     }
 
     pub(super) fn received_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
@@ -105,7 +133,7 @@ impl Crossing {
 
     /// Consecutive packets of one layer together, in their order. Packets of unknown numbers are left out: a track that has
     /// just ended.
-    pub(super) fn from_link(&self, node: &NodeId, packets: Vec<Received>) -> Vec<(TrackId, Layer, Vec<Bytes>)> {
+    pub(super) fn arrived(&self, node: &NodeId, packets: Vec<Received>) -> Vec<(TrackId, Layer, Vec<Bytes>)> {
         let mut runs: Vec<(TrackId, Layer, Vec<Bytes>)> = Vec::new();
         let mut last: Option<(u32, Option<TrackId>)> = None;
         for packet in packets {
@@ -116,7 +144,9 @@ impl Crossing {
             last = Some((packet.track, track));
             let Some(track) = track else { continue };
             match runs.last_mut() {
-                Some((held, layer, payloads)) if *held == track && *layer == packet.layer => payloads.push(packet.payload),
+                Some((held, layer, payloads)) if *held == track && *layer == packet.layer => {
+                    payloads.push(packet.payload)
+                }
                 _ => runs.push((track, packet.layer, vec![packet.payload])),
             }
         }
@@ -136,14 +166,19 @@ mod tests {
     use super::*;
 
     fn received(track: u32, layer: u8, byte: u8) -> Received {
-        Received { track, layer: Layer(layer), payload: Bytes::from(vec![byte]) }
+        Received {
+            track,
+            layer: Layer(layer),
+            payload: Bytes::from(vec![byte]),
+        }
     }
 
     #[test]
     fn the_layers_tapped_are_those_that_any_edge_gets() {
         let mut crossing = Crossing::default();
         let (fra, sin) = (NodeId::from("fra"), NodeId::from("sin"));
-        let mut forward = |node: &NodeId, layers| crossing.forward(TrackId(1), MediaKind::Video, node, 7, LayerSet(layers));
+        let mut forward =
+            |node: &NodeId, layers| crossing.forward(TrackId(1), MediaKind::Video, node, 7, LayerSet(layers));
         assert_eq!(forward(&fra, 0b100), LayerSet(0b100));
         assert_eq!(forward(&sin, 0b001), LayerSet(0b101));
         assert_eq!(forward(&fra, 0b000), LayerSet(0b001));
@@ -156,9 +191,18 @@ mod tests {
         let fra = NodeId::from("fra");
         crossing.receive(TrackId(1), Some((fra.clone(), 4)));
         crossing.receive(TrackId(2), Some((fra.clone(), 5)));
-        let batch = vec![received(4, 0, 1), received(4, 0, 2), received(9, 0, 3), received(5, 2, 4), received(4, 0, 5)];
-        let runs = crossing.from_link(&fra, batch);
-        let flat: Vec<_> = runs.iter().map(|(track, layer, payloads)| (track.0, layer.0, payloads.len())).collect();
+        let batch = vec![
+            received(4, 0, 1),
+            received(4, 0, 2),
+            received(9, 0, 3),
+            received(5, 2, 4),
+            received(4, 0, 5),
+        ];
+        let runs = crossing.arrived(&fra, batch);
+        let flat: Vec<_> = runs
+            .iter()
+            .map(|(track, layer, payloads)| (track.0, layer.0, payloads.len()))
+            .collect();
         assert_eq!(flat, [(1, 0, 2), (2, 2, 1), (1, 0, 1)]);
     }
 

@@ -35,6 +35,8 @@ struct Member {
     /// Answered when the home edges have said which life of the room this is.
     birth: Option<oneshot::Sender<Birth>>,
     tracks: HashMap<TrackSid, (TrackId, MediaKind)>,
+    /// Something could not be told: all is said again once the room has caught up.
+    missed: bool,
     /// Said before the room carried the track: kept until it does.
     waiting: HashMap<TrackSid, Waiting>,
 }
@@ -54,14 +56,29 @@ struct Driver {
 }
 
 pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
-    let Inputs { endpoint, mut links, mut tapped, mut rooms, nodes } = inputs;
+    let Inputs {
+        endpoint,
+        mut links,
+        mut tapped,
+        mut rooms,
+        nodes,
+    } = inputs;
     let mesh = Mesh::new(edge.node.clone(), rand::rng().random());
-    let mut driver = Driver { edge, endpoint, mesh, members: HashMap::new(), crossing: Crossing::default() };
+    let mut driver = Driver {
+        edge,
+        endpoint,
+        mesh,
+        members: HashMap::new(),
+        crossing: Crossing::default(),
+    };
     let mut view = nodes.view();
     driver.view_changed(&nodes.now());
     let edge = driver.edge.clone();
     loop {
-        let due = driver.mesh.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(1));
+        let due = driver
+            .mesh
+            .poll_timeout()
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(1));
         tokio::select! {
             message = rooms.recv() => match message {
                 Some(message) => driver.room_message(message),
@@ -99,30 +116,62 @@ impl Driver {
     fn view_changed(&mut self, view: &View) {
         let own = self.edge.node.as_str();
         let peers = view.records().filter(|record| record.id != own).filter_map(|record| {
-            Some(PeerAddress { node: NodeId::new(record.id.clone()), addr: record.link? })
+            Some(PeerAddress {
+                node: NodeId::new(record.id.clone()),
+                addr: record.link?,
+            })
         });
         self.endpoint.set_peers(peers.collect());
         let mut edges: Vec<Edge> = view
             .records()
             .filter(|record| record.link.is_some())
-            .map(|record| Edge { node: NodeId::new(record.id.clone()), region: record.region.clone() })
+            .map(|record| Edge {
+                node: NodeId::new(record.id.clone()),
+                region: record.region.clone(),
+            })
             .collect();
         if !edges.iter().any(|edge| edge.node.as_str() == own) {
             // The registry may not list us yet, or no longer: we know that we live.
-            edges.push(Edge { node: self.edge.node.clone(), region: self.edge.config.node.region.clone() });
+            edges.push(Edge {
+                node: self.edge.node.clone(),
+                region: self.edge.config.node.region.clone(),
+            });
         }
         self.mesh.view_changed(Instant::now(), edges);
     }
 
     fn room_message(&mut self, message: ToMesh) {
         let now = Instant::now();
+        if let Some(room) = message.room()
+            && let Some(member) = self.members.get_mut(room)
+            && std::mem::take(&mut member.missed)
+        {
+            // It speaks, so it has caught up.
+            self.mesh.repeat(room);
+        }
         match message {
-            ToMesh::Enter { room, home_region, handle, birth } => {
-                let member =
-                    Member { handle, birth: Some(birth), tracks: HashMap::new(), waiting: HashMap::new() };
+            ToMesh::Enter {
+                room,
+                home_region,
+                handle,
+                birth,
+            } => {
+                let member = Member {
+                    handle,
+                    birth: Some(birth),
+                    tracks: HashMap::new(),
+                    missed: false,
+                    waiting: HashMap::new(),
+                };
                 self.members.insert(room.clone(), member);
                 let proposal = RoomSid::generate(&mut rand::rng());
-                self.mesh.join_room(now, room, home_region.as_deref().unwrap_or(""), proposal, unix_now_ms() as i64);
+                self.mesh.join_room(
+                    now,
+                    room,
+                    home_region.as_deref().unwrap_or(""),
+                    proposal,
+                    unix_now_ms() as i64,
+                );
             }
             ToMesh::Leave { room } => {
                 self.mesh.leave_room(now, &room);
@@ -135,23 +184,48 @@ impl Driver {
             ToMesh::Delta { room, delta } => self.mesh.local_delta(&room, delta),
             ToMesh::Relay { room, from, news } => self.mesh.relay_delta(&room, &from, &news),
             ToMesh::Digest { room, to, digest } => self.mesh.send_digest(&room, &to, digest),
-            ToMesh::Answer { to, lacking } => lacking.into_iter().for_each(|delta| self.mesh.answer_digest(&to, delta)),
+            ToMesh::Answer { to, lacking } => lacking
+                .into_iter()
+                .for_each(|delta| self.mesh.answer_digest(&to, delta)),
             ToMesh::Carry { room, track, id, kind } => self.carry(&room, track, id, kind),
             ToMesh::Drop { room, track } => {
-                if let Some((id, _)) = self.members.get_mut(&room).and_then(|member| member.tracks.remove(&track)) {
+                if let Some((id, _)) = self
+                    .members
+                    .get_mut(&room)
+                    .and_then(|member| member.tracks.remove(&track))
+                {
                     self.crossing.drop_track(id);
                 }
             }
-            ToMesh::Want { room, track, origin, epoch, layers } => {
+            ToMesh::Want {
+                room,
+                track,
+                origin,
+                epoch,
+                layers,
+            } => {
                 self.mesh.want(now, room, track, origin, epoch, layers);
             }
             ToMesh::Keyframe { room, track, layer } => self.mesh.request_keyframe(room, track, layer),
             ToMesh::Data { room, data } => {
-                let MeshData { packet, reliable, destinations } = data;
+                let MeshData {
+                    packet,
+                    reliable,
+                    destinations,
+                } = data;
                 // Addressed to nobody is not addressed to everybody.
                 if destinations.as_ref().is_none_or(|list| !list.is_empty()) {
                     let destinations = destinations.unwrap_or_default();
-                    self.mesh.send_data(&room, None, Data { packet, reliable, destinations, sender: String::new() });
+                    self.mesh.send_data(
+                        &room,
+                        None,
+                        Data {
+                            packet,
+                            reliable,
+                            destinations,
+                            sender: String::new(),
+                        },
+                    );
                 }
             }
             ToMesh::SenderReport { track, layer, report } => self.send_report(track, layer, report),
@@ -159,7 +233,9 @@ impl Driver {
     }
 
     fn carry(&mut self, room: &RoomName, track: TrackSid, id: TrackId, kind: MediaKind) {
-        let Some(member) = self.members.get_mut(room) else { return };
+        let Some(member) = self.members.get_mut(room) else {
+            return;
+        };
         let waiting = member.waiting.remove(&track).unwrap_or_default();
         member.tracks.insert(track, (id, kind));
         if waiting.source.is_some() {
@@ -189,17 +265,29 @@ impl Driver {
                 }
             }
             LinkEvent::Media { node, packets } => {
-                for (track, layer, packets) in self.crossing.from_link(&node, packets) {
+                for (track, layer, packets) in self.crossing.arrived(&node, packets) {
                     self.edge.shards.send(Command::RemoteMedia { track, layer, packets });
                 }
             }
             LinkEvent::SenderReport { node, report } => {
                 if let Some(track) = self.crossing.received_as(&node, report.track) {
-                    let info = SenderReportInfo { ntp: report.ntp, rtp_timestamp: report.rtp_timestamp };
-                    self.edge.shards.send(Command::RemoteSenderReport { track, layer: report.layer, report: info });
+                    let info = SenderReportInfo {
+                        ntp: report.ntp,
+                        rtp_timestamp: report.rtp_timestamp,
+                    };
+                    self.edge.shards.send(Command::RemoteSenderReport {
+                        track,
+                        layer: report.layer,
+                        report: info,
+                    });
                 }
             }
-            LinkEvent::LayerShed { node, track, layer, shed } => {
+            LinkEvent::LayerShed {
+                node,
+                track,
+                layer,
+                shed,
+            } => {
                 tracing::info!(peer = %node, ?layer, shed, "congestion on the link");
                 // What crosses again is useless to its receivers until a keyframe.
                 if !shed && let Some(track) = self.crossing.sent_as(&node, track) {
@@ -217,7 +305,7 @@ impl Driver {
     }
 
     fn send_media(&mut self, batch: &TapBatch) {
-        for (node, packets) in self.crossing.to_links(batch) {
+        for (node, packets) in self.crossing.departing(batch) {
             // A link that has just gone down: the mesh hears of it in its own event.
             let _ = self.endpoint.send_media(&node, packets);
         }
@@ -225,8 +313,12 @@ impl Driver {
 
     fn send_report(&mut self, track: TrackId, layer: meridian_sfu::Layer, report: SenderReportInfo) {
         for (node, number) in self.crossing.reported_to(track, layer) {
-            let report =
-                SenderReport { track: number, layer, ntp: report.ntp, rtp_timestamp: report.rtp_timestamp };
+            let report = SenderReport {
+                track: number,
+                layer,
+                ntp: report.ntp,
+                rtp_timestamp: report.rtp_timestamp,
+            };
             let _ = self.endpoint.send_sender_report(node, report);
         }
     }
@@ -243,19 +335,29 @@ impl Driver {
                 Output::ConnectTo(_) | Output::Disconnect(_) => {}
                 Output::Room { room, input } => self.tell_room(&room, input),
                 Output::Receive { room, track, source } => {
-                    let Some(member) = self.members.get_mut(&room) else { continue };
+                    let Some(member) = self.members.get_mut(&room) else {
+                        continue;
+                    };
                     match member.tracks.get(&track) {
                         Some((id, _)) => self.crossing.receive(*id, source),
                         None => member.waiting.entry(track).or_default().source = source,
                     }
                 }
-                Output::Forward { room, track, to, number, layers } => self.forward(&room, track, to, number, layers),
+                Output::Forward {
+                    room,
+                    track,
+                    to,
+                    number,
+                    layers,
+                } => self.forward(&room, track, to, number, layers),
             }
         }
     }
 
     fn forward(&mut self, room: &RoomName, track: TrackSid, to: NodeId, number: u32, layers: LayerSet) {
-        let Some(member) = self.members.get_mut(room) else { return };
+        let Some(member) = self.members.get_mut(room) else {
+            return;
+        };
         if let Some(&(id, kind)) = member.tracks.get(&track) {
             let layers = self.crossing.forward(id, kind, &to, number, layers);
             self.edge.shards.send(Command::Tap { track: id, layers });
@@ -273,14 +375,24 @@ impl Driver {
 
     fn tell_room(&mut self, room: &RoomName, input: RoomInput) {
         let others = self.mesh.members(room).count();
-        let Some(member) = self.members.get_mut(room) else { return };
+        let Some(member) = self.members.get_mut(room) else {
+            return;
+        };
         let message = match input {
             RoomInput::Life(life) => match member.birth.take() {
                 Some(birth) => {
-                    let _ = birth.send(Birth { sid: life.sid, incarnation: life.incarnation, others });
+                    let _ = birth.send(Birth {
+                        created_at_ms: life.created_at_ms(),
+                        sid: life.sid,
+                        incarnation: life.incarnation,
+                        others,
+                    });
                     return;
                 }
-                None => FromMesh::Incarnation { sid: life.sid, incarnation: life.incarnation },
+                None => FromMesh::Incarnation {
+                    sid: life.sid,
+                    incarnation: life.incarnation,
+                },
             },
             RoomInput::Delta { from, delta } => FromMesh::Delta { from, delta },
             RoomInput::Digest { from, digest } => FromMesh::Digest { from, digest },
@@ -298,6 +410,7 @@ impl Driver {
         };
         if !member.handle.try_send(ToRoom::Mesh(message)) {
             tracing::debug!(%room, "the room is behind: a message of the mesh was dropped");
+            member.missed = true;
         }
     }
 }

@@ -28,23 +28,89 @@ const QUEUE: usize = 16_384;
 pub(crate) struct Birth {
     pub(crate) sid: RoomSid,
     pub(crate) incarnation: u64,
+    /// The same on every edge. Milliseconds since 1970.
+    pub(crate) created_at_ms: i64,
     /// Other edges that have people in it: what they know is on its way.
     pub(crate) others: usize,
 }
 
 pub(crate) enum ToMesh {
-    Enter { room: RoomName, home_region: Option<String>, handle: RoomHandle, birth: oneshot::Sender<Birth> },
-    Leave { room: RoomName },
-    Delta { room: RoomName, delta: RoomDelta },
-    Relay { room: RoomName, from: NodeId, news: RoomDelta },
-    Digest { room: RoomName, to: Vec<NodeId>, digest: RoomDigest },
-    Answer { to: NodeId, lacking: Vec<RoomDelta> },
-    Carry { room: RoomName, track: TrackSid, id: TrackId, kind: MediaKind },
-    Drop { room: RoomName, track: TrackSid },
-    Want { room: RoomName, track: TrackSid, origin: NodeId, epoch: Epoch, layers: LayerSet },
-    Keyframe { room: RoomName, track: TrackSid, layer: Layer },
-    Data { room: RoomName, data: MeshData },
-    SenderReport { track: TrackId, layer: Layer, report: SenderReportInfo },
+    Enter {
+        room: RoomName,
+        home_region: Option<String>,
+        handle: RoomHandle,
+        birth: oneshot::Sender<Birth>,
+    },
+    Leave {
+        room: RoomName,
+    },
+    Delta {
+        room: RoomName,
+        delta: RoomDelta,
+    },
+    Relay {
+        room: RoomName,
+        from: NodeId,
+        news: RoomDelta,
+    },
+    Digest {
+        room: RoomName,
+        to: Vec<NodeId>,
+        digest: RoomDigest,
+    },
+    Answer {
+        to: NodeId,
+        lacking: Vec<RoomDelta>,
+    },
+    Carry {
+        room: RoomName,
+        track: TrackSid,
+        id: TrackId,
+        kind: MediaKind,
+    },
+    Drop {
+        room: RoomName,
+        track: TrackSid,
+    },
+    Want {
+        room: RoomName,
+        track: TrackSid,
+        origin: NodeId,
+        epoch: Epoch,
+        layers: LayerSet,
+    },
+    Keyframe {
+        room: RoomName,
+        track: TrackSid,
+        layer: Layer,
+    },
+    Data {
+        room: RoomName,
+        data: MeshData,
+    },
+    SenderReport {
+        track: TrackId,
+        layer: Layer,
+        report: SenderReportInfo,
+    },
+}
+
+impl ToMesh {
+    fn room(&self) -> Option<&RoomName> {
+        match self {
+            ToMesh::Enter { room, .. }
+            | ToMesh::Leave { room }
+            | ToMesh::Delta { room, .. }
+            | ToMesh::Relay { room, .. }
+            | ToMesh::Digest { room, .. }
+            | ToMesh::Carry { room, .. }
+            | ToMesh::Drop { room, .. }
+            | ToMesh::Want { room, .. }
+            | ToMesh::Keyframe { room, .. }
+            | ToMesh::Data { room, .. } => Some(room),
+            ToMesh::Answer { .. } | ToMesh::SenderReport { .. } => None,
+        }
+    }
 }
 
 pub(crate) struct MeshHandle {
@@ -57,20 +123,38 @@ pub(crate) struct MeshHandle {
 impl MeshHandle {
     pub(crate) fn new() -> (MeshHandle, mpsc::Receiver<ToMesh>) {
         let (queue, requests) = mpsc::channel(QUEUE);
-        (MeshHandle { queue, dropped: AtomicU64::new(0), links: Mutex::default() }, requests)
+        (
+            MeshHandle {
+                queue,
+                dropped: AtomicU64::new(0),
+                links: Mutex::default(),
+            },
+            requests,
+        )
     }
 
     /// The room has people here now: announces it, and learns which life of the room this is. Waits for the home edge, but
     /// not long: a room can live without it.
     pub(crate) async fn enter(&self, room: &RoomName, home_region: Option<String>, handle: &RoomHandle) -> Birth {
         let (birth, born) = oneshot::channel();
-        let enter = ToMesh::Enter { room: room.clone(), home_region, handle: handle.clone(), birth };
+        let enter = ToMesh::Enter {
+            room: room.clone(),
+            home_region,
+            handle: handle.clone(),
+            birth,
+        };
         if self.queue.send(enter).await.is_ok()
             && let Ok(birth) = born.await
         {
             return birth;
         }
-        Birth { sid: RoomSid::generate(&mut rand::rng()), incarnation: unix_now_ms(), others: 0 }
+        let now_ms = unix_now_ms();
+        Birth {
+            sid: RoomSid::generate(&mut rand::rng()),
+            incarnation: now_ms,
+            created_at_ms: now_ms as i64,
+            others: 0,
+        }
     }
 
     pub(crate) fn leave(&self, room: &RoomName) {
@@ -79,45 +163,80 @@ impl MeshHandle {
 
     /// To every edge of the room.
     pub(crate) fn delta(&self, room: &RoomName, delta: RoomDelta) {
-        self.send(ToMesh::Delta { room: room.clone(), delta });
+        self.send(ToMesh::Delta {
+            room: room.clone(),
+            delta,
+        });
     }
 
     /// News that came from one edge, for those that do not hear its writers themselves.
     pub(crate) fn relay(&self, room: &RoomName, from: &NodeId, news: RoomDelta) {
-        self.send(ToMesh::Relay { room: room.clone(), from: from.clone(), news });
+        self.send(ToMesh::Relay {
+            room: room.clone(),
+            from: from.clone(),
+            news,
+        });
     }
 
     pub(crate) fn digest(&self, room: &RoomName, to: Vec<NodeId>, digest: RoomDigest) {
-        self.send(ToMesh::Digest { room: room.clone(), to, digest });
+        self.send(ToMesh::Digest {
+            room: room.clone(),
+            to,
+            digest,
+        });
     }
 
     pub(crate) fn answer(&self, to: &NodeId, lacking: Vec<RoomDelta>) {
         if !lacking.is_empty() {
-            self.send(ToMesh::Answer { to: to.clone(), lacking });
+            self.send(ToMesh::Answer {
+                to: to.clone(),
+                lacking,
+            });
         }
     }
 
     /// This edge carries the track under this number, whether it is published here or comes from elsewhere.
     pub(crate) fn carry(&self, room: &RoomName, track: &TrackSid, id: TrackId, kind: MediaKind) {
-        self.send(ToMesh::Carry { room: room.clone(), track: track.clone(), id, kind });
+        self.send(ToMesh::Carry {
+            room: room.clone(),
+            track: track.clone(),
+            id,
+            kind,
+        });
     }
 
     pub(crate) fn drop_track(&self, room: &RoomName, track: &TrackSid) {
-        self.send(ToMesh::Drop { room: room.clone(), track: track.clone() });
+        self.send(ToMesh::Drop {
+            room: room.clone(),
+            track: track.clone(),
+        });
     }
 
     /// These layers of a track published at `origin`, in its publisher's `epoch`, are wanted here now.
     pub(crate) fn want(&self, room: &RoomName, track: &TrackSid, origin: &NodeId, epoch: Epoch, layers: LayerSet) {
         let (room, track, origin) = (room.clone(), track.clone(), origin.clone());
-        self.send(ToMesh::Want { room, track, origin, epoch, layers });
+        self.send(ToMesh::Want {
+            room,
+            track,
+            origin,
+            epoch,
+            layers,
+        });
     }
 
     pub(crate) fn keyframe(&self, room: &RoomName, track: &TrackSid, layer: Layer) {
-        self.send(ToMesh::Keyframe { room: room.clone(), track: track.clone(), layer });
+        self.send(ToMesh::Keyframe {
+            room: room.clone(),
+            track: track.clone(),
+            layer,
+        });
     }
 
     pub(crate) fn data(&self, room: &RoomName, data: MeshData) {
-        self.send(ToMesh::Data { room: room.clone(), data });
+        self.send(ToMesh::Data {
+            room: room.clone(),
+            data,
+        });
     }
 
     pub(crate) fn sender_report(&self, track: TrackId, layer: Layer, report: SenderReportInfo) {
@@ -148,7 +267,10 @@ impl MeshHandle {
     }
 
     pub(crate) fn link_stats(&self, node: &NodeId, stats: LinkStats) {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), stats);
+        self.links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.clone(), stats);
     }
 
     pub(crate) fn link_gone(&self, node: &NodeId) {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use meridian_room::{Identity, ParticipantSid, TrackSid};
+use meridian_room::{DisconnectReason, Identity, ParticipantSid, TrackSid};
 use meridian_sfu::TrackId;
 use meridian_shard::{Demand, PeerId, PeerStats};
 use meridian_signalling::Session;
@@ -15,6 +15,8 @@ use super::{Outgoing, SessionKey};
 
 /// How long a client without a socket is waited for while its media still flows.
 pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client that closed its transport is waited for: on another edge it would be back by then.
+const RETURN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a client that joined may take until its media transport stands.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// A client asked to offer again that has not within this time is asked once more.
@@ -24,7 +26,6 @@ const OFFER_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Transport {
     pub(super) peer: PeerId,
     pub(super) local: IceCredentials,
-    pub(super) remote_ufrag: String,
     pub(super) connected: bool,
 }
 
@@ -47,6 +48,8 @@ pub(super) struct Client {
     frames: Option<mpsc::Sender<Outgoing>>,
     joined_at: Instant,
     detached_at: Option<Instant>,
+    /// When the client closed its transport, if it has no other since.
+    closed_at: Option<Instant>,
     /// Something changed that only a new offer of the client can carry.
     pub(super) needs_offer: bool,
     offer_asked_at: Option<Instant>,
@@ -80,6 +83,7 @@ impl Client {
             frames: Some(frames),
             joined_at: now,
             detached_at: None,
+            closed_at: None,
             needs_offer: false,
             offer_asked_at: None,
             stats: None,
@@ -95,6 +99,7 @@ impl Client {
     }
 
     pub(super) fn connected(&mut self) {
+        self.closed_at = None;
         if let Some(transport) = &mut self.transport {
             transport.connected = true;
         }
@@ -161,7 +166,11 @@ impl Client {
     /// Asks the client for a new offer if one is needed and none is on its way.
     pub(super) fn ask_for_offer(&mut self, now: Instant) {
         let recently = |asked: Instant| now.saturating_duration_since(asked) < OFFER_PATIENCE;
-        if !self.needs_offer || self.transport.is_none() || self.frames.is_none() || self.offer_asked_at.is_some_and(recently) {
+        if !self.needs_offer
+            || self.transport.is_none()
+            || self.frames.is_none()
+            || self.offer_asked_at.is_some_and(recently)
+        {
             return;
         }
         let required = self.negotiation.sections_required();
@@ -174,14 +183,27 @@ impl Client {
         self.needs_offer = false;
     }
 
+    /// The client closed its transport in good order.
+    pub(super) fn transport_closed(&mut self, now: Instant) {
+        self.transport = None;
+        self.subscriptions.clear();
+        self.closed_at = Some(now);
+    }
+
     /// Why this client is to be given up, if it is.
-    pub(super) fn overdue(&self, now: Instant) -> Option<&'static str> {
+    pub(super) fn overdue(&self, now: Instant) -> Option<(DisconnectReason, &'static str)> {
         let longer = |since: Instant, patience: Duration| now.saturating_duration_since(since) > patience;
+        if self.closed_at.is_some_and(|since| longer(since, RETURN_PATIENCE)) {
+            return Some((DisconnectReason::ClientInitiated, "closed its transport"));
+        }
         if self.detached_at.is_some_and(|since| longer(since, RESUME_PATIENCE)) {
-            return Some("did not come back after its socket closed");
+            return Some((
+                DisconnectReason::ConnectionTimeout,
+                "did not come back after its socket closed",
+            ));
         }
         if !self.is_connected() && self.detached_at.is_none() && longer(self.joined_at, CONNECT_PATIENCE) {
-            return Some("its media transport never stood");
+            return Some((DisconnectReason::ConnectionTimeout, "its media transport never stood"));
         }
         None
     }

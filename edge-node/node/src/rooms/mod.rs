@@ -49,10 +49,19 @@ pub(crate) enum Outgoing {
 
 pub(crate) enum ToRoom {
     /// Answered with the session's key; with the client itself when the task is ending; not at all when it was refused.
-    Connect { connect: Connect, joined: oneshot::Sender<Result<SessionKey, Connect>> },
+    Connect {
+        connect: Connect,
+        joined: oneshot::Sender<Result<SessionKey, Connect>>,
+    },
     /// The permit bounds how much of one client's input waits here; it is given back once the frame is handled.
-    Frame { session: SessionKey, frame: Frame, permit: OwnedSemaphorePermit },
-    SocketClosed { session: SessionKey },
+    Frame {
+        session: SessionKey,
+        frame: Frame,
+        permit: OwnedSemaphorePermit,
+    },
+    SocketClosed {
+        session: SessionKey,
+    },
     Media(meridian_shard::Event),
     Mesh(FromMesh),
     /// Say goodbye to everybody: this edge is going away, or the room was closed.
@@ -70,19 +79,38 @@ pub(crate) enum CloseKind {
 #[derive(Debug)]
 pub(crate) enum FromMesh {
     /// The home edge fixed which life of the room this is.
-    Incarnation { sid: RoomSid, incarnation: u64 },
-    Delta { from: NodeId, delta: meridian_room::RoomDelta },
+    Incarnation {
+        sid: RoomSid,
+        incarnation: u64,
+    },
+    Delta {
+        from: NodeId,
+        delta: meridian_room::RoomDelta,
+    },
     /// `from` tells what it has; the answer is what it lacks.
-    Digest { from: NodeId, digest: meridian_room::RoomDigest },
+    Digest {
+        from: NodeId,
+        digest: meridian_room::RoomDigest,
+    },
     /// Our digest, to these edges.
-    DigestWanted { to: Vec<NodeId> },
+    DigestWanted {
+        to: Vec<NodeId>,
+    },
     NodeSilent(NodeId),
     NodeHeard(NodeId),
     /// The layers of one of our tracks that somebody beyond the link to any other edge wants now.
-    Wanted { track: TrackSid, layers: LayerSet },
-    Keyframe { track: TrackSid, layer: Layer },
+    Wanted {
+        track: TrackSid,
+        layers: LayerSet,
+    },
+    Keyframe {
+        track: TrackSid,
+        layer: Layer,
+    },
     /// A track that this edge passes on from one edge to another, whether or not anybody here wants it.
-    PassThrough { track: TrackSid },
+    PassThrough {
+        track: TrackSid,
+    },
     Data(MeshData),
 }
 
@@ -118,7 +146,8 @@ impl RoomHandle {
     }
 
     fn set_people(&self, people: usize) {
-        self.people.store(u32::try_from(people).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.people
+            .store(u32::try_from(people).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 
@@ -138,7 +167,11 @@ pub(crate) struct Rooms {
 
 impl Rooms {
     pub(crate) fn new() -> Rooms {
-        Rooms { live: Mutex::new(HashMap::new()), next_session: AtomicU64::new(1), ended: tokio::sync::Notify::new() }
+        Rooms {
+            live: Mutex::new(HashMap::new()),
+            next_session: AtomicU64::new(1),
+            ended: tokio::sync::Notify::new(),
+        }
     }
 
     pub(crate) fn next_session(&self) -> SessionKey {
@@ -162,11 +195,20 @@ impl Rooms {
         edge: &Arc<EdgeState>,
         connect: Connect,
     ) -> Result<(SessionKey, RoomHandle), ConnectError> {
-        let room = connect.claims.video.as_ref().map(|grants| grants.room.clone()).unwrap_or_default();
+        let room = connect
+            .claims
+            .video
+            .as_ref()
+            .map(|grants| grants.room.clone())
+            .unwrap_or_default();
         let name = RoomName::new(room);
         let mut connect = connect;
         loop {
-            let home = connect.claims.meridian.as_ref().and_then(|meridian| meridian.home_region.clone());
+            let home = connect
+                .claims
+                .meridian
+                .as_ref()
+                .and_then(|meridian| meridian.home_region.clone());
             let room = self.get_or_start(edge, &name, home)?;
             let (joined, answer) = oneshot::channel();
             match room.queue.send(ToRoom::Connect { connect, joined }).await {
@@ -196,9 +238,18 @@ impl Rooms {
             return Err(ConnectError::TooManyRooms);
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let room = RoomHandle { queue: sender, people: Arc::default() };
+        let room = RoomHandle {
+            queue: sender,
+            people: Arc::default(),
+        };
         live.insert(name.clone(), room.clone());
-        tokio::spawn(task::run(edge.clone(), name.clone(), room.clone(), receiver, home_region));
+        tokio::spawn(task::run(
+            edge.clone(),
+            name.clone(),
+            room.clone(),
+            receiver,
+            home_region,
+        ));
         Ok(room)
     }
 
@@ -213,7 +264,10 @@ impl Rooms {
 
     /// Every room and how many of its people are on this edge.
     pub(crate) fn people(&self) -> Vec<(RoomName, u32)> {
-        self.lock().iter().map(|(name, room)| (name.clone(), room.people.load(Ordering::Relaxed))).collect()
+        self.lock()
+            .iter()
+            .map(|(name, room)| (name.clone(), room.people.load(Ordering::Relaxed)))
+            .collect()
     }
 
     /// Waits until no room is left.

@@ -16,18 +16,23 @@ impl RoomTask {
     /// Answers an offer and puts into effect what changed.
     pub(super) fn offer(&mut self, key: SessionKey, id: u32, sdp: &str) -> Result<(), SdpError> {
         let edge = self.edge.clone();
-        let Some(client) = self.clients.get_mut(&key) else { return Ok(()) };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return Ok(());
+        };
         client.offer_arrived();
+        let restarts = client.negotiation.inspect(sdp)?.restarted;
         let (peer, local) = match &client.transport {
-            Some(transport) if offered_ufrag(sdp) == Some(transport.remote_ufrag.as_str()) => {
-                (transport.peer, transport.local.clone())
-            }
+            Some(transport) if !restarts => (transport.peer, transport.local.clone()),
             // RFC 8839 §4.4.1.1.1: new credentials of the client want new ones of ours.
             Some(transport) => (transport.peer, IceCredentials::generate(&mut rand::rng())),
             None => (edge.shards.allocate_peer(), IceCredentials::generate(&mut rand::rng())),
         };
         let candidates = edge.shards.candidates(peer);
-        let local = LocalMedia { ice: local, fingerprint: edge.fingerprint, candidates };
+        let local = LocalMedia {
+            ice: local,
+            fingerprint: edge.fingerprint,
+            candidates,
+        };
         let answer = client.negotiation.answer(sdp, &local)?;
         self.set_transport(key, peer, local.ice, &answer);
         for publication in &answer.publications {
@@ -39,8 +44,7 @@ impl RoomTask {
         }
         if let Some(client) = self.clients.get_mut(&key) {
             client.signalling.send_answer(id, answer.sdp, &answer.mid_to_track);
-            let required = client.negotiation.sections_required();
-            client.needs_offer |= required.audios + required.videos > 0;
+            client.needs_offer |= client.negotiation.needs_reoffer();
         }
         self.dirty.insert(key);
         Ok(())
@@ -48,14 +52,19 @@ impl RoomTask {
 
     fn set_transport(&mut self, key: SessionKey, peer: PeerId, local: IceCredentials, answer: &Answer) {
         let edge = self.edge.clone();
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         let remote = answer.remote.ice.clone();
-        let remote_ufrag = remote.ufrag.clone();
         match &mut client.transport {
             Some(transport) if !answer.remote.dtls_changed => {
                 if answer.remote.restarted {
-                    edge.shards.send(Command::RestartIce { peer, local: local.clone(), remote });
-                    (transport.local, transport.remote_ufrag) = (local, remote_ufrag);
+                    edge.shards.send(Command::RestartIce {
+                        peer,
+                        local: local.clone(),
+                        remote,
+                    });
+                    transport.local = local;
                 }
                 return;
             }
@@ -64,14 +73,24 @@ impl RoomTask {
         let replaced = client.transport.is_some();
         client.subscriptions.clear();
         // A new transport goes on the same shard: the answer already names that shard's candidates.
-        let fresh = if replaced { edge.shards.allocate_peer_on(peer.shard) } else { peer };
+        let fresh = if replaced {
+            edge.shards.allocate_peer_on(peer.shard)
+        } else {
+            peer
+        };
         if replaced {
             // Another certificate is another transport: everything that ran over the old one starts anew.
             self.forget_peer(peer);
         }
         let peer = fresh;
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        client.transport = Some(Transport { peer, local: local.clone(), remote_ufrag, connected: false });
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
+        client.transport = Some(Transport {
+            peer,
+            local: local.clone(),
+            connected: false,
+        });
         edge.router.route_peer(peer, &self.handle);
         self.peers.insert(peer, key);
         edge.shards.send(Command::AddPeer {
@@ -91,15 +110,26 @@ impl RoomTask {
 
     /// One media section on which the client sends, as it now stands.
     fn set_publication(&mut self, key: SessionKey, publication: &Publication) {
-        let Some(peer) = self.clients.get(&key).and_then(|client| client.peer()) else { return };
+        let Some(peer) = self.clients.get(&key).and_then(|client| client.peer()) else {
+            return;
+        };
         if let Some(sid) = self.tracks.published_on(key, &publication.mid) {
             let Some(track) = self.tracks.get_mut(&sid) else { return };
-            let Origin::Local { publication: held, cid, .. } = &mut track.origin else { return };
+            let Origin::Local {
+                publication: held, cid, ..
+            } = &mut track.origin
+            else {
+                return;
+            };
             if publication.active && *cid == publication.cid {
                 if held.as_ref() != Some(publication) {
                     *held = Some(publication.clone());
                     let (track, publication) = (track.id, publication.clone());
-                    self.edge.shards.send(Command::Publish { peer, track, publication });
+                    self.edge.shards.send(Command::Publish {
+                        peer,
+                        track,
+                        publication,
+                    });
                 }
                 return;
             }
@@ -112,7 +142,9 @@ impl RoomTask {
     }
 
     fn add_publication(&mut self, key: SessionKey, peer: PeerId, publication: &Publication) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         let codecs: Vec<Codec> = publication.payloads.iter().map(|payload| payload.codec).collect();
         let Some(first) = codecs.first() else { return };
         let named = PublicationKey {
@@ -156,7 +188,11 @@ impl RoomTask {
         };
         self.edge.mesh.carry(&self.name, &track.sid, id, track.kind);
         self.tracks.insert(track);
-        self.edge.shards.send(Command::Publish { peer, track: id, publication: publication.clone() });
+        self.edge.shards.send(Command::Publish {
+            peer,
+            track: id,
+            publication: publication.clone(),
+        });
         if facts.muted {
             // No packet will come to show that media is ready.
             self.edge.shards.send(Command::SetMuted { track: id, muted: true });
@@ -167,9 +203,19 @@ impl RoomTask {
     /// Shows a track to the room: its media flows, or it is muted from the start.
     pub(super) fn announce(&mut self, id: TrackId, codec: Option<Codec>) {
         let Some(track) = self.tracks.by_id_mut(id) else { return };
-        let Origin::Local { session, mid, unannounced, .. } = &mut track.origin else { return };
+        let Origin::Local {
+            session,
+            mid,
+            unannounced,
+            ..
+        } = &mut track.origin
+        else {
+            return;
+        };
         let Some(mut facts) = unannounced.take() else { return };
-        let Some(client) = self.clients.get(session) else { return };
+        let Some(client) = self.clients.get(session) else {
+            return;
+        };
         // A Mute may have come since the section was matched.
         if let Some(now) = client.signalling.matched_track(&track.sid) {
             *facts = now.clone();
@@ -187,7 +233,9 @@ impl RoomTask {
 
     /// Everything we send to this client, as the answer says.
     fn set_subscriptions(&mut self, key: SessionKey, subscriptions: &[SubscriptionMedia]) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         let Some(peer) = client.peer() else { return };
         for media in subscriptions {
             let track = TrackId(media.key);
@@ -195,9 +243,18 @@ impl RoomTask {
                 continue;
             }
             client.subscriptions.insert(track, media.clone());
-            let Some(carried) = self.tracks.by_id_mut(track) else { continue };
-            let demand = *carried.demands.entry(key).or_insert_with(|| client.first_demand(&carried.sid));
-            self.edge.shards.send(Command::Subscribe { peer, track, media: media.clone() });
+            let Some(carried) = self.tracks.by_id_mut(track) else {
+                continue;
+            };
+            let demand = *carried
+                .demands
+                .entry(key)
+                .or_insert_with(|| client.first_demand(&carried.sid));
+            self.edge.shards.send(Command::Subscribe {
+                peer,
+                track,
+                media: media.clone(),
+            });
             self.edge.shards.send(Command::SetDemand { peer, track, demand });
         }
     }
@@ -214,21 +271,5 @@ fn describe_codec(facts: &mut meridian_room::Track, codec: Codec, mid: &str) {
             layers: facts.layers.clone(),
             ..TrackCodec::default()
         }),
-    }
-}
-
-/// The first ICE username fragment of an SDP (RFC 8839 §5.4). With BUNDLE they are all the same.
-fn offered_ufrag(sdp: &str) -> Option<&str> {
-    sdp.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).map(str::trim)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::offered_ufrag;
-
-    #[test]
-    fn the_ufrag_of_an_offer_is_found() {
-        assert_eq!(offered_ufrag("v=0\r\na=ice-ufrag:abcd\r\na=ice-pwd:x\r\n"), Some("abcd"));
-        assert_eq!(offered_ufrag("v=0\r\n"), None);
     }
 }

@@ -13,7 +13,9 @@ impl RoomTask {
     /// A client's message on one of its data channels.
     pub(super) fn data(&mut self, peer: PeerId, channel: Channel, payload: &[u8]) {
         let Some(&key) = self.peers.get(&peer) else { return };
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         let reliable = match channel {
             Channel::Reliable => true,
             Channel::Lossy => false,
@@ -22,8 +24,14 @@ impl RoomTask {
         };
         match client.signalling.inspect_data(&self.room, reliable, payload) {
             Ok(Some(relay)) => {
-                let destinations = relay.destinations.map(|list| list.iter().map(ToString::to_string).collect());
-                let data = MeshData { packet: relay.bytes, reliable, destinations };
+                let destinations = relay
+                    .destinations
+                    .map(|list| list.iter().map(ToString::to_string).collect());
+                let data = MeshData {
+                    packet: relay.bytes,
+                    reliable,
+                    destinations,
+                };
                 self.deliver(&data, Some(peer));
                 self.edge.mesh.data(&self.name, data);
             }
@@ -46,15 +54,27 @@ impl RoomTask {
             .filter(|peer| Some(*peer) != sender)
             .collect();
         if !peers.is_empty() {
-            let channel = if data.reliable { Channel::Reliable } else { Channel::Lossy };
-            self.edge.shards.send(Command::SendData { peers, channel, payload: data.packet.clone() });
+            let channel = if data.reliable {
+                Channel::Reliable
+            } else {
+                Channel::Lossy
+            };
+            self.edge.shards.send(Command::SendData {
+                peers,
+                channel,
+                payload: data.packet.clone(),
+            });
         }
     }
 
     pub(super) fn audio_levels(&mut self, levels: &[(meridian_sfu::TrackId, f32)]) {
         for (track, level) in levels {
-            let Some(track) = self.tracks.by_id(*track) else { continue };
-            let Some((owner, _)) = self.room.track(&track.sid) else { continue };
+            let Some(track) = self.tracks.by_id(*track) else {
+                continue;
+            };
+            let Some((owner, _)) = self.room.track(&track.sid) else {
+                continue;
+            };
             if *level > 0.0 {
                 self.speaking.insert(owner.sid.clone(), *level);
             } else {
@@ -117,7 +137,11 @@ mod tests {
 
     #[test]
     fn loss_and_delay_lower_the_grade() {
-        let stats = |loss_down, rtt_ms| PeerStats { loss_down, rtt_ms: Some(rtt_ms), ..PeerStats::default() };
+        let stats = |loss_down, rtt_ms| PeerStats {
+            loss_down,
+            rtt_ms: Some(rtt_ms),
+            ..PeerStats::default()
+        };
         assert_eq!(grade(&stats(0.0, 40.0)).0, ConnectionQuality::Excellent);
         assert_eq!(grade(&stats(0.06, 40.0)).0, ConnectionQuality::Good);
         assert_eq!(grade(&stats(0.25, 40.0)).0, ConnectionQuality::Poor);

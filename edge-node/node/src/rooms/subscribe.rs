@@ -5,7 +5,7 @@ use meridian_room::{Track, TrackKind, TrackSid};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::{Command, Demand};
 use meridian_signalling::{SubscriptionFailure, TrackSetting};
-use meridian_transport::sdp::WantedTrack;
+use meridian_transport::sdp::{AudioPreferences, WantedTrack};
 
 use super::SessionKey;
 use super::task::RoomTask;
@@ -13,14 +13,18 @@ use super::tracks::{CarriedTrack, Origin, codec_of_mime};
 
 impl RoomTask {
     pub(super) fn subscribe(&mut self, key: SessionKey, sid: &TrackSid) {
-        let Some((owner, facts)) = self.room.track(sid) else { return };
+        let Some((owner, facts)) = self.room.track(sid) else {
+            return;
+        };
         let stream_id = owner.sid.to_string();
         let Some(kind) = media_kind(facts) else { return };
         if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
             self.refuse_subscription(key, sid, SubscriptionFailure::CodecUnsupported);
             return;
         }
-        let (Some(track), Some(client)) = (self.tracks.get(sid), self.clients.get_mut(&key)) else { return };
+        let (Some(track), Some(client)) = (self.tracks.get(sid), self.clients.get_mut(&key)) else {
+            return;
+        };
         if !client.wanted.insert(track.id) {
             return;
         }
@@ -44,16 +48,25 @@ impl RoomTask {
 
     /// Begins to carry a track of another edge. Nothing crosses a link for it until somebody receives it.
     fn carry_remote(&mut self, sid: &TrackSid) -> bool {
-        let Some((owner, facts)) = self.room.track(sid) else { return false };
+        let Some((owner, facts)) = self.room.track(sid) else {
+            return false;
+        };
         let Some(kind) = media_kind(facts) else { return false };
         let (node, epoch) = (owner.node.clone(), owner.epoch);
         if node == self.edge.node {
             return false;
         }
-        let Some(codec) = codec_of_mime(&facts.mime) else { return false };
+        let Some(codec) = codec_of_mime(&facts.mime) else {
+            return false;
+        };
         let id = self.edge.router.allocate_track(&self.name, &self.handle);
         let layers = layer_count(facts);
-        self.edge.shards.send(Command::AddRemoteTrack { track: id, kind, codec, layers });
+        self.edge.shards.send(Command::AddRemoteTrack {
+            track: id,
+            kind,
+            codec,
+            layers,
+        });
         self.edge.mesh.carry(&self.name, sid, id, kind);
         self.tracks.insert(CarriedTrack {
             id,
@@ -77,7 +90,9 @@ impl RoomTask {
     }
 
     pub(super) fn subscription_unsupported(&mut self, key: SessionKey, track: TrackId) {
-        let Some(sid) = self.tracks.by_id(track).map(|track| track.sid.clone()) else { return };
+        let Some(sid) = self.tracks.by_id(track).map(|track| track.sid.clone()) else {
+            return;
+        };
         if let Some(client) = self.clients.get_mut(&key) {
             client.wanted.remove(&track);
         }
@@ -88,7 +103,9 @@ impl RoomTask {
         let Some(track) = self.tracks.get_mut(sid) else { return };
         let id = track.id;
         track.demands.remove(&key);
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         client.wanted.remove(&id);
         client.negotiation.unsubscribe(id.0);
         if client.subscriptions.remove(&id).is_some() {
@@ -110,16 +127,24 @@ impl RoomTask {
             max_fps: u8::try_from(setting.fps).ok().filter(|fps| *fps > 0),
             priority: u8::try_from(setting.priority).unwrap_or(u8::MAX),
         };
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         client.demands.insert(sid.clone(), demand);
         let Some(track) = self.tracks.get_mut(sid) else { return };
         let id = track.id;
-        let Some(held) = track.demands.get_mut(&key) else { return };
+        let Some(held) = track.demands.get_mut(&key) else {
+            return;
+        };
         if *held != demand
             && let Some(peer) = client.peer()
         {
             *held = demand;
-            self.edge.shards.send(Command::SetDemand { peer, track: id, demand });
+            self.edge.shards.send(Command::SetDemand {
+                peer,
+                track: id,
+                demand,
+            });
         }
     }
 
@@ -131,7 +156,11 @@ impl RoomTask {
                 continue;
             }
             match &track.origin {
-                Origin::Local { session, unannounced: None, .. } => {
+                Origin::Local {
+                    session,
+                    unannounced: None,
+                    ..
+                } => {
                     if track.kind == MediaKind::Video
                         && let Some(client) = self.clients.get_mut(session)
                     {
@@ -150,7 +179,9 @@ impl RoomTask {
 
     /// Other edges want these layers of one of our tracks.
     pub(super) fn wanted_by_mesh(&mut self, sid: &TrackSid, layers: LayerSet) {
-        let Some(track) = self.tracks.get_mut(sid).filter(|track| track.is_local()) else { return };
+        let Some(track) = self.tracks.get_mut(sid).filter(|track| track.is_local()) else {
+            return;
+        };
         let first = track.wanted_by_mesh.is_empty() && !layers.is_empty();
         track.wanted_by_mesh = layers;
         let id = track.id;
@@ -177,8 +208,30 @@ impl RoomTask {
         }
     }
 
+    /// How a microphone is to be encoded is said in the answer: browsers read it there.
+    pub(super) fn prepare_audio(&mut self, key: SessionKey, sid: &TrackSid) {
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
+        let Some(track) = client.signalling.pending_tracks().find(|track| track.sid == *sid) else {
+            return;
+        };
+        if track.kind != TrackKind::Audio {
+            return;
+        }
+        let preferences = AudioPreferences {
+            dtx: !track.disable_dtx,
+            stereo: track.stereo,
+        };
+        if let Some(cid) = track.codecs.first().map(|codec| codec.cid.clone()) {
+            client.negotiation.prefer_audio(&cid, preferences);
+        }
+    }
+
     pub(super) fn mute(&mut self, key: SessionKey, sid: &TrackSid, muted: bool) {
-        self.write(key, |room, participant| room.update_track(participant, sid, |facts| facts.muted = muted));
+        self.write(key, |room, participant| {
+            room.update_track(participant, sid, |facts| facts.muted = muted)
+        });
         if let Some(track) = self.tracks.get(sid) {
             self.edge.shards.send(Command::SetMuted { track: track.id, muted });
         }
@@ -209,7 +262,12 @@ impl RoomTask {
     /// Stops carrying a track: nobody receives it any more.
     pub(super) fn drop_track(&mut self, sid: &TrackSid) {
         let subscribers: Vec<SessionKey> = match self.tracks.get(sid) {
-            Some(track) => self.clients.values().filter(|c| c.wanted.contains(&track.id)).map(|c| c.key).collect(),
+            Some(track) => self
+                .clients
+                .values()
+                .filter(|c| c.wanted.contains(&track.id))
+                .map(|c| c.key)
+                .collect(),
             None => return,
         };
         for key in subscribers {
@@ -241,7 +299,11 @@ fn media_kind(facts: &Track) -> Option<MediaKind> {
 
 /// Encodings of a track: what simulcast publishers announce, else one.
 fn layer_count(facts: &Track) -> u8 {
-    if facts.kind == TrackKind::Video && facts.simulcast { facts.layers.len().clamp(1, Layer::COUNT) as u8 } else { 1 }
+    if facts.kind == TrackKind::Video && facts.simulcast {
+        facts.layers.len().clamp(1, Layer::COUNT) as u8
+    } else {
+        1
+    }
 }
 
 /// A publisher with fewer encodings than three calls its best one HIGH, whatever our index of it.
@@ -259,7 +321,9 @@ fn layer_for(facts: &Track, setting: &TrackSetting) -> Layer {
         // Turned phones swap the sides: the shorter side decides.
         let shown = setting.width.min(setting.height);
         let fits = layers.iter().position(|layer| layer.width.min(layer.height) >= shown);
-        return fits.and_then(|index| u8::try_from(index).ok()).map_or(top, |index| Layer(index.min(top.0)));
+        return fits
+            .and_then(|index| u8::try_from(index).ok())
+            .map_or(top, |index| Layer(index.min(top.0)));
     }
     setting.quality.map_or(top, |quality| Layer(quality.min(top.0)))
 }
@@ -271,14 +335,26 @@ mod tests {
 
     fn camera() -> Track {
         let mut track = Track::new(TrackSid::new("TR_1"), TrackKind::Video, TrackSource::Camera);
-        let layer = |quality, width, height| VideoLayer { quality, width, height, ..VideoLayer::default() };
+        let layer = |quality, width, height| VideoLayer {
+            quality,
+            width,
+            height,
+            ..VideoLayer::default()
+        };
         track.simulcast = true;
         track.layers = vec![layer(0, 320, 180), layer(1, 640, 360), layer(2, 1280, 720)];
         track
     }
 
     fn shown(width: u32, height: u32) -> TrackSetting {
-        TrackSetting { enabled: true, quality: None, width, height, fps: 0, priority: 0 }
+        TrackSetting {
+            enabled: true,
+            quality: None,
+            width,
+            height,
+            fps: 0,
+            priority: 0,
+        }
     }
 
     #[test]
@@ -294,13 +370,28 @@ mod tests {
         let mut screen = camera();
         screen.simulcast = false;
         assert_eq!(layer_for(&screen, &shown(3840, 2160)), Layer(0));
-        assert_eq!(layer_for(&screen, &TrackSetting { quality: Some(2), ..shown(0, 0) }), Layer(0));
+        assert_eq!(
+            layer_for(
+                &screen,
+                &TrackSetting {
+                    quality: Some(2),
+                    ..shown(0, 0)
+                }
+            ),
+            Layer(0)
+        );
     }
 
     #[test]
     fn a_publisher_with_two_encodings_keeps_its_best_one_while_somebody_wants_it() {
         let wanted = LayerSet(0b010);
-        assert_eq!([0, 1, 2].map(|quality| quality_wanted(wanted, 2, quality)), [false, true, true]);
-        assert_eq!([0, 1, 2].map(|quality| quality_wanted(LayerSet(0b001), 3, quality)), [true, false, false]);
+        assert_eq!(
+            [0, 1, 2].map(|quality| quality_wanted(wanted, 2, quality)),
+            [false, true, true]
+        );
+        assert_eq!(
+            [0, 1, 2].map(|quality| quality_wanted(LayerSet(0b001), 3, quality)),
+            [true, false, false]
+        );
     }
 }

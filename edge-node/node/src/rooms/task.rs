@@ -9,6 +9,7 @@ use meridian_room::{
     DisconnectReason, ParticipantSid, ParticipantState, Room, RoomEvent, RoomInfo, RoomName, TrackSid,
 };
 use meridian_shard::{Command, Event, PeerCloseReason, PeerId};
+use meridian_signalling::proto::IceServer;
 use meridian_signalling::{Action, LeaveAction, Session, SessionConfig};
 use meridian_transport::CloseReason;
 use rand::Rng;
@@ -97,7 +98,7 @@ pub(super) async fn run(
 impl RoomTask {
     fn new(edge: Arc<EdgeState>, name: RoomName, handle: RoomHandle, birth: crate::mesh::Birth) -> RoomTask {
         let now_ms = unix_now_ms();
-        let mut info = RoomInfo::new(birth.sid, now_ms as i64);
+        let mut info = RoomInfo::new(birth.sid, birth.created_at_ms);
         info.incarnation = birth.incarnation;
         let now = Instant::now();
         RoomTask {
@@ -175,7 +176,11 @@ impl RoomTask {
 
     fn connect(&mut self, connect: Connect, joined: oneshot::Sender<Result<SessionKey, Connect>>) {
         let socket = self.edge.rooms.next_session();
-        let done = if connect.request.reconnect { self.resume(socket, connect) } else { self.join(socket, connect) };
+        let done = if connect.request.reconnect {
+            self.resume(socket, connect)
+        } else {
+            self.join(socket, connect)
+        };
         if done.is_some() {
             // Unanswered means refused: the socket's task then closes after what was queued.
             let _ = joined.send(Ok(socket));
@@ -183,16 +188,22 @@ impl RoomTask {
     }
 
     fn join(&mut self, socket: SessionKey, connect: Connect) -> Option<()> {
-        let Connect { request, claims, frames } = connect;
+        let Connect {
+            request,
+            claims,
+            frames,
+        } = connect;
         let now = Instant::now();
         if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
         let through_join_api = claims.meridian.is_some();
-        let mut signalling = Session::new(self.session_config(), request, claims);
+        let mut signalling = Session::new(self.session_config(&claims.sub), request, claims);
         let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
         if through_join_api {
-            newcomer.attributes.insert(POP_ATTRIBUTE.to_owned(), self.edge.config.node.region.clone());
+            newcomer
+                .attributes
+                .insert(POP_ATTRIBUTE.to_owned(), self.edge.config.node.region.clone());
         }
         let joined = match self.room.join(now, unix_now_ms() as i64, newcomer) {
             Ok(joined) => joined,
@@ -204,7 +215,11 @@ impl RoomTask {
             }
         };
         if let Some(evicted) = &joined.evicted {
-            self.say_goodbye(&evicted.sid, LeaveAction::Disconnect, DisconnectReason::DuplicateIdentity);
+            self.say_goodbye(
+                &evicted.sid,
+                LeaveAction::Disconnect,
+                DisconnectReason::DuplicateIdentity,
+            );
         }
         // The others hear of the newcomer first; its own first message is the JoinResponse.
         self.drain_room_events();
@@ -220,13 +235,18 @@ impl RoomTask {
     }
 
     fn resume(&mut self, socket: SessionKey, connect: Connect) -> Option<()> {
-        let Connect { request, claims, frames } = connect;
+        let Connect {
+            request,
+            claims,
+            frames,
+        } = connect;
         let sid = request.resume_sid.clone();
-        let found = self.clients.values_mut().find(|client| {
-            sid.as_ref().is_none_or(|sid| client.sid == *sid) && client.identity.as_str() == claims.sub
-        });
+        let found = self
+            .clients
+            .values_mut()
+            .find(|client| sid.as_ref().is_none_or(|sid| client.sid == *sid) && client.identity.as_str() == claims.sub);
         let Some(client) = found else {
-            let mut signalling = Session::new(self.session_config(), request, claims);
+            let mut signalling = Session::new(self.session_config(&claims.sub), request, claims);
             signalling.leave(LeaveAction::Reconnect, DisconnectReason::StateMismatch);
             say_last_words(&mut signalling, &frames);
             return None;
@@ -237,18 +257,33 @@ impl RoomTask {
         tracing::info!(room = %self.name, identity = %client.identity, "resumed");
         self.sockets.insert(socket, key);
         self.dirty.insert(key);
+        // What the old socket was given last may never have been read: which layers to send is told again.
+        for sid in self.tracks.published_by(key) {
+            if let Some(track) = self.tracks.get_mut(&sid) {
+                track.told = None;
+            }
+        }
         self.act(key, actions);
         Some(())
     }
 
-    fn session_config(&self) -> SessionConfig {
+    fn session_config(&self, identity: &str) -> SessionConfig {
         let region = self.edge.config.node.region.clone();
-        SessionConfig::new(self.edge.node.as_str(), region, rand::rng().random())
+        let mut config = SessionConfig::new(self.edge.node.as_str(), region, rand::rng().random());
+        config.ice_servers = self
+            .edge
+            .turn()
+            .map(|turn| ice_server(&turn, identity))
+            .into_iter()
+            .collect();
+        config
     }
 
     fn frame(&mut self, socket: SessionKey, frame: meridian_signalling::Frame) {
         let Some(&key) = self.sockets.get(&socket) else { return };
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         if client.socket != Some(socket) {
             return;
         }
@@ -261,9 +296,13 @@ impl RoomTask {
 
     /// The client broke the protocol: its session ends, and it is told why.
     pub(super) fn violation(&mut self, key: SessionKey, reason: &str) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         tracing::info!(room = %self.name, identity = %client.identity, reason, "session ended: protocol violation");
-        client.signalling.leave(LeaveAction::Disconnect, DisconnectReason::StateMismatch);
+        client
+            .signalling
+            .leave(LeaveAction::Disconnect, DisconnectReason::StateMismatch);
         self.remove(key, DisconnectReason::StateMismatch, reason);
     }
 
@@ -275,14 +314,16 @@ impl RoomTask {
                         self.violation(key, &error.to_string());
                     }
                 }
-                Action::AddTrack { .. } => {}
+                Action::AddTrack { track, .. } => self.prepare_audio(key, &track),
                 Action::Mute { track, muted } => self.mute(key, &track, muted),
                 Action::Subscribe { track } => self.subscribe(key, &track),
                 Action::Unsubscribe { track } => self.unsubscribe(key, &track),
                 Action::TrackSetting { track, setting } => self.set_demand(key, &track, setting),
                 Action::UpdateSelf(update) => self.write(key, |room, sid| room.update_participant(sid, update)),
                 Action::UpdateTrack { track, change } => {
-                    self.write(key, |room, sid| room.update_track(sid, &track, |facts| change.apply(facts)));
+                    self.write(key, |room, sid| {
+                        room.update_track(sid, &track, |facts| change.apply(facts))
+                    });
                 }
                 Action::SubscriptionPermission(acl) => self.write(key, |room, sid| room.set_acl(sid, acl)),
                 Action::SyncState { .. } => {}
@@ -308,13 +349,17 @@ impl RoomTask {
     fn media(&mut self, event: Event) {
         match event {
             Event::PeerConnected { peer, profile } => {
-                let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key)) else { return };
+                let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key)) else {
+                    return;
+                };
                 client.connected();
                 tracing::debug!(room = %self.name, identity = %client.identity, ?profile, "media transport stands");
                 let _ = self.room.set_state(&client.sid, ParticipantState::Active);
             }
             Event::PeerClosed { peer, reason } => self.peer_closed(peer, reason),
-            Event::Data { peer, channel, payload, .. } => self.data(peer, channel, &payload),
+            Event::Data {
+                peer, channel, payload, ..
+            } => self.data(peer, channel, &payload),
             Event::MediaStarted { track, codec, .. } => self.announce(track, Some(codec)),
             Event::KeyframeWanted { track, layer } => self.keyframe_wanted(track, layer),
             Event::AudioLevels(levels) => self.audio_levels(&levels),
@@ -330,14 +375,22 @@ impl RoomTask {
 
     fn peer_closed(&mut self, peer: PeerId, reason: PeerCloseReason) {
         let Some(&key) = self.peers.get(&peer) else { return };
-        let Some(client) = self.clients.get_mut(&key) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
         if reason == PeerCloseReason::Transport(CloseReason::ClosedByPeer) {
-            // The page was closed; its socket's end is on the way.
-            return self.remove(key, DisconnectReason::ClientInitiated, "");
+            // The page is closing, or on its way to another edge: its Leave, or its next join, tells which.
+            client.transport_closed(Instant::now());
+            // Not `Active` any more: should it turn up on another edge, nobody is shown a departure.
+            let _ = self.room.set_state(&client.sid, ParticipantState::Joined);
+            self.forget_peer(peer);
+            return;
         }
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "media transport closed");
         if client.is_attached() {
-            client.signalling.leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
+            client
+                .signalling
+                .leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
         }
         self.remove(key, DisconnectReason::ConnectionTimeout, "media transport closed");
     }
@@ -347,7 +400,9 @@ impl RoomTask {
         match message {
             FromMesh::Incarnation { sid, incarnation } => {
                 if incarnation > self.room.info().incarnation {
-                    let _ = self.room.update_info(|info| (info.sid, info.incarnation) = (sid, incarnation));
+                    let _ = self
+                        .room
+                        .update_info(|info| (info.sid, info.incarnation) = (sid, incarnation));
                 }
             }
             FromMesh::Delta { from, delta } => match self.room.apply(now, &from, delta) {
@@ -368,7 +423,9 @@ impl RoomTask {
             FromMesh::Wanted { track, layers } => self.wanted_by_mesh(&track, layers),
             FromMesh::Keyframe { track, layer } => {
                 if let Some(track) = self.tracks.get(&track).filter(|track| track.is_local()) {
-                    self.edge.shards.send(Command::RequestKeyframe { track: track.id, layer });
+                    self.edge
+                        .shards
+                        .send(Command::RequestKeyframe { track: track.id, layer });
                 }
             }
             FromMesh::PassThrough { track } => self.pass_through(&track),
@@ -378,7 +435,9 @@ impl RoomTask {
 
     /// Ends the session of a stay that the room has already withdrawn or is about to.
     pub(super) fn say_goodbye(&mut self, sid: &ParticipantSid, action: LeaveAction, reason: DisconnectReason) {
-        let Some(client) = self.clients.values_mut().find(|client| client.sid == *sid) else { return };
+        let Some(client) = self.clients.values_mut().find(|client| client.sid == *sid) else {
+            return;
+        };
         if !client.signalling.has_left() {
             client.signalling.leave(action, reason);
         }
@@ -400,7 +459,9 @@ impl RoomTask {
 
     /// The client is out: everything it published and received ends.
     pub(super) fn remove(&mut self, key: SessionKey, reason: DisconnectReason, close_reason: &str) {
-        let Some(mut client) = self.clients.remove(&key) else { return };
+        let Some(mut client) = self.clients.remove(&key) else {
+            return;
+        };
         client.close(close_reason);
         if let Some(socket) = client.socket {
             self.sockets.remove(&socket);
@@ -430,15 +491,20 @@ impl RoomTask {
         if self.room.poll_timeout().is_some_and(|due| due <= now) {
             self.room.handle_timeout(now);
         }
-        let overdue: Vec<_> =
-            self.clients.values().filter_map(|client| Some((client.key, client.overdue(now)?))).collect();
-        for (key, why) in overdue {
+        let overdue: Vec<_> = self
+            .clients
+            .values()
+            .filter_map(|client| client.overdue(now).map(|(reason, why)| (client.key, reason, why)))
+            .collect();
+        for (key, reason, why) in overdue {
             if let Some(client) = self.clients.get_mut(&key)
                 && client.is_attached()
             {
-                client.signalling.leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
+                client
+                    .signalling
+                    .leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
             }
-            self.remove(key, DisconnectReason::ConnectionTimeout, why);
+            self.remove(key, reason, why);
         }
         self.tell_periodically(now);
         self.dirty.extend(self.clients.keys());
@@ -453,7 +519,9 @@ impl RoomTask {
         self.tell_demand();
         let dirty: BTreeSet<SessionKey> = self.dirty.drain().collect();
         for key in dirty {
-            let Some(client) = self.clients.get_mut(&key) else { continue };
+            let Some(client) = self.clients.get_mut(&key) else {
+                continue;
+            };
             client.ask_for_offer(now);
             if client.flush(now).is_err() {
                 tracing::warn!(room = %self.name, identity = %client.identity, "client too slow: socket closed");
@@ -472,7 +540,9 @@ impl RoomTask {
             self.before_telling(&event);
             let keys: Vec<SessionKey> = self.clients.keys().copied().collect();
             for key in keys {
-                let Some(client) = self.clients.get_mut(&key) else { continue };
+                let Some(client) = self.clients.get_mut(&key) else {
+                    continue;
+                };
                 let actions = client.signalling.on_room_event(&self.room, &event);
                 self.dirty.insert(key);
                 self.act(key, actions);
@@ -491,7 +561,10 @@ impl RoomTask {
     fn after_telling(&mut self, event: &RoomEvent) {
         match event {
             RoomEvent::TrackUnpublished { track, .. } => self.drop_track(track),
-            RoomEvent::ParticipantLeft { participant, .. } | RoomEvent::ParticipantReplaced { previous: participant, .. } => {
+            RoomEvent::ParticipantLeft { participant, .. }
+            | RoomEvent::ParticipantReplaced {
+                previous: participant, ..
+            } => {
                 let gone: Vec<TrackSid> = participant.tracks.keys().cloned().collect();
                 for track in gone {
                     self.drop_track(&track);
@@ -503,6 +576,16 @@ impl RoomTask {
             }
             _ => {}
         }
+    }
+}
+
+fn ice_server(turn: &meridian_api::v1::TurnPolicy, identity: &str) -> IceServer {
+    let expires_s = unix_now_ms() / 1000 + u64::from(turn.ttl_s);
+    let (username, credential) = meridian_api::turn::credentials(&turn.secret, identity, expires_s);
+    IceServer {
+        urls: turn.urls.clone(),
+        username,
+        credential,
     }
 }
 

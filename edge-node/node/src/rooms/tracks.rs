@@ -109,15 +109,16 @@ impl Tracks {
 
     /// The track this client sends on that media section.
     pub(super) fn published_on(&self, session: SessionKey, mid: &str) -> Option<TrackSid> {
-        let found = self.iter().find(|track| {
-            matches!(&track.origin, Origin::Local { session: s, mid: m, .. } if *s == session && m == mid)
-        });
+        let found = self.iter().find(
+            |track| matches!(&track.origin, Origin::Local { session: s, mid: m, .. } if *s == session && m == mid),
+        );
         found.map(|track| track.sid.clone())
     }
 
     /// Tracks this client publishes.
     pub(super) fn published_by(&self, session: SessionKey) -> Vec<TrackSid> {
-        let of_session = |track: &&CarriedTrack| matches!(track.origin, Origin::Local { session: s, .. } if s == session);
+        let of_session =
+            |track: &&CarriedTrack| matches!(track.origin, Origin::Local { session: s, .. } if s == session);
         self.iter().filter(of_session).map(|track| track.sid.clone()).collect()
     }
 }
@@ -125,9 +126,23 @@ impl Tracks {
 /// What a track of another edge is sent in, from the mime type its publisher's edge announced.
 pub(super) fn codec_of_mime(mime: &str) -> Option<Codec> {
     // Browsers' baseline H264 (constrained baseline 3.1, single NAL units aggregated): what a mime type alone can promise.
-    const H264: Codec = Codec::H264 { profile_level_id: 0x42e01f, packetization_mode: 1 };
-    let known = [Codec::Opus, Codec::Red, Codec::Pcmu, Codec::Pcma, Codec::Vp8, Codec::Vp9 { profile: 0 }, H264, Codec::Av1];
-    known.into_iter().find(|codec| codec.to_string().eq_ignore_ascii_case(mime))
+    const H264: Codec = Codec::H264 {
+        profile_level_id: 0x42e01f,
+        packetization_mode: 1,
+    };
+    let known = [
+        Codec::Opus,
+        Codec::Red,
+        Codec::Pcmu,
+        Codec::Pcma,
+        Codec::Vp8,
+        Codec::Vp9 { profile: 0 },
+        H264,
+        Codec::Av1,
+    ];
+    known
+        .into_iter()
+        .find(|codec| codec.to_string().eq_ignore_ascii_case(mime))
 }
 
 #[cfg(test)]
@@ -136,7 +151,15 @@ mod tests {
 
     fn track(layers: u8, demands: &[(u64, bool, u8)]) -> CarriedTrack {
         let demand = |&(session, enabled, layer): &(u64, bool, u8)| {
-            (SessionKey(session), Demand { enabled, max_layer: Layer(layer), max_fps: None, priority: 0 })
+            (
+                SessionKey(session),
+                Demand {
+                    enabled,
+                    max_layer: Layer(layer),
+                    max_fps: None,
+                    priority: 0,
+                },
+            )
         };
         CarriedTrack {
             id: TrackId(1),
@@ -144,7 +167,10 @@ mod tests {
             kind: MediaKind::Video,
             codecs: vec![Codec::Vp8],
             layers,
-            origin: Origin::Remote { node: NodeId::new("sin-1"), epoch: Epoch(1) },
+            origin: Origin::Remote {
+                node: NodeId::new("sin-1"),
+                epoch: Epoch(1),
+            },
             demands: demands.iter().map(demand).collect(),
             wanted_by_mesh: LayerSet::EMPTY,
             told: None,

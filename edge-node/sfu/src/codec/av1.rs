@@ -7,8 +7,14 @@ pub(super) fn inspect(payload: &[u8], dependency_descriptor: Option<&[u8]>) -> F
     let (continues, new_sequence) = (header & 0x80 != 0, header & 0x08 != 0);
     // N: first packet of a coded video sequence, which begins with a keyframe.
     let keyframe = new_sequence && !continues;
-    let start = dependency_descriptor.and_then(|d| d.first()).map_or(!continues, |first| first & 0x80 != 0);
-    FrameInfo { keyframe, start, ..FrameInfo::default() }
+    let start = dependency_descriptor
+        .and_then(|d| d.first())
+        .map_or(!continues, |first| first & 0x80 != 0);
+    FrameInfo {
+        keyframe,
+        start,
+        ..FrameInfo::default()
+    }
 }
 
 #[cfg(test)]

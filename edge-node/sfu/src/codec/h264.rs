@@ -17,11 +17,16 @@ pub(super) fn inspect(payload: &[u8]) -> FrameInfo {
         },
         _ => starts_keyframe(payload),
     };
-    FrameInfo { keyframe, start: keyframe, ..FrameInfo::default() }
+    FrameInfo {
+        keyframe,
+        start: keyframe,
+        ..FrameInfo::default()
+    }
 }
 
 fn starts_keyframe(unit: &[u8]) -> bool {
-    unit.first().is_some_and(|header| unit_starts_keyframe(header & 0x1F, unit.get(1)))
+    unit.first()
+        .is_some_and(|header| unit_starts_keyframe(header & 0x1F, unit.get(1)))
 }
 
 /// Parameter sets come first; a bare IDR counts when it is the picture's first slice: `first_mb_in_slice` = 0 is a single
@@ -46,7 +51,10 @@ mod tests {
 
     #[test]
     fn parameter_sets_and_first_idr_slices_start_a_keyframe() {
-        assert!(inspect(&[0x78, 0, 2, 0x67, 0x42, 0, 1, 0x68]).keyframe, "STAP-A with SPS");
+        assert!(
+            inspect(&[0x78, 0, 2, 0x67, 0x42, 0, 1, 0x68]).keyframe,
+            "STAP-A with SPS"
+        );
         assert!(inspect(&[0x67, 0x42]).keyframe, "SPS");
         assert!(inspect(&[0x65, 0x88]).keyframe, "IDR, first slice");
         assert!(inspect(&[0x7C, 0x85, 0x88]).keyframe, "FU-A start of an IDR");
@@ -57,7 +65,10 @@ mod tests {
         assert!(!inspect(&[0x65, 0x40]).keyframe, "IDR, later slice");
         assert!(!inspect(&[0x7C, 0x05, 0x88]).keyframe, "FU-A continuation");
         assert!(!inspect(&[0x41, 0x9A]).keyframe, "P slice");
-        assert!(!inspect(&[0x78, 0, 9, 0x67]).keyframe, "STAP-A with a unit that does not fit");
+        assert!(
+            !inspect(&[0x78, 0, 9, 0x67]).keyframe,
+            "STAP-A with a unit that does not fit"
+        );
         assert!(!inspect(&[0x7C]).keyframe);
     }
 }

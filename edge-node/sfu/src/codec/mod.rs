@@ -56,7 +56,10 @@ pub fn inspect(codec: Codec, payload: &[u8], dependency_descriptor: Option<&[u8]
         Codec::Vp9 { .. } => vp9::inspect(payload).unwrap_or_default(),
         Codec::H264 { .. } => h264::inspect(payload),
         Codec::Av1 => av1::inspect(payload, dependency_descriptor),
-        Codec::Red => FrameInfo { red_primary: red::primary_offset(payload), ..FrameInfo::default() },
+        Codec::Red => FrameInfo {
+            red_primary: red::primary_offset(payload),
+            ..FrameInfo::default()
+        },
         Codec::Opus | Codec::Pcmu | Codec::Pcma => FrameInfo::default(),
     }
 }
@@ -66,8 +69,22 @@ fn picture_id(payload: &[u8], at: usize) -> Option<(PictureId, usize)> {
     let first = *payload.get(at)?;
     let offset = u8::try_from(at).ok()?;
     if first & 0x80 == 0 {
-        return Some((PictureId { value: u16::from(first), at: offset, wide: false }, at + 1));
+        return Some((
+            PictureId {
+                value: u16::from(first),
+                at: offset,
+                wide: false,
+            },
+            at + 1,
+        ));
     }
     let value = u16::from_be_bytes([first & 0x7F, *payload.get(at + 1)?]);
-    Some((PictureId { value, at: offset, wide: true }, at + 2))
+    Some((
+        PictureId {
+            value,
+            at: offset,
+            wide: true,
+        },
+        at + 2,
+    ))
 }

@@ -2,12 +2,36 @@
 //! the subscriber sees has one SSRC, continuous sequence numbers, timestamps and picture ids whatever happens upstream.
 //! Encryption is the shard's. An (SSRC, sequence) is never written twice: repeats go out as RTX (RFC 4588) only.
 
+mod history;
+mod report;
+mod rewrite;
+mod select;
+mod timeline;
+
+use self::history::{History, Mapping};
+use self::report::Reports;
+use self::rewrite::{OutExtensions, Outgoing};
+use self::select::Selection;
+use self::timeline::{LastFrame, LayerClock};
 use crate::layers::Demand;
-use crate::media::{ExtensionMap, Layer, MediaKind, PayloadType};
+use crate::media::{Codec, ExtensionMap, Layer, MediaKind, PayloadType};
 use crate::packet::RtpPacket;
 use crate::rtcp::{ReportBlock, SenderReport};
 use crate::source::Source;
 use std::time::{Duration, Instant};
+
+/// A source that jumps ahead further than a ring holds is a new stream, not a loss.
+const JUMP_MAX: i32 = 512;
+/// Nor does a source that was there all along deliver packets that its ring forgot long ago.
+const BEHIND_MAX: i32 = 4_096;
+/// Numbers remembered as sent, back from the highest.
+const WINDOW: u32 = 64;
+/// A NACK for a number further back than this is not looked up.
+const NACK_AGE_MAX: u16 = 4_096;
+/// Retransmissions are paid from credit, in half packets: one half earned by each packet sent, two spent on each repeat.
+/// So a subscriber that NACKs everything for ever costs at most half a stream more.
+const CREDIT_START: u16 = 256;
+const CREDIT_MAX: u16 = 1_024;
 
 /// What SDP negotiated for this subscription, and the randomness.
 #[derive(Clone, Debug)]
@@ -67,59 +91,520 @@ pub struct DownlinkStats {
     pub rtt: Option<Duration>,
 }
 
+/// How a source's codec appears to this subscriber.
+#[derive(Clone, Copy, Debug)]
+struct Format {
+    codec: Codec,
+    payload_type: u8,
+    rtx: Option<u8>,
+    /// The subscriber did not negotiate RED: it gets the primary block as plain Opus.
+    strip_red: bool,
+}
+
+/// The newest frame counters sent, in the subscriber's numbering.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    picture_id: u16,
+    frame_number: u16,
+    tl0: u8,
+}
+
+/// Hot state of one subscription (a test keeps it ≤ 1 KB).
 pub struct Downlink {
+    kind: MediaKind,
+    muted: bool,
+    send_mid: bool,
     ssrc: u32,
+    rtx_ssrc: Option<u32>,
+    format: Option<Format>,
+    extensions: OutExtensions,
+    selection: Selection,
+    history: History,
+    /// Highest outgoing extended sequence number, and which of the 64 up to it were sent.
+    highest: u32,
+    sent: u64,
+    last: Option<LastFrame>,
+    counters: Counters,
+    /// Timestamp of the frame that is being left out (temporal layers).
+    dropped_frame: Option<u32>,
+    next_rtx: u16,
+    credit: u16,
+    packets: u64,
+    bytes: u64,
+    retransmitted: u64,
+    unanswered: u64,
+    switches: u32,
+    reports: Reports,
+    payloads: Box<[PayloadType]>,
 }
 
 impl Downlink {
     pub fn new(config: DownlinkConfig) -> Self {
-        Downlink { ssrc: config.ssrc }
+        Downlink {
+            kind: config.kind,
+            muted: false,
+            send_mid: true,
+            ssrc: config.ssrc,
+            rtx_ssrc: config.rtx_ssrc,
+            format: None,
+            extensions: OutExtensions::new(&config),
+            selection: Selection::new(),
+            history: History::new(),
+            highest: (1u32 << 16 | u32::from(config.first_sequence)) - 1,
+            sent: 0,
+            last: None,
+            counters: Counters::default(),
+            dropped_frame: None,
+            next_rtx: config.first_rtx_sequence,
+            credit: CREDIT_START,
+            packets: 0,
+            bytes: 0,
+            retransmitted: 0,
+            unanswered: 0,
+            switches: 0,
+            reports: Reports::default(),
+            payloads: config.payloads.into(),
+        }
     }
+
     pub fn ssrc(&self) -> u32 {
         self.ssrc
     }
+
     pub fn rtx_ssrc(&self) -> Option<u32> {
-        None
+        self.rtx_ssrc
     }
+
     /// A new answer changed payload types, extensions or mid of this section (SSRCs stay).
-    pub fn renegotiate(&mut self, _config: &DownlinkConfig) {}
-    pub fn demand(&self) -> Demand {
-        Demand::default()
+    pub fn renegotiate(&mut self, config: &DownlinkConfig) {
+        self.extensions = OutExtensions::new(config);
+        self.payloads = config.payloads.clone().into();
+        self.format = None;
+        self.send_mid = true;
     }
+
+    pub fn demand(&self) -> Demand {
+        self.selection.demand
+    }
+
     /// Takes effect at once when it needs no keyframe; otherwise when one arrives. Poll for keyframe requests afterwards.
-    pub fn set_demand(&mut self, _demand: Demand, _source: &Source) {}
+    pub fn set_demand(&mut self, demand: Demand, source: &Source) {
+        if !demand.enabled {
+            self.selection.stop();
+        }
+        self.selection.demand = demand;
+        self.selection.retarget(source);
+    }
+
     /// The publisher muted or unmuted: after unmuting, video starts again at a keyframe, numbers stay continuous.
-    pub fn set_muted(&mut self, _muted: bool) {}
+    pub fn set_muted(&mut self, muted: bool) {
+        if muted != self.muted {
+            self.selection.stop();
+        }
+        self.muted = muted;
+    }
+
     /// Chooses the target layer again from what is live. Call every ~100 ms.
-    pub fn handle_timeout(&mut self, _now: Instant, _source: &Source) {}
+    pub fn handle_timeout(&mut self, _now: Instant, source: &Source) {
+        self.selection.retarget(source);
+    }
+
     /// A layer whose keyframe this subscription waits for, when it is time to (re)ask: pass it to
     /// [`Source::request_keyframe`] / [`crate::Uplink::request_keyframe`]. Backs off 500 ms → 2 s.
-    pub fn poll_keyframe_request(&mut self, _now: Instant) -> Option<Layer> {
-        None
+    pub fn poll_keyframe_request(&mut self, now: Instant) -> Option<Layer> {
+        if self.kind == MediaKind::Audio || self.paused() {
+            return None;
+        }
+        self.selection.poll_keyframe_request(now)
     }
+
     /// PLI or FIR from the subscriber.
-    pub fn handle_pli(&mut self, _now: Instant) {}
+    pub fn handle_pli(&mut self, _now: Instant) {
+        self.selection.decoder_lost = true;
+    }
 
     /// Writes `packet` as this subscriber must see it, or decides that it is not for them. `source` is the packet's source.
     /// `out` needs [`crate::packet::PACKET_BYTES_MAX`] + 64 bytes.
-    pub fn forward(&mut self, _source: &Source, _packet: &RtpPacket, _send: &mut SendContext<'_>, _out: &mut [u8]) -> Option<Forwarded> {
-        None
+    pub fn forward(
+        &mut self,
+        source: &Source,
+        packet: &RtpPacket,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        // The common refusal first: two of three packets of a simulcast track are of other layers.
+        let own_layer = self.selection.current == Some(packet.layer);
+        let starts = self.kind == MediaKind::Audio || packet.frame.keyframe;
+        if !own_layer && !starts || self.paused() {
+            return None;
+        }
+        let format = self.format(packet.codec)?;
+        if !own_layer {
+            if !self.selection.may_switch(self.kind, source, packet) {
+                return None;
+            }
+            self.switch(source, packet);
+        } else if self.is_discontinuous(packet) {
+            if !starts {
+                self.selection.stop();
+                self.selection.retarget(source);
+                return None;
+            }
+            self.switch(source, packet);
+        }
+        let source_sequence = packet.extended_sequence as u32;
+        let current = *self.history.current()?;
+        let in_current = source_sequence.wrapping_sub(current.sequence);
+        let reserved = history::precedes(in_current, current.out_start);
+        let (mapping, sequence) = if reserved {
+            let (mapping, sequence) = self.history.of_source(packet.layer.0, source_sequence)?;
+            (*mapping, sequence)
+        } else {
+            (current, in_current)
+        };
+        let ahead = sequence.wrapping_sub(self.highest) as i32;
+        if ahead <= 0 {
+            return self.forward_late(packet, &mapping, sequence, format, send, out);
+        }
+        // A packet whose number later ones already count with is sent even if it is of no use: it fills the hole.
+        if !reserved && self.leaves_out(packet) {
+            self.leave_out(packet, current, sequence);
+            return None;
+        }
+        let forwarded = self.write(packet, &mapping, sequence, format, send, out)?;
+        self.sent = if ahead as u32 >= WINDOW {
+            1
+        } else {
+            self.sent << ahead | 1
+        };
+        self.highest = sequence;
+        self.credit = (self.credit + 1).min(CREDIT_MAX);
+        self.note_sent(packet, &mapping);
+        Some(forwarded)
     }
+
     /// Answers one NACKed sequence number with an RTX packet. Budgeted; `None` = unknown, gone or no RTX negotiated.
-    pub fn retransmit(&mut self, _sequence: u16, _source: &Source, _send: &mut SendContext<'_>, _out: &mut [u8]) -> Option<Forwarded> {
-        None
+    pub fn retransmit(
+        &mut self,
+        sequence: u16,
+        source: &Source,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        let forwarded = self.find_sent(sequence, source).and_then(|(packet, mapping)| {
+            let format = self.format(packet.codec)?;
+            self.write_rtx(packet, &mapping, sequence, format, send, out)
+        });
+        if forwarded.is_none() {
+            self.unanswered += 1;
+        }
+        forwarded
     }
+
     /// Sender report on the publisher's NTP timeline; `None` until the publisher reported and a packet was sent.
-    pub fn sender_report(&mut self, _now: Instant, _source: &Source) -> Option<SenderReport> {
-        None
+    pub fn sender_report(&mut self, now: Instant, source: &Source) -> Option<SenderReport> {
+        let layer = self.selection.current?;
+        let (report, at) = source.sender_report(layer)?;
+        let mapping = self.history.current()?;
+        let elapsed = now.saturating_duration_since(at);
+        let mut info = timeline::extrapolate(report, elapsed, self.format?.codec.clock_rate_hz());
+        info.rtp_timestamp = info.rtp_timestamp.wrapping_add(mapping.timestamp);
+        self.reports.sent(now, info.ntp);
+        Some(SenderReport {
+            ssrc: self.ssrc,
+            info,
+            packets: self.packets as u32,
+            octets: self.bytes as u32,
+        })
     }
+
     /// A report block about our SSRC.
-    pub fn handle_report(&mut self, _now: Instant, _block: &ReportBlock) {}
-    pub fn stats(&self) -> DownlinkStats {
-        DownlinkStats::default()
+    pub fn handle_report(&mut self, now: Instant, block: &ReportBlock) {
+        // The subscriber knows our SSRC by now: mid can be left out (RFC 8843 §9.2).
+        self.send_mid = false;
+        let clock_rate_hz = self.format.map_or(90_000, |format| format.codec.clock_rate_hz());
+        self.reports.received(now, block, clock_rate_hz);
     }
+
+    pub fn stats(&self) -> DownlinkStats {
+        DownlinkStats {
+            packets: self.packets,
+            bytes: self.bytes,
+            retransmitted: self.retransmitted,
+            unanswered_nacks: self.unanswered,
+            switches: self.switches,
+            layer: self.selection.current,
+            target: self.selection.target,
+            ..self.reports.stats()
+        }
+    }
+
     /// The first packet was forwarded.
     pub fn started(&self) -> bool {
-        false
+        self.last.is_some()
+    }
+
+    fn paused(&self) -> bool {
+        self.muted || !self.selection.demand.enabled
+    }
+
+    /// The payload type for a codec; `None` when the subscriber did not negotiate it.
+    fn format(&mut self, codec: Codec) -> Option<Format> {
+        if let Some(format) = self.format.filter(|format| format.codec == codec) {
+            return Some(format);
+        }
+        let find = |wanted: Codec| self.payloads.iter().find(|p| p.codec.compatible_with(wanted));
+        let exact = find(codec).map(|p| (p, false));
+        let (payload, strip_red) = exact.or_else(|| {
+            let opus = (codec == Codec::Red).then(|| find(Codec::Opus))??;
+            Some((opus, true))
+        })?;
+        let rtx = payload
+            .rtx_pt
+            .filter(|_| self.rtx_ssrc.is_some() && self.kind == MediaKind::Video);
+        let format = Format {
+            codec,
+            payload_type: payload.pt,
+            rtx,
+            strip_red,
+        };
+        self.format = Some(format);
+        Some(format)
+    }
+
+    /// Another encoder, or so far off that what lies between will never come (mute, restart, another link).
+    fn is_discontinuous(&self, packet: &RtpPacket) -> bool {
+        let Some(current) = self.history.current() else {
+            return true;
+        };
+        let out = (packet.extended_sequence as u32).wrapping_sub(current.sequence);
+        let ahead = out.wrapping_sub(self.highest) as i32;
+        packet.ssrc != current.source_ssrc || !(-BEHIND_MAX..=JUMP_MAX).contains(&ahead)
+    }
+
+    /// From this packet on, the stream is carried by its layer.
+    fn switch(&mut self, source: &Source, packet: &RtpPacket) {
+        let out_start = self.highest.wrapping_add(1);
+        let mut mapping = Mapping {
+            out_start,
+            sequence: (packet.extended_sequence as u32).wrapping_sub(out_start),
+            layer: packet.layer.0,
+            source_ssrc: packet.ssrc,
+            ..Mapping::default()
+        };
+        if let (Some(last), Some(old)) = (self.last, self.history.current()) {
+            mapping.timestamp = self
+                .next_timestamp(source, packet, last, old)
+                .wrapping_sub(packet.timestamp);
+            let next = self.counters;
+            if let Some(id) = packet.frame.picture_id {
+                mapping.picture_id = next.picture_id.wrapping_add(1).wrapping_sub(id.value);
+            }
+            if let Some(tl0) = packet.frame.tl0 {
+                mapping.tl0 = next.tl0.wrapping_add(1).wrapping_sub(tl0.value);
+            }
+            if let Some(number) = frame_number(packet) {
+                mapping.frame_number = next.frame_number.wrapping_add(1).wrapping_sub(number);
+            }
+            self.switches += 1;
+        }
+        self.history.push(mapping);
+        self.dropped_frame = None;
+        self.selection.switched(packet.layer);
+    }
+
+    fn next_timestamp(&self, source: &Source, packet: &RtpPacket, last: LastFrame, old: &Mapping) -> u32 {
+        if packet.ssrc == old.source_ssrc {
+            // The same encoder after a pause: its clock went on.
+            let same = packet.timestamp.wrapping_add(old.timestamp);
+            if same.wrapping_sub(last.timestamp) as i32 > 0 {
+                return same;
+            }
+        }
+        let report = |layer| source.sender_report(layer).map(|(report, _)| report);
+        let old_clock = report(Layer(old.layer)).map(|report| LayerClock {
+            report,
+            offset: old.timestamp,
+        });
+        let clock_rate_hz = packet.codec.clock_rate_hz();
+        timeline::continue_at(
+            packet.timestamp,
+            packet.arrival,
+            last,
+            old_clock,
+            report(packet.layer),
+            clock_rate_hz,
+        )
+    }
+
+    /// Padding has done its work on the way here; a temporal layer above the wanted frame rate is not sent on.
+    fn leaves_out(&mut self, packet: &RtpPacket) -> bool {
+        packet.is_padding_only() || packet.codec == Codec::Vp8 && self.selection.drops_temporal(&packet.frame)
+    }
+
+    /// Closes the gap: what follows takes this packet's number, and picture ids stay continuous for VP8 (RFC 7741 §4.2).
+    fn leave_out(&mut self, packet: &RtpPacket, current: Mapping, sequence: u32) {
+        let mut mapping = Mapping {
+            out_start: sequence,
+            sequence: current.sequence.wrapping_add(1),
+            ..current
+        };
+        if !packet.is_padding_only() && self.dropped_frame != Some(packet.timestamp) {
+            self.dropped_frame = Some(packet.timestamp);
+            mapping.picture_id = mapping.picture_id.wrapping_sub(1);
+        }
+        self.history.push(mapping);
+    }
+
+    /// A packet whose number is below one already sent. RTX keeps the main stream's numbers rising for SRTP; without RTX
+    /// it takes its own place if that is recent and unused.
+    fn forward_late(
+        &mut self,
+        packet: &RtpPacket,
+        mapping: &Mapping,
+        sequence: u32,
+        format: Format,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        let age = self.highest.wrapping_sub(sequence);
+        if age < WINDOW && self.sent >> age & 1 != 0 {
+            return None;
+        }
+        if format.rtx.is_some() {
+            return self.write_rtx(packet, mapping, sequence as u16, format, send, out);
+        }
+        if age >= WINDOW {
+            return None;
+        }
+        let mut forwarded = self.write(packet, mapping, sequence, format, send, out)?;
+        self.sent |= 1 << age;
+        forwarded.late = true;
+        Some(forwarded)
+    }
+
+    fn write(
+        &mut self,
+        packet: &RtpPacket,
+        mapping: &Mapping,
+        sequence: u32,
+        format: Format,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        let skip_payload = match packet.frame.red_primary {
+            Some(primary) if format.strip_red => usize::from(primary),
+            // Unreadable RED cannot become Opus.
+            None if format.strip_red => return None,
+            _ => 0,
+        };
+        let outgoing = Outgoing {
+            packet,
+            mapping,
+            ssrc: self.ssrc,
+            sequence: sequence as u16,
+            payload_type: format.payload_type,
+            send_mid: self.send_mid,
+            original_sequence: None,
+            skip_payload,
+            pad: self.kind == MediaKind::Video,
+        };
+        let (header_len, len) = rewrite::write(&outgoing, &self.extensions, send, out)?;
+        self.packets += 1;
+        self.bytes += (len - header_len) as u64;
+        let sequence = sequence as u16;
+        Some(Forwarded {
+            ssrc: self.ssrc,
+            sequence,
+            header_len,
+            len,
+            marker: packet.marker,
+            rtx: false,
+            late: false,
+        })
+    }
+
+    fn write_rtx(
+        &mut self,
+        packet: &RtpPacket,
+        mapping: &Mapping,
+        original_sequence: u16,
+        format: Format,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        let (ssrc, payload_type) = (self.rtx_ssrc?, format.rtx?);
+        let credit = self.credit.checked_sub(2)?;
+        let sequence = self.next_rtx;
+        let outgoing = Outgoing {
+            packet,
+            mapping,
+            ssrc,
+            sequence,
+            payload_type,
+            send_mid: self.send_mid,
+            original_sequence: Some(original_sequence),
+            skip_payload: 0,
+            pad: false,
+        };
+        let (header_len, len) = rewrite::write(&outgoing, &self.extensions, send, out)?;
+        self.credit = credit;
+        self.next_rtx = sequence.wrapping_add(1);
+        self.retransmitted += 1;
+        Some(Forwarded {
+            ssrc,
+            sequence,
+            header_len,
+            len,
+            marker: packet.marker,
+            rtx: true,
+            late: false,
+        })
+    }
+
+    /// The packet that carried an outgoing number, while its ring still has it.
+    fn find_sent<'s>(&self, sequence: u16, source: &'s Source) -> Option<(&'s RtpPacket, Mapping)> {
+        let age = (self.highest as u16).wrapping_sub(sequence);
+        if age > NACK_AGE_MAX || !self.started() {
+            return None;
+        }
+        let out = self.highest.wrapping_sub(u32::from(age));
+        let mapping = *self.history.of_outgoing(out)?;
+        let ring = source.ring(Layer(mapping.layer))?;
+        let behind = (ring.newest() as u32).wrapping_sub(out.wrapping_add(mapping.sequence));
+        let packet = ring.get(ring.newest().checked_sub(u64::from(behind))?)?;
+        (packet.ssrc == mapping.source_ssrc).then_some((packet, mapping))
+    }
+
+    fn note_sent(&mut self, packet: &RtpPacket, mapping: &Mapping) {
+        let timestamp = packet.timestamp.wrapping_add(mapping.timestamp);
+        if self
+            .last
+            .is_none_or(|last| timestamp.wrapping_sub(last.timestamp) as i32 > 0)
+        {
+            self.last = Some(LastFrame {
+                timestamp,
+                arrival: packet.arrival,
+            });
+        }
+        let counters = &mut self.counters;
+        if let Some(id) = packet.frame.picture_id {
+            counters.picture_id = id.value.wrapping_add(mapping.picture_id);
+        }
+        if let Some(tl0) = packet.frame.tl0 {
+            counters.tl0 = tl0.value.wrapping_add(mapping.tl0);
+        }
+        if let Some(number) = frame_number(packet) {
+            counters.frame_number = number.wrapping_add(mapping.frame_number);
+        }
     }
 }
+
+/// Frame number of the dependency descriptor (mandatory fields, §A.8.3).
+fn frame_number(packet: &RtpPacket) -> Option<u16> {
+    let descriptor = packet.dependency_descriptor()?;
+    Some(u16::from_be_bytes([*descriptor.get(1)?, *descriptor.get(2)?]))
+}
+
+#[cfg(test)]
+mod tests;

@@ -50,17 +50,34 @@ pub struct SenderReport {
 /// One RTCP packet of a compound.
 #[derive(Clone, Debug)]
 pub enum Rtcp<'a> {
-    SenderReport { report: SenderReport, blocks: ReportBlocks<'a> },
-    ReceiverReport { ssrc: u32, blocks: ReportBlocks<'a> },
-    Nack { media_ssrc: u32, sequences: NackSequences<'a> },
+    SenderReport {
+        report: SenderReport,
+        blocks: ReportBlocks<'a>,
+    },
+    ReceiverReport {
+        ssrc: u32,
+        blocks: ReportBlocks<'a>,
+    },
+    Nack {
+        media_ssrc: u32,
+        sequences: NackSequences<'a>,
+    },
     TransportFeedback(Feedback<'a>),
     /// Picture loss indication.
-    Pli { media_ssrc: u32 },
+    Pli {
+        media_ssrc: u32,
+    },
     /// Full intra request, for each SSRC in it.
-    Fir { targets: FirTargets<'a> },
+    Fir {
+        targets: FirTargets<'a>,
+    },
     /// Receiver-estimated maximum bitrate (draft-alvestrand-rmcat-remb).
-    Remb { bitrate_bps: u64 },
-    Bye { ssrcs: Ssrcs<'a> },
+    Remb {
+        bitrate_bps: u64,
+    },
+    Bye {
+        ssrcs: Ssrcs<'a>,
+    },
     /// Known and not needed (SDES, XR, APP), or unknown.
     Other,
 }
@@ -124,32 +141,47 @@ fn parse_one(packet_type: u8, count: u8, body: &[u8]) -> Option<Rtcp<'_>> {
                 packets: u32_at(body, 16)?,
                 octets: u32_at(body, 20)?,
             };
-            Rtcp::SenderReport { report, blocks: ReportBlocks::new(&body[24..], count)? }
+            Rtcp::SenderReport {
+                report,
+                blocks: ReportBlocks::new(&body[24..], count)?,
+            }
         }
-        (RR, count) => {
-            Rtcp::ReceiverReport { ssrc: u32_at(body, 0)?, blocks: ReportBlocks::new(&body[4..], count)? }
-        }
-        (BYE, count) => Rtcp::Bye { ssrcs: Ssrcs(body.get(..4 * usize::from(count))?) },
-        (RTPFB, FMT_NACK) => {
-            Rtcp::Nack { media_ssrc: u32_at(body, 4)?, sequences: NackSequences::new(&body[8..]) }
-        }
+        (RR, count) => Rtcp::ReceiverReport {
+            ssrc: u32_at(body, 0)?,
+            blocks: ReportBlocks::new(&body[4..], count)?,
+        },
+        (BYE, count) => Rtcp::Bye {
+            ssrcs: Ssrcs(body.get(..4 * usize::from(count))?),
+        },
+        (RTPFB, FMT_NACK) => Rtcp::Nack {
+            media_ssrc: u32_at(body, 4)?,
+            sequences: NackSequences::new(&body[8..]),
+        },
         (RTPFB, FMT_TRANSPORT_CC) => Rtcp::TransportFeedback(Feedback::parse(body)?),
-        (PSFB, FMT_PLI) => Rtcp::Pli { media_ssrc: u32_at(body, 4)? },
+        (PSFB, FMT_PLI) => Rtcp::Pli {
+            media_ssrc: u32_at(body, 4)?,
+        },
         (PSFB, FMT_FIR) => {
             u32_at(body, 4)?;
-            Rtcp::Fir { targets: FirTargets(&body[8..]) }
+            Rtcp::Fir {
+                targets: FirTargets(&body[8..]),
+            }
         }
         (PSFB, FMT_REMB) if body.get(8..12) == Some(b"REMB") => {
             let word = u32_at(body, 12)?;
             let (exponent, mantissa) = ((word >> 18) & 0x3F, u64::from(word & 0x3_FFFF));
-            Rtcp::Remb { bitrate_bps: mantissa.checked_shl(exponent).unwrap_or(u64::MAX) }
+            Rtcp::Remb {
+                bitrate_bps: mantissa.checked_shl(exponent).unwrap_or(u64::MAX),
+            }
         }
         _ => Rtcp::Other,
     })
 }
 
 fn u32_at(data: &[u8], at: usize) -> Option<u32> {
-    data.get(at..at + 4)?.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes))
+    data.get(at..at + 4)?
+        .first_chunk::<4>()
+        .map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 /// Report blocks of an SR or RR.
@@ -192,7 +224,11 @@ pub struct NackSequences<'a> {
 
 impl<'a> NackSequences<'a> {
     fn new(rest: &'a [u8]) -> Self {
-        NackSequences { rest, base: 0, pending: 0 }
+        NackSequences {
+            rest,
+            base: 0,
+            pending: 0,
+        }
     }
 }
 
@@ -257,8 +293,16 @@ mod tests {
             last_sr: 0xABCD_EF01,
             delay_since_last_sr: 65_536,
         };
-        let info = SenderReportInfo { ntp: 0x0123_4567_89AB_CDEF, rtp_timestamp: 0xFFFF_0001 };
-        let report = SenderReport { ssrc: 5, info, packets: 100, octets: 9_000 };
+        let info = SenderReportInfo {
+            ntp: 0x0123_4567_89AB_CDEF,
+            rtp_timestamp: 0xFFFF_0001,
+        };
+        let report = SenderReport {
+            ssrc: 5,
+            info,
+            packets: 100,
+            octets: 9_000,
+        };
         Writer::new(&mut out)
             .sender_report(&report, &[block])
             .cname(5, "meridian")
@@ -288,7 +332,9 @@ mod tests {
         ];
         assert!(matches!(parse(&remb).next(), Some(Rtcp::Remb { bitrate_bps }) if bitrate_bps == 0x3_FFFF << 3));
         let padded = [0xA1, 205, 0, 4, 0, 0, 0, 1, 0, 0, 0, 9, 0, 5, 0, 1, 0, 0, 0, 4];
-        let Some(Rtcp::Nack { sequences, .. }) = parse(&padded).next() else { panic!("a NACK") };
+        let Some(Rtcp::Nack { sequences, .. }) = parse(&padded).next() else {
+            panic!("a NACK")
+        };
         assert!(sequences.eq([5, 6]));
     }
 

@@ -117,7 +117,8 @@ impl<'a> Writer<'a> {
         for block in written {
             let lost = block.cumulative_lost.clamp(-0x80_0000, 0x7F_FFFF) as u32 & 0xFF_FFFF;
             self.out.extend(block.ssrc.to_be_bytes());
-            self.out.extend((u32::from(block.fraction_lost) << 24 | lost).to_be_bytes());
+            self.out
+                .extend((u32::from(block.fraction_lost) << 24 | lost).to_be_bytes());
             self.out.extend(block.highest_sequence.to_be_bytes());
             self.out.extend(block.jitter.to_be_bytes());
             self.out.extend(block.last_sr.to_be_bytes());

@@ -21,8 +21,15 @@ fn the_drafts_chunk_examples_are_read_as_described() {
         std::iter::from_fn(move || chunk.next()).collect::<Vec<_>>()
     };
     assert_eq!(symbols(0b0000_0000_1101_1101), vec![0; 221], "run of 221 not received");
-    assert_eq!(symbols(0b0110_0000_0001_1000), vec![3; 24], "run of 24 of the reserved symbol");
-    assert_eq!(symbols(0b1001_1111_0001_1100), vec![0, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0]);
+    assert_eq!(
+        symbols(0b0110_0000_0001_1000),
+        vec![3; 24],
+        "run of 24 of the reserved symbol"
+    );
+    assert_eq!(
+        symbols(0b1001_1111_0001_1100),
+        vec![0, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0]
+    );
     assert_eq!(symbols(0b1100_1101_0101_0000), vec![0, 3, 1, 1, 1, 0, 0]);
 }
 
@@ -38,17 +45,46 @@ fn feedback_bytes_are_exact() {
     assert!(!receiver.poll(start + ms(119), 1, &mut out));
     assert_eq!(receiver.poll_timeout(), Some(start + ms(120)));
     assert!(receiver.poll(start + ms(156), 1, &mut out));
-    assert_eq!(out, [
-        0xAF, 205, 0, 6, 0, 0, 0, 1, 0x0A, 0x0B, 0x0C, 0x0D, // header with P, sender, media
-        0xFF, 0xFF, 0, 4, 0, 0, 1, 0, // base, count, reference 1, feedback 0
-        0b1101_0100, 0b1000_0000, // two-bit vector: small, small, lost, large
-        24, 40, 1, 44, // deltas 24, 40, 300
-        0, 2, // padding
-    ]);
+    assert_eq!(
+        out,
+        [
+            0xAF,
+            205,
+            0,
+            6,
+            0,
+            0,
+            0,
+            1,
+            0x0A,
+            0x0B,
+            0x0C,
+            0x0D, // header with P, sender, media
+            0xFF,
+            0xFF,
+            0,
+            4,
+            0,
+            0,
+            1,
+            0, // base, count, reference 1, feedback 0
+            0b1101_0100,
+            0b1000_0000, // two-bit vector: small, small, lost, large
+            24,
+            40,
+            1,
+            44, // deltas 24, 40, 300
+            0,
+            2, // padding
+        ]
+    );
     assert!(!receiver.poll(start + ms(500), 1, &mut out), "everything is reported");
     assert_eq!(receiver.poll_timeout(), None);
     let read: Vec<_> = feedback(&out).packets().collect();
-    assert_eq!(read, vec![(65_535, Some(280)), (0, Some(320)), (1, None), (2, Some(620))]);
+    assert_eq!(
+        read,
+        vec![(65_535, Some(280)), (0, Some(320)), (1, None), (2, Some(620))]
+    );
 }
 
 #[test]
@@ -64,7 +100,11 @@ fn a_late_packet_is_reported_again_with_what_follows_it() {
     out.clear();
     assert!(receiver.poll(start + ms(120), 1, &mut out));
     let read: Vec<_> = feedback(&out).packets().collect();
-    assert_eq!(read, vec![(11, Some(244)), (12, Some(4))], "the second delta is negative");
+    assert_eq!(
+        read,
+        vec![(11, Some(244)), (12, Some(4))],
+        "the second delta is negative"
+    );
 }
 
 #[test]
@@ -77,15 +117,26 @@ fn a_pause_longer_than_a_delta_begins_a_new_feedback() {
     assert!(receiver.poll(start + ms(9_060), 1, &mut out));
     let first = out.len();
     assert!(receiver.poll(start + ms(9_060), 1, &mut out));
-    assert_eq!(feedback(&out[..first]).packets().collect::<Vec<_>>(), vec![(1, Some(0))]);
-    assert_eq!(feedback(&out[first..]).packets().collect::<Vec<_>>(), vec![(2, Some(36_000))]);
+    assert_eq!(
+        feedback(&out[..first]).packets().collect::<Vec<_>>(),
+        vec![(1, Some(0))]
+    );
+    assert_eq!(
+        feedback(&out[first..]).packets().collect::<Vec<_>>(),
+        vec![(2, Some(36_000))]
+    );
     assert_eq!(feedback(&out[first..]).feedback_count, 1);
 }
 
 #[test]
 fn feedback_that_covers_more_than_it_holds_is_refused() {
-    let mut data = vec![0x8F, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0, 1, 0, 9, 0, 0, 0, 0, 0x20, 9, 1, 1];
-    assert!(rtcp::parse(&data).next().is_none(), "9 small deltas do not fit in 2 bytes");
+    let mut data = vec![
+        0x8F, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0, 1, 0, 9, 0, 0, 0, 0, 0x20, 9, 1, 1,
+    ];
+    assert!(
+        rtcp::parse(&data).next().is_none(),
+        "9 small deltas do not fit in 2 bytes"
+    );
     data[15] = 2;
     data[21] = 2;
     assert_eq!(feedback(&data).packets().count(), 2);

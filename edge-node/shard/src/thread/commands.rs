@@ -25,7 +25,12 @@ impl Shard {
 
     fn command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::AddPeer { peer, local, remote, remote_fingerprint } => {
+            Command::AddPeer {
+                peer,
+                local,
+                remote,
+                remote_fingerprint,
+            } => {
                 self.add_peer(peer, local, remote, remote_fingerprint, now);
             }
             Command::RestartIce { peer, local, remote } => {
@@ -39,9 +44,15 @@ impl Shard {
                     self.remove_peer(slot, None);
                 }
             }
-            Command::Publish { peer, track, publication } => {
+            Command::Publish {
+                peer,
+                track,
+                publication,
+            } => {
                 if let Some(slot) = self.peers.find(peer) {
                     self.contained(slot, |shard| shard.publish(slot, track, publication, now));
+                } else {
+                    self.refuse_home(track);
                 }
             }
             Command::Subscribe { peer, track, media } => {
@@ -59,7 +70,11 @@ impl Shard {
                     self.contained(slot, |shard| shard.set_demand(slot, track, demand, now));
                 }
             }
-            Command::SendData { peers, channel, payload } => {
+            Command::SendData {
+                peers,
+                channel,
+                payload,
+            } => {
                 for slot in peers.into_iter().filter_map(|p| self.peers.find(p)).collect::<Vec<_>>() {
                     self.contained(slot, |shard| shard.send_data(slot, channel, &payload, now));
                 }
@@ -69,8 +84,12 @@ impl Shard {
             Command::AddRemoteTrack { track, codec, .. } => self.add_remote_track(track, codec, now),
             Command::RemoteMedia { track, layer, packets } => {
                 for data in packets {
-                    let Some(entry) = self.tracks.get_mut(&track) else { return };
-                    let Origin::Remote(remote) = &mut entry.origin else { return };
+                    let Some(entry) = self.tracks.get_mut(&track) else {
+                        return;
+                    };
+                    let Origin::Remote(remote) = &mut entry.origin else {
+                        return;
+                    };
                     match remote.handle_link(now, layer, &data, &mut self.pool) {
                         Ok(Some(packet)) => self.distribute(track, packet, now),
                         Ok(None) => {}

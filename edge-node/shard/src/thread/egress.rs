@@ -8,9 +8,9 @@ use meridian_sfu::packet::PACKET_BYTES_MAX;
 use meridian_sfu::{Forwarded, Packet, SendContext, Source};
 use meridian_udp::{Batch, Socket};
 
-use super::peers::{PeerSlot, SendPath};
-use super::tracks::Subscription;
 use super::Shard;
+use super::peers::{PeerSlot, SendPath};
+use super::subscriptions::Subscription;
 use crate::api::{Event, TapBatch};
 use crate::metrics::{Counters, add};
 
@@ -42,11 +42,17 @@ struct Shape {
 
 impl Egress {
     pub(crate) fn new(sockets: usize, counters: Arc<Counters>, now: Instant) -> Egress {
-        Egress { batches: (0..sockets).map(|_| Batch::new(BATCH_BYTES)).collect(), counters, epoch: now }
+        Egress {
+            batches: (0..sockets).map(|_| Batch::new(BATCH_BYTES)).collect(),
+            counters,
+            epoch: now,
+        }
     }
 
     pub(crate) fn push(&mut self, sockets: &[Socket], path: SendPath, payload: &[u8]) {
-        let Some(batch) = self.batches.get_mut(path.socket) else { return };
+        let Some(batch) = self.batches.get_mut(path.socket) else {
+            return;
+        };
         if !batch.push(path.to, path.source, payload) {
             send(&mut self.batches[path.socket], &sockets[path.socket], &self.counters);
             self.batches[path.socket].push(path.to, path.source, payload);
@@ -83,7 +89,9 @@ impl Shard {
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut failed = std::mem::take(&mut self.scratch.failed);
         for id in dirty.drain(..) {
-            let Some(track) = self.tracks.get_mut(&id) else { continue };
+            let Some(track) = self.tracks.get_mut(&id) else {
+                continue;
+            };
             let mut fresh = std::mem::take(&mut track.fresh);
             let mut run = Run {
                 source: track.origin.source(),
@@ -95,11 +103,18 @@ impl Shard {
                 sockets: &self.sockets,
             };
             for &index in &track.subscribers {
-                let Some(subscription) = self.subscriptions.get_mut(index) else { continue };
-                let Some(peer) = self.peers.get_mut(subscription.peer) else { continue };
+                let Some(subscription) = self.subscriptions.get_mut(index) else {
+                    continue;
+                };
+                let Some(peer) = self.peers.get_mut(subscription.peer) else {
+                    continue;
+                };
                 match catch_unwind(AssertUnwindSafe(|| run.forward(peer, subscription))) {
                     Ok(false) => {}
-                    Ok(true) => self.events.send(Event::SubscriptionStarted { peer: peer.id, track: id }),
+                    Ok(true) => self.events.send(Event::SubscriptionStarted {
+                        peer: peer.id,
+                        track: id,
+                    }),
                     Err(_) => failed.push(subscription.peer),
                 }
             }
@@ -123,13 +138,22 @@ impl Shard {
 
     /// Answers one NACKed packet.
     pub(super) fn retransmit(&mut self, index: u32, sequence: u16, now: Instant) {
-        let Some(subscription) = self.subscriptions.get_mut(index) else { return };
-        let Some(peer) = self.peers.get_mut(subscription.peer) else { return };
-        let Some(track) = self.tracks.get(&subscription.track) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(index) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(subscription.peer) else {
+            return;
+        };
+        let Some(track) = self.tracks.get(&subscription.track) else {
+            return;
+        };
         let mut run = Run {
             source: track.origin.source(),
             fresh: &[],
-            shapes: [Shape { payload_max: 0, last: true }; SHAPES_MAX],
+            shapes: [Shape {
+                payload_max: 0,
+                last: true,
+            }; SHAPES_MAX],
             abs_send_time: self.egress.abs_send_time(now),
             now,
             egress: &mut self.egress,
@@ -145,7 +169,10 @@ impl Shard {
 const SHAPES_MAX: usize = 32;
 
 fn shapes(fresh: &[Packet]) -> [Shape; SHAPES_MAX] {
-    let mut shapes = [Shape { payload_max: 0, last: true }; SHAPES_MAX];
+    let mut shapes = [Shape {
+        payload_max: 0,
+        last: true,
+    }; SHAPES_MAX];
     let considered = &fresh[..fresh.len().min(SHAPES_MAX)];
     for (i, packet) in considered.iter().enumerate() {
         if packet.codec.kind() == meridian_sfu::MediaKind::Video {
@@ -171,8 +198,12 @@ struct Run<'a> {
 impl Run<'_> {
     /// All waiting packets to one subscriber; `true` = the first packet of the subscription was among them.
     fn forward(&mut self, peer: &mut PeerSlot, subscription: &mut Subscription) -> bool {
-        let Some(path) = peer.path.filter(|_| peer.connected) else { return false };
-        let Some(srtp) = peer.transport.srtp() else { return false };
+        let Some(path) = peer.path.filter(|_| peer.connected) else {
+            return false;
+        };
+        let Some(srtp) = peer.transport.srtp() else {
+            return false;
+        };
         let batch = &mut self.egress.batches[path.socket];
         // The length all packets of the frame get, known once the first header is written.
         let mut size = 0;
@@ -199,7 +230,11 @@ impl Run<'_> {
             };
             let mut len = forwarded.len;
             // A packet that comes too late for its place in the stream leaves as RTX, on a stream of its own.
-            let stream = if forwarded.rtx { &mut subscription.rtx } else { &mut subscription.stream };
+            let stream = if forwarded.rtx {
+                &mut subscription.rtx
+            } else {
+                &mut subscription.stream
+            };
             if let Some(shape) = self.shapes.get(i).filter(|_| !forwarded.rtx) {
                 size = size.max(forwarded.header_len + shape.payload_max);
                 if !shape.last {
@@ -223,21 +258,36 @@ impl Run<'_> {
     }
 
     fn retransmit(&mut self, peer: &mut PeerSlot, subscription: &mut Subscription, sequence: u16) -> bool {
-        let Some(path) = peer.path.filter(|_| peer.connected) else { return false };
-        let Some(srtp) = peer.transport.srtp() else { return false };
+        let Some(path) = peer.path.filter(|_| peer.connected) else {
+            return false;
+        };
+        let Some(srtp) = peer.transport.srtp() else {
+            return false;
+        };
         let batch = &mut self.egress.batches[path.socket];
         if batch.slot(path.to, path.source, ROOM).is_none() {
             send(batch, &self.sockets[path.socket], &self.egress.counters);
         }
-        let Some(slot) = batch.slot(path.to, path.source, ROOM) else { return false };
+        let Some(slot) = batch.slot(path.to, path.source, ROOM) else {
+            return false;
+        };
         let mut context = SendContext {
             now: self.now,
             abs_send_time: self.abs_send_time,
             transport_sequence: &mut peer.transport_sequence,
             pad_to: 1,
         };
-        let Some(f) = subscription.downlink.retransmit(sequence, self.source, &mut context, slot) else { return false };
-        let stream = if f.rtx { &mut subscription.rtx } else { &mut subscription.stream };
+        let Some(f) = subscription
+            .downlink
+            .retransmit(sequence, self.source, &mut context, slot)
+        else {
+            return false;
+        };
+        let stream = if f.rtx {
+            &mut subscription.rtx
+        } else {
+            &mut subscription.stream
+        };
         match srtp.protect_rtp(stream, slot, f.header_len, f.len) {
             Ok(protected) => {
                 batch.commit(protected);

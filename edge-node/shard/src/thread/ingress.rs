@@ -21,7 +21,9 @@ impl Shard {
                 strangers += 1;
                 continue;
             };
-            let media = self.contained(slot, |shard| shard.datagram(slot, datagram, now)).unwrap_or(false);
+            let media = self
+                .contained(slot, |shard| shard.datagram(slot, datagram, now))
+                .unwrap_or(false);
             // Losses are asked for again as soon as they show, once per run of a publisher's packets.
             if media
                 && publisher != Some(slot)
@@ -42,7 +44,9 @@ impl Shard {
     /// `true`: it was media.
     fn datagram(&mut self, slot: u32, datagram: Datagram<'_>, now: Instant) -> bool {
         let Datagram { from, local, data } = datagram;
-        let Some(peer) = self.peers.get_mut(slot) else { return false };
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return false;
+        };
         match peer.transport.handle_datagram(now, from, local, data) {
             Received::Rtp { len } => {
                 self.rtp(slot, &data[..len], now);
@@ -65,7 +69,11 @@ impl Shard {
             add(&self.shared.counters.drop_unknown_stream, 1);
             return;
         };
-        let Some(Track { origin: Origin::Local { uplink, .. }, .. }) = self.tracks.get_mut(&incoming.track) else {
+        let Some(Track {
+            origin: Origin::Local { uplink, .. },
+            ..
+        }) = self.tracks.get_mut(&incoming.track)
+        else {
             add(&self.shared.counters.drop_unknown_stream, 1);
             return;
         };

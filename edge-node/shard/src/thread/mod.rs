@@ -7,6 +7,7 @@ mod ingress;
 mod peers;
 mod rtcp;
 mod slab;
+mod subscriptions;
 mod tick;
 mod tracks;
 
@@ -16,21 +17,22 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use meridian_sfu::{Packet, PacketPool, Speakers, TrackId};
+use meridian_sfu::{PacketPool, Speakers, TrackId};
 use meridian_transport::DtlsIdentity;
 use meridian_udp::{RecvBatch, Socket, wait};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 
-use crate::api::{Event, PeerCloseReason, ShardsConfig, TapBatch};
+use crate::api::{Event, PeerCloseReason, ShardsConfig, TapBatch, Tapped};
 use crate::events::EventSink;
 use crate::inbox::{Inbox, Mailbox, Note, Routes};
 use crate::metrics::{Counters, add};
 use egress::Egress;
 use peers::Peers;
 use slab::Slab;
-use tracks::{Subscription, Track};
+use subscriptions::Subscription;
+use tracks::Track;
 
 /// What a media thread shares with the front and the other threads.
 pub(crate) struct Shared {
@@ -70,7 +72,7 @@ pub(crate) struct Shard {
     speakers: Speakers,
     events: EventSink,
     taps: mpsc::Sender<TapBatch>,
-    tapped: Vec<(TrackId, meridian_sfu::Layer, Packet)>,
+    tapped: Vec<Tapped>,
     /// Shards that were queued something since the last flush, one bit each.
     to_wake: Vec<bool>,
     clock: tick::Clock,
@@ -295,7 +297,10 @@ mod tests {
 
     fn add(shard: &mut Shard, index: u32) -> u32 {
         let id = PeerId { shard: 0, index };
-        let (local, remote) = (IceCredentials::generate(&mut shard.rng), IceCredentials::generate(&mut shard.rng));
+        let (local, remote) = (
+            IceCredentials::generate(&mut shard.rng),
+            IceCredentials::generate(&mut shard.rng),
+        );
         shard.add_peer(id, local, remote, Fingerprint([0; 32]), Instant::now());
         shard.peers.find(id).expect("added")
     }
@@ -304,11 +309,20 @@ mod tests {
     fn a_panic_closes_the_peer_it_happened_to_and_no_other() {
         let (mut shard, mut events) = shard();
         let (broken, healthy) = (add(&mut shard, 1), add(&mut shard, 2));
-        assert!(shard.contained::<()>(broken, |_| panic!("a bug in handling this peer")).is_none());
+        assert!(
+            shard
+                .contained::<()>(broken, |_| panic!("a bug in handling this peer"))
+                .is_none()
+        );
         assert!(shard.peers.get(broken).is_none() && shard.peers.get(healthy).is_some());
-        let Ok(Event::PeerClosed { peer, reason }) = events.try_recv() else { panic!("the node must be told") };
+        let Ok(Event::PeerClosed { peer, reason }) = events.try_recv() else {
+            panic!("the node must be told")
+        };
         assert_eq!((peer.index, reason), (1, PeerCloseReason::Panic));
-        assert_eq!(shard.shared.counters.panics.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(
+            shard.shared.counters.panics.load(std::sync::atomic::Ordering::Relaxed),
+            1
+        );
     }
 
     #[test]
@@ -318,8 +332,16 @@ mod tests {
         add(&mut shard, 1);
         let credentials = IceCredentials::generate(&mut shard.rng);
         let id = PeerId { shard: 0, index: 2 };
-        shard.add_peer(id, credentials.clone(), credentials, Fingerprint([0; 32]), Instant::now());
-        let Ok(Event::PeerClosed { peer, reason }) = events.try_recv() else { panic!("the node must be told") };
+        shard.add_peer(
+            id,
+            credentials.clone(),
+            credentials,
+            Fingerprint([0; 32]),
+            Instant::now(),
+        );
+        let Ok(Event::PeerClosed { peer, reason }) = events.try_recv() else {
+            panic!("the node must be told")
+        };
         assert_eq!((peer, reason), (id, PeerCloseReason::Refused));
     }
 }

@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use meridian_sfu::{TrackId, UplinkReceiver};
 use meridian_transport::{
-    Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, kind, DatagramKind, stun_local_ufrag,
+    DatagramKind, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, kind, stun_local_ufrag,
 };
 use rand::Rng;
 
+use super::Shard;
 use super::slab::Slab;
 use super::tick::Totals;
-use super::Shard;
 use crate::api::{Event, PeerCloseReason, PeerId};
 use crate::metrics::add;
 
@@ -123,7 +123,11 @@ impl Peers {
         let Some(peer) = self.slots.get_mut(slot) else { return };
         peer.addresses.retain(|&a| a != address);
         peer.addresses.push_back(address);
-        let forgotten = if peer.addresses.len() > ADDRESSES_MAX { peer.addresses.pop_front() } else { None };
+        let forgotten = if peer.addresses.len() > ADDRESSES_MAX {
+            peer.addresses.pop_front()
+        } else {
+            None
+        };
         self.by_address.insert(address, slot);
         if let Some(old) = forgotten {
             self.forget(slot, old);
@@ -139,7 +143,11 @@ impl Peers {
     fn name(&mut self, slot: u32, ufrag: String) {
         let Some(peer) = self.slots.get_mut(slot) else { return };
         peer.ufrags.push_back(ufrag.clone());
-        let old = if peer.ufrags.len() > UFRAGS_MAX { peer.ufrags.pop_front() } else { None };
+        let old = if peer.ufrags.len() > UFRAGS_MAX {
+            peer.ufrags.pop_front()
+        } else {
+            None
+        };
         self.by_ufrag.insert(ufrag, slot);
         if let Some(old) = old {
             self.unname(slot, &old);
@@ -199,16 +207,27 @@ impl Shard {
         now: Instant,
     ) {
         if self.peers.find(id).is_some() {
+            // The front has counted it a second time.
+            self.shared.load.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         let full = self.peers.len() >= self.shared.config.peers_max || self.peers.by_ufrag.contains_key(&local.ufrag);
         let ufrag = local.ufrag.clone();
         let identity = self.shared.identity.clone();
-        let config = PeerConfig { identity, local, remote, remote_fingerprint, seed: self.rng.random() };
+        let config = PeerConfig {
+            identity,
+            local,
+            remote,
+            remote_fingerprint,
+            seed: self.rng.random(),
+        };
         let transport = if full { None } else { Peer::new(config, now).ok() };
         let Some(transport) = transport else {
             self.shared.load.fetch_sub(1, Ordering::Relaxed);
-            self.events.send(Event::PeerClosed { peer: id, reason: PeerCloseReason::Refused });
+            self.events.send(Event::PeerClosed {
+                peer: id,
+                reason: PeerCloseReason::Refused,
+            });
             return;
         };
         let slot = self.peers.insert(PeerSlot {
@@ -226,7 +245,10 @@ impl Shard {
             addresses: VecDeque::new(),
         });
         self.peers.name(slot, ufrag);
-        self.shared.counters.peers.store(self.peers.len() as u64, Ordering::Relaxed);
+        self.shared
+            .counters
+            .peers
+            .store(self.peers.len() as u64, Ordering::Relaxed);
         self.drain(slot, now);
     }
 
@@ -261,7 +283,11 @@ impl Shard {
                 && bound.is_ipv4() == local.is_ipv4()
                 && (bound.ip() == local.ip() || bound.ip().is_unspecified())
         })?;
-        Some(SendPath { socket, source: Some(local.ip()), to })
+        Some(SendPath {
+            socket,
+            source: Some(local.ip()),
+            to,
+        })
     }
 
     fn transport_event(&mut self, slot: u32, event: PeerEvent, now: Instant) {
@@ -281,8 +307,17 @@ impl Shard {
                 self.peers.learn(slot, remote);
             }
             PeerEvent::ChannelOpen(channel) => self.events.send(Event::ChannelOpen { peer: id, channel }),
-            PeerEvent::Data { channel, payload, binary } => {
-                self.events.send(Event::Data { peer: id, channel, payload, binary });
+            PeerEvent::Data {
+                channel,
+                payload,
+                binary,
+            } => {
+                self.events.send(Event::Data {
+                    peer: id,
+                    channel,
+                    payload,
+                    binary,
+                });
             }
             PeerEvent::Closed(reason) => self.remove_peer(slot, Some(PeerCloseReason::Transport(reason))),
         }
@@ -298,7 +333,10 @@ impl Shard {
             self.end_track(*track);
         }
         self.shared.load.fetch_sub(1, Ordering::Relaxed);
-        self.shared.counters.peers.store(self.peers.len() as u64, Ordering::Relaxed);
+        self.shared
+            .counters
+            .peers
+            .store(self.peers.len() as u64, Ordering::Relaxed);
         if let Some(reason) = reason {
             self.events.send(Event::PeerClosed { peer: peer.id, reason });
         }

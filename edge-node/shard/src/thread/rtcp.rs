@@ -30,7 +30,9 @@ impl Shard {
                 }
                 Rtcp::ReceiverReport { blocks, .. } => self.handle_blocks(slot, blocks, now),
                 Rtcp::Nack { media_ssrc, sequences } => {
-                    let Some(index) = self.subscription_by_ssrc(slot, media_ssrc) else { continue };
+                    let Some(index) = self.subscription_by_ssrc(slot, media_ssrc) else {
+                        continue;
+                    };
                     add(&self.shared.counters.nacks_received, 1);
                     for sequence in sequences.take(NACKS_MAX) {
                         self.retransmit(index, sequence, now);
@@ -50,7 +52,9 @@ impl Shard {
     }
 
     fn handle_pli(&mut self, slot: u32, ssrc: u32, now: Instant) {
-        let Some(index) = self.subscription_by_ssrc(slot, ssrc) else { return };
+        let Some(index) = self.subscription_by_ssrc(slot, ssrc) else {
+            return;
+        };
         if let Some(subscription) = self.subscriptions.get_mut(index) {
             subscription.downlink.handle_pli(now);
         }
@@ -70,7 +74,9 @@ impl Shard {
     fn subscription_by_ssrc(&self, slot: u32, ssrc: u32) -> Option<u32> {
         let peer = self.peers.get(slot)?;
         peer.subscriptions.iter().copied().find(|&i| {
-            self.subscriptions.get(i).is_some_and(|s| s.downlink.ssrc() == ssrc || s.downlink.rtx_ssrc() == Some(ssrc))
+            self.subscriptions
+                .get(i)
+                .is_some_and(|s| s.downlink.ssrc() == ssrc || s.downlink.rtx_ssrc() == Some(ssrc))
         })
     }
 
@@ -99,7 +105,11 @@ impl Shard {
             while out.len() < COMPOUND_BYTES && peer.receiver.poll_twcc(now, &mut out) {}
             due = peer.receiver.poll_timeout();
             for id in &peer.published {
-                if let Some(Track { origin: Origin::Local { uplink, .. }, .. }) = self.tracks.get_mut(id) {
+                if let Some(Track {
+                    origin: Origin::Local { uplink, .. },
+                    ..
+                }) = self.tracks.get_mut(id)
+                {
                     uplink.poll_feedback(now, ssrc, &mut out);
                     due = [due, uplink.poll_timeout()].into_iter().flatten().min();
                 }
@@ -120,7 +130,11 @@ impl Shard {
         out.clear();
         if let Some(peer) = self.peers.get(slot) {
             for id in &peer.published {
-                if let Some(Track { origin: Origin::Local { uplink, .. }, .. }) = self.tracks.get_mut(id) {
+                if let Some(Track {
+                    origin: Origin::Local { uplink, .. },
+                    ..
+                }) = self.tracks.get_mut(id)
+                {
                     uplink.report_blocks(now, &mut blocks);
                 }
             }
@@ -140,15 +154,26 @@ impl Shard {
         out.clear();
         let count = self.peers.get(slot).map_or(0, |p| p.subscriptions.len());
         for i in 0..count {
-            let Some(&index) = self.peers.get(slot).and_then(|p| p.subscriptions.get(i)) else { break };
-            let Some(subscription) = self.subscriptions.get_mut(index) else { continue };
-            if subscription.reported.is_some_and(|at| now.saturating_duration_since(at) < SENDER_REPORT_EVERY) {
+            let Some(&index) = self.peers.get(slot).and_then(|p| p.subscriptions.get(i)) else {
+                break;
+            };
+            let Some(subscription) = self.subscriptions.get_mut(index) else {
+                continue;
+            };
+            if subscription
+                .reported
+                .is_some_and(|at| now.saturating_duration_since(at) < SENDER_REPORT_EVERY)
+            {
                 continue;
             }
-            let Some(track) = self.tracks.get(&subscription.track) else { continue };
+            let Some(track) = self.tracks.get(&subscription.track) else {
+                continue;
+            };
             if let Some(report) = subscription.downlink.sender_report(now, track.origin.source()) {
                 subscription.reported = Some(now);
-                Writer::new(&mut out).sender_report(&report, &[]).cname(report.ssrc, CNAME);
+                Writer::new(&mut out)
+                    .sender_report(&report, &[])
+                    .cname(report.ssrc, CNAME);
                 if out.len() > COMPOUND_BYTES {
                     self.send_rtcp(slot, &mut out);
                 }

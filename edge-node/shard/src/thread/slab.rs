@@ -7,7 +7,10 @@ pub(crate) struct Slab<T> {
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab { entries: Vec::new(), free: Vec::new() }
+        Slab {
+            entries: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {
@@ -59,6 +62,9 @@ mod tests {
         let (a, b) = (slab.insert('a'), slab.insert('b'));
         assert_eq!(slab.remove(a), Some('a'));
         assert_eq!(slab.remove(a), None);
-        assert_eq!((slab.insert('c'), slab.get(b), slab.len(), slab.bound()), (a, Some(&'b'), 2, 2));
+        assert_eq!(
+            (slab.insert('c'), slab.get(b), slab.len(), slab.bound()),
+            (a, Some(&'b'), 2, 2)
+        );
     }
 }

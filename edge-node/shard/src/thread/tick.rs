@@ -28,11 +28,19 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new(now: Instant) -> Clock {
-        Clock { next: now, cursor: 0, ticks: 0 }
+        Clock {
+            next: now,
+            cursor: 0,
+            ticks: 0,
+        }
     }
 
     pub(crate) fn next_tick(&self, peers: &Peers, backlog: bool) -> Instant {
-        let tick = if peers.len() == 0 && !backlog { self.next + (IDLE_TICK - TICK) } else { self.next };
+        let tick = if peers.len() == 0 && !backlog {
+            self.next + (IDLE_TICK - TICK)
+        } else {
+            self.next
+        };
         peers.timers.peek().map_or(tick, |&Reverse((at, _))| at.min(tick))
     }
 }
@@ -48,7 +56,13 @@ pub(crate) struct Totals {
 
 impl Totals {
     pub(crate) fn new(now: Instant) -> Totals {
-        Totals { report_at: now, stats_at: now + STATS_EVERY, told_at: now, bytes_down: 0, bytes_up: 0 }
+        Totals {
+            report_at: now,
+            stats_at: now + STATS_EVERY,
+            told_at: now,
+            bytes_down: 0,
+            bytes_up: 0,
+        }
     }
 }
 
@@ -75,7 +89,11 @@ impl Shard {
     fn visit_some_peers(&mut self, now: Instant) {
         let bound = self.peers.bound();
         for _ in 0..bound.div_ceil(TICKS_PER_ROUND) {
-            self.clock.cursor = if self.clock.cursor + 1 < bound { self.clock.cursor + 1 } else { 0 };
+            self.clock.cursor = if self.clock.cursor + 1 < bound {
+                self.clock.cursor + 1
+            } else {
+                0
+            };
             let slot = self.clock.cursor;
             if self.peers.get(slot).is_some_and(|p| p.connected) {
                 self.contained(slot, |shard| shard.visit(slot, now));
@@ -86,7 +104,9 @@ impl Shard {
     fn visit(&mut self, slot: u32, now: Instant) {
         let count = self.peers.get(slot).map_or(0, |p| p.subscriptions.len());
         for i in 0..count {
-            let Some(&index) = self.peers.get(slot).and_then(|p| p.subscriptions.get(i)) else { break };
+            let Some(&index) = self.peers.get(slot).and_then(|p| p.subscriptions.get(i)) else {
+                break;
+            };
             if let Some(subscription) = self.subscriptions.get_mut(index)
                 && let Some(track) = self.tracks.get(&subscription.track)
             {
@@ -126,7 +146,10 @@ impl Shard {
         if peer.totals.stats_at > now {
             return;
         }
-        let seconds = now.saturating_duration_since(peer.totals.told_at).as_secs_f64().max(0.001);
+        let seconds = now
+            .saturating_duration_since(peer.totals.told_at)
+            .as_secs_f64()
+            .max(0.001);
         let mut stats = PeerStats::default();
         let (mut bytes_down, mut bytes_up) = (0, 0);
         let (mut lost, mut packets) = (0.0, 0.0);
@@ -144,7 +167,13 @@ impl Shard {
         }
         stats.loss_down = if packets > 0.0 { (lost / packets) as f32 } else { 0.0 };
         for id in &peer.published {
-            let Some(Track { origin: Origin::Local { uplink, .. }, .. }) = self.tracks.get_mut(id) else { continue };
+            let Some(Track {
+                origin: Origin::Local { uplink, .. },
+                ..
+            }) = self.tracks.get_mut(id)
+            else {
+                continue;
+            };
             for layer in (0..Layer::COUNT as u8).map(Layer) {
                 let s = uplink.stats(layer, now);
                 bytes_up += s.bytes;

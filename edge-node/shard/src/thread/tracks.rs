@@ -1,19 +1,17 @@
-//! Tracks and subscriptions of this shard: where a track's packets come from and who gets them.
+//! Tracks on this shard: where their packets come from, where their home is, and whom they go to next. Who is subscribed
+//! is `subscriptions`' business.
 
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use meridian_sfu::{
-    Codec, Demand, Downlink, DownlinkConfig, Layer, LayerSet, MediaKind, Packet, RemoteTrack, SenderReportInfo, Source,
-    SsrcInfo, TrackId, Uplink, UplinkMedia,
+    Codec, Layer, LayerSet, MediaKind, Packet, RemoteTrack, SenderReportInfo, Source, SsrcInfo, TrackId, Uplink,
+    UplinkMedia,
 };
-use meridian_transport::SrtpStream;
-use meridian_transport::sdp::{Publication, SubscriptionMedia};
-use rand::Rng;
+use meridian_transport::sdp::Publication;
 
 use super::Shard;
-use crate::api::Event;
+use crate::api::{Event, Tapped};
 use crate::inbox::{Mirrored, Note};
 use crate::metrics::add;
 
@@ -47,22 +45,11 @@ pub(crate) struct Track {
     mirrors: Vec<u16>,
     tap: LayerSet,
     started: LayerSet,
-    muted: bool,
-}
-
-/// One track on its way to one peer.
-pub(crate) struct Subscription {
-    pub(crate) peer: u32,
-    pub(crate) track: TrackId,
-    pub(crate) started: bool,
-    pub(crate) downlink: Downlink,
-    pub(crate) stream: SrtpStream,
-    pub(crate) rtx: SrtpStream,
-    pub(crate) reported: Option<Instant>,
+    pub(super) muted: bool,
 }
 
 impl Track {
-    fn new(origin: Origin) -> Track {
+    pub(super) fn new(origin: Origin) -> Track {
         Track {
             origin,
             subscribers: Vec::new(),
@@ -80,7 +67,14 @@ fn uplink_media(publication: Publication) -> UplinkMedia {
         mid: publication.mid,
         kind: publication.kind,
         rids: publication.rids,
-        ssrcs: publication.ssrcs.iter().map(|s| SsrcInfo { ssrc: s.ssrc, rtx: s.rtx }).collect(),
+        ssrcs: publication
+            .ssrcs
+            .iter()
+            .map(|s| SsrcInfo {
+                ssrc: s.ssrc,
+                rtx: s.rtx,
+            })
+            .collect(),
         payloads: publication.payloads,
         extensions: publication.extensions,
     }
@@ -95,19 +89,37 @@ impl Shard {
             peer.published.push(id);
         }
         match self.tracks.get_mut(&id) {
-            Some(Track { origin: Origin::Local { uplink, peer }, .. }) if *peer == slot => uplink.update(media),
-            _ => self.settle(id, Origin::Local { peer: slot, uplink: Uplink::new(id, media) }, now),
+            Some(Track {
+                origin: Origin::Local { uplink, peer },
+                ..
+            }) if *peer == slot => uplink.update(media),
+            // Somebody else's until now: `settle` takes it from them.
+            _ => self.settle(
+                id,
+                Origin::Local {
+                    peer: slot,
+                    uplink: Uplink::new(id, media),
+                },
+                now,
+            ),
         }
     }
 
     pub(super) fn add_remote_track(&mut self, id: TrackId, codec: Codec, now: Instant) {
-        if !matches!(self.tracks.get(&id), Some(Track { origin: Origin::Remote(_), .. })) {
+        if !matches!(
+            self.tracks.get(&id),
+            Some(Track {
+                origin: Origin::Remote(_),
+                ..
+            })
+        ) {
             self.settle(id, Origin::Remote(RemoteTrack::new(id, codec)), now);
         }
     }
 
     /// The track has its home here from now on; subscriptions that waited for it stay.
     fn settle(&mut self, id: TrackId, origin: Origin, now: Instant) {
+        self.take_from_publisher(id);
         match self.tracks.get_mut(&id) {
             Some(track) => {
                 track.origin = origin;
@@ -125,24 +137,65 @@ impl Shard {
         self.pull_keyframes(id, now);
     }
 
-    /// The publisher, or the link, stops. What has subscribers goes on to exist without packets.
-    pub(super) fn end_track(&mut self, id: TrackId) {
+    /// A peer of this shard that published the track, if there is one, does so no more.
+    fn take_from_publisher(&mut self, id: TrackId) {
         self.speakers.remove(id);
-        let Some(track) = self.tracks.get_mut(&id) else { return };
-        if let Origin::Local { peer, .. } = &track.origin
+        if let Some(Track {
+            origin: Origin::Local { peer, .. },
+            ..
+        }) = self.tracks.get(&id)
             && let Some(peer) = self.peers.get_mut(*peer)
         {
             peer.receiver.unpublish(id);
             peer.published.retain(|t| *t != id);
         }
+    }
+
+    /// Whoever publishes next begins unmuted.
+    fn unmute(&mut self, id: TrackId) {
+        let Some(track) = self.tracks.get_mut(&id).filter(|t| t.muted) else {
+            return;
+        };
+        track.muted = false;
+        for &subscriber in &track.subscribers {
+            if let Some(subscription) = self.subscriptions.get_mut(subscriber) {
+                subscription.downlink.set_muted(false);
+            }
+        }
+    }
+
+    /// A `Publish` of a peer that is gone: nobody shall look for the track here.
+    pub(super) fn refuse_home(&mut self, id: TrackId) {
+        if !self.tracks.contains_key(&id) {
+            let attached = self
+                .shared
+                .routes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear_home_if(id, self.shared.index);
+            for shard in attached.into_iter().filter(|&s| s != self.shared.index) {
+                self.shared.mailboxes[usize::from(shard)].note(Note::Home { track: id, home: None });
+            }
+        }
+    }
+
+    /// The publisher, or the link, stops. What has subscribers goes on to exist without packets.
+    pub(super) fn end_track(&mut self, id: TrackId) {
+        self.take_from_publisher(id);
+        let Some(track) = self.tracks.get_mut(&id) else { return };
         let kind = track.origin.source().kind();
-        track.origin = Origin::Mirror { source: Source::new(kind), home: None };
+        track.origin = Origin::Mirror {
+            source: Source::new(kind),
+            home: None,
+        };
         track.fresh.clear();
         track.tap = LayerSet::EMPTY;
+        self.unmute(id);
+        let Some(track) = self.tracks.get_mut(&id) else { return };
         // The front has told the mirrors, unless this shard ended the track by itself (its peer is gone).
         let attached = {
             let mut routes = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            let attached = routes.clear_home(id);
+            let attached = routes.clear_home_if(id, self.shared.index);
             if !track.subscribers.is_empty() {
                 // From now on this shard waits for the track's next home like any other.
                 routes.attach(id, self.shared.index);
@@ -156,16 +209,24 @@ impl Shard {
         self.remove_if_unused(id);
     }
 
-    fn remove_if_unused(&mut self, id: TrackId) {
+    pub(super) fn remove_if_unused(&mut self, id: TrackId) {
         let Some(track) = self.tracks.get(&id) else { return };
         if track.subscribers.is_empty()
             && let Origin::Mirror { home, .. } = &track.origin
         {
             let home = home.is_some();
             self.tracks.remove(&id);
-            let to = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner).detach(id, self.shared.index);
+            let to = self
+                .shared
+                .routes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .detach(id, self.shared.index);
             if let Some(to) = to.filter(|_| home) {
-                let note = Note::Detach { track: id, shard: self.shared.index };
+                let note = Note::Detach {
+                    track: id,
+                    shard: self.shared.index,
+                };
                 self.shared.mailboxes[usize::from(to)].note(note);
             }
         }
@@ -185,7 +246,11 @@ impl Shard {
             if let Some((report, at)) = track.origin.source().sender_report(layer)
                 && now.saturating_duration_since(at).as_secs() < 10
             {
-                mailbox.note(Note::SenderReport { track: id, layer, report });
+                mailbox.note(Note::SenderReport {
+                    track: id,
+                    layer,
+                    report,
+                });
             }
         }
     }
@@ -196,17 +261,50 @@ impl Shard {
         }
     }
 
+    /// The track lives on another shard from now on, or nowhere.
     pub(super) fn set_home(&mut self, id: TrackId, new_home: Option<u16>, now: Instant) {
-        if let Some(Track { origin: Origin::Mirror { home, source }, .. }) = self.tracks.get_mut(&id)
-            && *home != new_home
-        {
-            *home = new_home;
-            if new_home.is_none() {
-                // Its next publisher numbers from the start.
-                *source = Source::new(source.kind());
-            }
-            self.pull_keyframes(id, now);
+        let Some(track) = self.tracks.get(&id) else { return };
+        let old = if let Origin::Mirror { home, .. } = &track.origin {
+            *home
+        } else {
+            Some(self.shared.index)
+        };
+        if old == new_home {
+            return;
         }
+        self.take_from_publisher(id);
+        self.unmute(id);
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        let was_home = !matches!(track.origin, Origin::Mirror { .. });
+        if old.is_some() {
+            // The next publisher numbers from its own start.
+            let kind = track.origin.source().kind();
+            track.origin = Origin::Mirror {
+                source: Source::new(kind),
+                home: new_home,
+            };
+            track.fresh.clear();
+            track.mirrors.clear();
+            track.tap = LayerSet::EMPTY;
+        } else if let Origin::Mirror { home, .. } = &mut track.origin {
+            *home = new_home;
+        }
+        if was_home && !track.subscribers.is_empty() {
+            let to = self
+                .shared
+                .routes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .attach(id, self.shared.index);
+            if let Some(to) = to.filter(|&to| to != self.shared.index) {
+                self.shared.mailboxes[usize::from(to)].note(Note::Attach {
+                    track: id,
+                    shard: self.shared.index,
+                });
+            }
+        }
+        self.remove_if_unused(id);
+        self.pull_keyframes(id, now);
     }
 
     pub(super) fn set_muted(&mut self, id: TrackId, muted: bool, now: Instant) {
@@ -229,110 +327,6 @@ impl Shard {
         self.pull_keyframes(id, now);
     }
 
-    pub(super) fn subscribe(&mut self, slot: u32, id: TrackId, media: SubscriptionMedia, now: Instant) {
-        let Some(kind) = media.payloads.first().map(|p| p.codec.kind()) else { return };
-        let config = DownlinkConfig {
-            kind,
-            mid: media.mid,
-            ssrc: media.ssrc,
-            rtx_ssrc: media.payloads.iter().any(|p| p.rtx_pt.is_some()).then_some(media.rtx_ssrc),
-            payloads: media.payloads,
-            extensions: media.extensions,
-            first_sequence: self.rng.random_range(0..1 << 15),
-            first_rtx_sequence: self.rng.random_range(0..1 << 15),
-        };
-        let existing = self.subscription_of(slot, id);
-        if let Some(subscription) = existing.and_then(|i| self.subscriptions.get_mut(i))
-            && subscription.downlink.ssrc() == media.ssrc
-        {
-            subscription.downlink.renegotiate(&config);
-            return;
-        }
-        let mut demand = None;
-        if let Some(old) = existing {
-            demand = self.subscriptions.get(old).map(|s| s.downlink.demand());
-            self.unsubscribe(slot, id);
-        }
-        let Some(peer) = self.peers.get_mut(slot) else { return };
-        let index = self.subscriptions.insert(Subscription {
-            peer: slot,
-            track: id,
-            started: false,
-            stream: SrtpStream::new(config.ssrc),
-            rtx: SrtpStream::new(media.rtx_ssrc),
-            downlink: Downlink::new(config),
-            reported: None,
-        });
-        peer.subscriptions.push(index);
-        self.enter(index, id, kind, now);
-        if let Some(demand) = demand {
-            self.set_demand(slot, id, demand, now);
-        }
-        self.count_subscriptions();
-        self.pull_keyframe(index, now);
-    }
-
-    /// Puts a subscription into its track, which may be another shard's or not exist yet.
-    fn enter(&mut self, index: u32, id: TrackId, kind: MediaKind, now: Instant) {
-        if !self.tracks.contains_key(&id) {
-            let source = Source::new(kind);
-            let home = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner).attach(id, self.shared.index);
-            // A home that is this very shard has its `Publish` still ahead in the queue.
-            let home = home.filter(|&h| h != self.shared.index);
-            if let Some(home) = home {
-                let note = Note::Attach { track: id, shard: self.shared.index };
-                self.shared.mailboxes[usize::from(home)].note(note);
-            }
-            self.tracks.insert(id, Track::new(Origin::Mirror { source, home }));
-        }
-        let Some(track) = self.tracks.get_mut(&id) else { return };
-        track.subscribers.push(index);
-        if let Some(subscription) = self.subscriptions.get_mut(index) {
-            if track.muted {
-                subscription.downlink.set_muted(true);
-            }
-            let demand = subscription.downlink.demand();
-            subscription.downlink.set_demand(demand, track.origin.source());
-            subscription.downlink.handle_timeout(now, track.origin.source());
-        }
-    }
-
-    fn subscription_of(&self, slot: u32, id: TrackId) -> Option<u32> {
-        let peer = self.peers.get(slot)?;
-        peer.subscriptions.iter().copied().find(|&i| self.subscriptions.get(i).is_some_and(|s| s.track == id))
-    }
-
-    pub(super) fn unsubscribe(&mut self, slot: u32, id: TrackId) {
-        let Some(index) = self.subscription_of(slot, id) else { return };
-        if let Some(peer) = self.peers.get_mut(slot) {
-            peer.subscriptions.retain(|&i| i != index);
-        }
-        self.drop_subscription(index);
-    }
-
-    /// The peer's own list is the caller's business.
-    pub(super) fn drop_subscription(&mut self, index: u32) {
-        let Some(subscription) = self.subscriptions.remove(index) else { return };
-        if let Some(track) = self.tracks.get_mut(&subscription.track) {
-            track.subscribers.retain(|&i| i != index);
-        }
-        self.remove_if_unused(subscription.track);
-        self.count_subscriptions();
-    }
-
-    fn count_subscriptions(&self) {
-        self.shared.counters.subscriptions.store(self.subscriptions.len() as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_demand(&mut self, slot: u32, id: TrackId, demand: Demand, now: Instant) {
-        let Some(index) = self.subscription_of(slot, id) else { return };
-        let (Some(subscription), Some(track)) = (self.subscriptions.get_mut(index), self.tracks.get(&id)) else {
-            return;
-        };
-        subscription.downlink.set_demand(demand, track.origin.source());
-        self.pull_keyframe(index, now);
-    }
-
     pub(super) fn set_tap(&mut self, id: TrackId, layers: LayerSet, now: Instant) {
         let Some(track) = self.tracks.get_mut(&id) else { return };
         let new = LayerSet(layers.0 & !track.tap.0);
@@ -341,37 +335,6 @@ impl Shard {
             for layer in new.iter() {
                 self.keyframe_wanted(id, layer, now);
             }
-        }
-    }
-
-    /// Passes on the keyframe this subscription waits for, if it is time to.
-    pub(super) fn pull_keyframe(&mut self, index: u32, now: Instant) {
-        let Some(subscription) = self.subscriptions.get_mut(index) else { return };
-        let connected = self.peers.get(subscription.peer).is_some_and(|p| p.connected);
-        if !connected {
-            // What is sent before DTLS is done is lost: the request comes when it is.
-            return;
-        }
-        if let Some(layer) = subscription.downlink.poll_keyframe_request(now) {
-            let track = subscription.track;
-            self.keyframe_wanted(track, layer, now);
-        }
-    }
-
-    fn pull_keyframes(&mut self, id: TrackId, now: Instant) {
-        let Some(track) = self.tracks.get(&id) else { return };
-        for index in track.subscribers.clone() {
-            if let (Some(subscription), Some(track)) = (self.subscriptions.get_mut(index), self.tracks.get(&id)) {
-                subscription.downlink.handle_timeout(now, track.origin.source());
-            }
-            self.pull_keyframe(index, now);
-        }
-    }
-
-    pub(super) fn ask_for_keyframes(&mut self, slot: u32, now: Instant) {
-        let Some(peer) = self.peers.get(slot) else { return };
-        for index in peer.subscriptions.clone() {
-            self.pull_keyframe(index, now);
         }
     }
 
@@ -406,17 +369,30 @@ impl Shard {
         let layer = packet.layer;
         if !track.started.contains(layer) {
             track.started.insert(layer);
-            self.events.send(Event::MediaStarted { track: id, layer, codec: packet.codec });
+            self.events.send(Event::MediaStarted {
+                track: id,
+                layer,
+                codec: packet.codec,
+            });
         }
         for &shard in &track.mirrors {
-            if self.shared.mailboxes[usize::from(shard)].media(Mirrored { track: id, packet: packet.clone() }) {
+            if self.shared.mailboxes[usize::from(shard)].media(Mirrored {
+                track: id,
+                packet: packet.clone(),
+            }) {
                 self.to_wake[usize::from(shard)] = true;
             } else {
                 add(&self.shared.counters.drop_cross_shard, 1);
             }
         }
-        if track.tap.contains(layer) {
-            self.tapped.push((id, layer, packet.clone()));
+        let stands_for = stands_for(layer, track.tap, track.origin.source());
+        if !stands_for.is_empty() {
+            self.tapped.push(Tapped {
+                track: id,
+                layer,
+                stands_for,
+                packet: packet.clone(),
+            });
             self.flush_at.get_or_insert(now + self.shared.config.flush_delay);
             self.flush_now |= packet.marker || packet.codec.kind() == MediaKind::Audio;
         }
@@ -425,7 +401,13 @@ impl Shard {
 
     pub(super) fn take_mirrored(&mut self, mirrored: Mirrored) {
         let Mirrored { track: id, packet } = mirrored;
-        let Some(Track { origin: Origin::Mirror { source, .. }, .. }) = self.tracks.get_mut(&id) else { return };
+        let Some(Track {
+            origin: Origin::Mirror { source, .. },
+            ..
+        }) = self.tracks.get_mut(&id)
+        else {
+            return;
+        };
         if source.mirror(&packet) {
             let arrival = packet.arrival;
             self.enqueue(id, packet, arrival);
@@ -455,10 +437,35 @@ impl Shard {
             Origin::Mirror { source, .. } => source.set_sender_report(now, layer, report),
         }
         for &shard in &track.mirrors {
-            self.shared.mailboxes[usize::from(shard)].note(Note::SenderReport { track: id, layer, report });
+            self.shared.mailboxes[usize::from(shard)].note(Note::SenderReport {
+                track: id,
+                layer,
+                report,
+            });
         }
         if !track.tap.is_empty() {
-            self.events.send(Event::SenderReport { track: id, layer, report });
+            self.events.send(Event::SenderReport {
+                track: id,
+                layer,
+                report,
+            });
         }
     }
+}
+
+/// The wanted layers that packets of `layer` serve now: itself, and those above it that the publisher does not send (too
+/// little bandwidth, or not started yet) while this is the best it does send. Whoever wants those sees something.
+fn stands_for(layer: Layer, wanted: LayerSet, source: &Source) -> LayerSet {
+    if wanted.is_empty() || wanted == LayerSet::up_to(Layer::LOW) && layer == Layer::LOW {
+        return wanted;
+    }
+    let live = source.live();
+    let mut served = LayerSet::EMPTY;
+    for want in wanted.iter() {
+        let best = live.iter().filter(|live| *live <= want).last();
+        if want == layer || (!live.contains(want) && best == Some(layer)) {
+            served.insert(want);
+        }
+    }
+    served
 }

@@ -1,5 +1,5 @@
 //! A world of real sockets on loopback: shards, and clients made of the transport's client half.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
@@ -30,8 +30,16 @@ pub const EXTENSIONS: ExtensionMap = ExtensionMap {
     playout_delay: None,
     video_orientation: None,
 };
-pub const OPUS: PayloadType = PayloadType { pt: 111, codec: Codec::Opus, rtx_pt: None };
-pub const VP8: PayloadType = PayloadType { pt: 96, codec: Codec::Vp8, rtx_pt: Some(97) };
+pub const OPUS: PayloadType = PayloadType {
+    pt: 111,
+    codec: Codec::Opus,
+    rtx_pt: None,
+};
+pub const VP8: PayloadType = PayloadType {
+    pt: 96,
+    codec: Codec::Vp8,
+    rtx_pt: Some(97),
+};
 pub const RIDS: [&str; 3] = ["q", "h", "f"];
 
 pub struct World {
@@ -80,7 +88,14 @@ impl World {
             ..ShardsConfig::default()
         };
         let shards = Shards::start(config, identity.clone(), events_tx, taps_tx).expect("start");
-        World { shards, events, taps, seen: Vec::new(), identity, rng: StdRng::seed_from_u64(7) }
+        World {
+            shards,
+            events,
+            taps,
+            seen: Vec::new(),
+            identity,
+            rng: StdRng::seed_from_u64(7),
+        }
     }
 
     /// A client that has begun to connect.
@@ -128,7 +143,10 @@ impl World {
 
     /// Fresh ICE credentials: the server's and the client's.
     pub fn credentials(&mut self) -> (IceCredentials, IceCredentials) {
-        (IceCredentials::generate(&mut self.rng), IceCredentials::generate(&mut self.rng))
+        (
+            IceCredentials::generate(&mut self.rng),
+            IceCredentials::generate(&mut self.rng),
+        )
     }
 
     /// Moves everybody until `done`, or fails after five seconds.
@@ -149,7 +167,11 @@ impl World {
             if done(self, clients) {
                 return;
             }
-            assert!(Instant::now() < deadline, "waited in vain: {what}; events: {:?}", self.seen);
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain: {what}; events: {:?}",
+                self.seen
+            );
             std::thread::sleep(Duration::from_micros(200));
         }
     }
@@ -159,7 +181,10 @@ impl World {
             clients.iter().all(|c| {
                 c.connected
                     && c.channels.len() == 2
-                    && world.seen.iter().any(|e| matches!(e, Event::PeerConnected { peer, .. } if *peer == c.peer))
+                    && world
+                        .seen
+                        .iter()
+                        .any(|e| matches!(e, Event::PeerConnected { peer, .. } if *peer == c.peer))
             })
         });
     }
@@ -214,7 +239,8 @@ impl TestClient {
     pub fn move_away(&mut self) {
         self.socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
         self.socket.set_nonblocking(true).expect("non-blocking");
-        self.client.change_address(Instant::now(), self.socket.local_addr().expect("address"));
+        self.client
+            .change_address(Instant::now(), self.socket.local_addr().expect("address"));
         self.drain();
     }
 
@@ -231,17 +257,48 @@ impl TestClient {
     pub fn send_rtcp(&mut self, write: impl FnOnce(&mut Writer<'_>)) {
         let mut out = Vec::new();
         write(&mut Writer::new(&mut out));
-        self.client.srtp().expect("connected").protect_rtcp(&mut out).expect("protect");
+        self.client
+            .srtp()
+            .expect("connected")
+            .protect_rtcp(&mut out)
+            .expect("protect");
         self.transmit(&out, self.server);
     }
 
+    /// Any bytes from the client's own address, without protection.
+    pub fn send_raw(&mut self, datagram: &[u8]) {
+        self.transmit(datagram, self.server);
+    }
+
+    /// An RTP packet whose header and extensions are whatever `packet` says, properly encrypted.
+    pub fn send_odd_rtp(&mut self, stream: &mut SrtpStream, packet: &[u8], header_len: usize) {
+        let mut buffer = packet.to_vec();
+        buffer.resize(packet.len() + 32, 0);
+        let srtp = self.client.srtp().expect("connected");
+        if let Ok(len) = srtp.protect_rtp(stream, &mut buffer, header_len, packet.len()) {
+            self.transmit(&buffer[..len], self.server);
+        }
+    }
+
+    /// Any RTCP, properly encrypted.
+    pub fn send_odd_rtcp(&mut self, packet: &[u8]) {
+        let mut out = packet.to_vec();
+        if self.client.srtp().expect("connected").protect_rtcp(&mut out).is_ok() {
+            self.transmit(&out, self.server);
+        }
+    }
+
     pub fn of_ssrc(&self, ssrc: u32) -> Vec<&Arrived> {
-        self.rtp.iter().filter(|p| p.header.ssrc == ssrc && !p.payload.is_empty()).collect()
+        self.rtp
+            .iter()
+            .filter(|p| p.header.ssrc == ssrc && !p.payload.is_empty())
+            .collect()
     }
 
     pub fn plis(&self, ssrc: u32) -> usize {
         let all = self.rtcp.iter().flat_map(|data| parse(data));
-        all.filter(|p| matches!(p, Rtcp::Pli { media_ssrc } if *media_ssrc == ssrc)).count()
+        all.filter(|p| matches!(p, Rtcp::Pli { media_ssrc } if *media_ssrc == ssrc))
+            .count()
     }
 
     pub fn nacked(&self, ssrc: u32) -> Vec<u16> {
@@ -348,7 +405,11 @@ pub struct Microphone {
 
 impl Microphone {
     pub fn new(ssrc: u32) -> Microphone {
-        Microphone { stream: SrtpStream::new(ssrc), ssrc, next: 100 }
+        Microphone {
+            stream: SrtpStream::new(ssrc),
+            ssrc,
+            next: 100,
+        }
     }
 
     /// The payload's first two bytes are the packet's number.
@@ -382,7 +443,12 @@ pub struct Camera {
 
 impl Camera {
     pub fn new(ssrcs: [u32; 3]) -> Camera {
-        Camera { streams: ssrcs.map(SrtpStream::new).into(), ssrcs, next: [1_000, 2_000, 3_000], frame: 0 }
+        Camera {
+            streams: ssrcs.map(SrtpStream::new).into(),
+            ssrcs,
+            next: [1_000, 2_000, 3_000],
+            frame: 0,
+        }
     }
 
     /// Frames sent so far.
@@ -402,7 +468,7 @@ impl Camera {
     /// Leaves out the packet of this index of the low layer (it is numbered, but lost).
     pub fn send_frame_without(&mut self, client: &mut TestClient, keyframe: bool, lost: Option<usize>) {
         let timestamp = u32::from(self.frame) * 3_000;
-        for layer in 0..3 {
+        for (layer, rid) in RIDS.into_iter().enumerate() {
             for i in 0..4 {
                 let payload = self.payload(layer, i, keyframe);
                 let packet = RtpOut {
@@ -412,7 +478,7 @@ impl Camera {
                     timestamp,
                     marker: i == 3,
                     mid: "1",
-                    rid: Some(RIDS[layer]),
+                    rid: Some(rid),
                     audio_level: None,
                     payload: &payload,
                 };
@@ -428,7 +494,12 @@ impl Camera {
     /// VP8 descriptor with a 15-bit picture id, then layer, frame and index, slightly unequal in size.
     fn payload(&self, layer: usize, index: usize, keyframe: bool) -> Vec<u8> {
         let start = if index == 0 { 0x10 } else { 0 };
-        let mut payload = vec![0x80 | start, 0x80, 0x80 | (self.frame >> 8) as u8 & 0x7f, self.frame as u8];
+        let mut payload = vec![
+            0x80 | start,
+            0x80,
+            0x80 | (self.frame >> 8) as u8 & 0x7f,
+            self.frame as u8,
+        ];
         if index == 0 {
             payload.push(u8::from(!keyframe));
             payload.extend_from_slice(&[0, 0, 0x9d, 0x01, 0x2a, 64, 1, 240, 0]);
@@ -442,5 +513,9 @@ impl Camera {
 /// Layer, frame and index that [`Camera`] wrote behind the descriptor.
 pub fn video_tag(payload: &[u8]) -> (u8, u16, u8) {
     let at = if payload[0] & 0x10 != 0 { 4 + 10 } else { 4 };
-    (payload[at], u16::from_be_bytes([payload[at + 1], payload[at + 2]]), payload[at + 3])
+    (
+        payload[at],
+        u16::from_be_bytes([payload[at + 1], payload[at + 2]]),
+        payload[at + 3],
+    )
 }

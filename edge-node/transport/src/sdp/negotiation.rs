@@ -133,8 +133,14 @@ impl Negotiation {
 
     /// Something waits for the client's next offer: send [`Self::sections_required`], which may be 0 and 0, to provoke it.
     pub fn needs_reoffer(&self) -> bool {
-        let ended = |section: &Section| matches!(&section.role, Role::Sending(sending) if sending.ended);
-        if self.sections.iter().any(ended) {
+        let outdated = |section: &Section| match &section.role {
+            Role::Sending(sending) => {
+                let wanted = self.wanted.iter().find(|wanted| wanted.key == sending.track.key);
+                sending.ended || wanted.is_some_and(|wanted| wanted.codecs != sending.track.codecs)
+            }
+            _ => false,
+        };
+        if self.sections.iter().any(outdated) {
             return true;
         }
         let required = self.sections_required();

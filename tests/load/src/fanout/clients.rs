@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -30,7 +30,10 @@ const QUIET: Duration = Duration::from_millis(300);
 /// Client `index` (0 is the publisher): its IP, and which socket's port it has.
 fn place(index: usize) -> (Ipv4Addr, usize) {
     let i = index as u32;
-    (Ipv4Addr::new(127, 16 + (i / 62_500) as u8, (i / 250 % 250) as u8, (1 + i % 250) as u8), index % SOCKETS)
+    (
+        Ipv4Addr::new(127, 16 + (i / 62_500) as u8, (i / 250 % 250) as u8, (1 + i % 250) as u8),
+        index % SOCKETS,
+    )
 }
 
 /// The client an address belongs to: `place` backwards.
@@ -91,8 +94,11 @@ pub(crate) fn run_clients(options: &ClientOptions) -> anyhow::Result<()> {
         bail!("no server");
     }
     let identity = Arc::new(DtlsIdentity::generate()?);
-    let socket_options =
-        SocketOptions { recv_buffer_bytes: 256 << 20, send_buffer_bytes: 16 << 20, ..SocketOptions::default() };
+    let socket_options = SocketOptions {
+        recv_buffer_bytes: 256 << 20,
+        send_buffer_bytes: 16 << 20,
+        ..SocketOptions::default()
+    };
     let sockets = (0..SOCKETS)
         .map(|_| Socket::bind(([0, 0, 0, 0], 0).into(), &socket_options))
         .collect::<std::io::Result<Vec<_>>>()?;
@@ -203,7 +209,11 @@ impl World {
             seed,
         };
         let client = Client::new(config, local, server, Instant::now())?;
-        self.clients.push(Viewer { client, server, received: 0 });
+        self.clients.push(Viewer {
+            client,
+            server,
+            received: 0,
+        });
         self.timers.push_back(index);
         self.drain(index);
         Ok(())
@@ -243,7 +253,9 @@ impl World {
     fn take(&mut self, recv: &mut RecvBatch) {
         let now = Instant::now();
         for datagram in recv.datagrams() {
-            let Some(index) = index_of(datagram.local).filter(|&i| i < self.clients.len()) else { continue };
+            let Some(index) = index_of(datagram.local).filter(|&i| i < self.clients.len()) else {
+                continue;
+            };
             let viewer = &mut self.clients[index];
             if datagram.from != viewer.server {
                 // The floor's.
@@ -259,7 +271,10 @@ impl World {
                     continue;
                 }
             }
-            match viewer.client.handle_datagram(now, datagram.from, datagram.local, datagram.data) {
+            match viewer
+                .client
+                .handle_datagram(now, datagram.from, datagram.local, datagram.data)
+            {
                 Received::Rtp { len } => {
                     self.checked += 1;
                     if !is_right(self.options.seed, &datagram.data[..len], &mut self.scratch) {
@@ -274,14 +289,22 @@ impl World {
                     self.checked += 1;
                     self.wrong += 1;
                 }
-                Received::Nothing => drain(viewer, &mut self.batches[index % SOCKETS], &self.sockets[index % SOCKETS]),
+                Received::Nothing => drain(
+                    viewer,
+                    &mut self.batches[index % SOCKETS],
+                    &self.sockets[index % SOCKETS],
+                ),
             }
         }
     }
 
     fn drain(&mut self, index: usize) {
         let socket = index % SOCKETS;
-        drain(&mut self.clients[index], &mut self.batches[socket], &self.sockets[socket]);
+        drain(
+            &mut self.clients[index],
+            &mut self.batches[socket],
+            &self.sockets[socket],
+        );
     }
 
     /// Sends frames at a pace while receiving, and counts until all has come or nothing comes any more.
@@ -367,7 +390,9 @@ fn drain(viewer: &mut Viewer, batch: &mut Batch, socket: &Socket) {
 }
 
 fn is_right(seed: u64, packet: &[u8], scratch: &mut Vec<u8>) -> bool {
-    let Ok(header) = RtpHeader::parse(packet) else { return false };
+    let Ok(header) = RtpHeader::parse(packet) else {
+        return false;
+    };
     header.ssrc == VIEWER_SSRC && media::matches(seed, &packet[header.payload.clone()], scratch)
 }
 

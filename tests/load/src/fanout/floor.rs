@@ -34,11 +34,19 @@ impl Floor {
             .map(|i| {
                 let mut key = vec![0x42; algorithm.key_len()];
                 key[..8].copy_from_slice(&(i as u64).to_le_bytes());
-                UnboundKey::new(algorithm, &key).map(LessSafeKey::new).map_err(|_| anyhow!("key"))
+                UnboundKey::new(algorithm, &key)
+                    .map(LessSafeKey::new)
+                    .map_err(|_| anyhow!("key"))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let socket = Socket::bind(([127, 0, 0, 1], 0).into(), &SocketOptions::default())?;
-        Ok(Floor { socket, batch: Batch::new(384 * 1024), keys, destinations, counter: 0 })
+        Ok(Floor {
+            socket,
+            batch: Batch::new(384 * 1024),
+            keys,
+            destinations,
+            counter: 0,
+        })
     }
 
     /// Sends `frames` frames to everybody, one per `interval`; returns the CPU time and the packets sent.
@@ -57,7 +65,10 @@ impl Floor {
 
     fn frame(&mut self, seed: u64, frame: u32) -> anyhow::Result<()> {
         // Of equal length, like the SFU's: the kernel segments nothing else.
-        let payload = (0..PACKETS_PER_FRAME).map(|i| payload_len(seed, frame, i)).max().unwrap_or(0);
+        let payload = (0..PACKETS_PER_FRAME)
+            .map(|i| payload_len(seed, frame, i))
+            .max()
+            .unwrap_or(0);
         let len = HEADER + payload + TAG;
         for (key, &to) in self.keys.iter().zip(&self.destinations) {
             for _ in 0..PACKETS_PER_FRAME {

@@ -3,8 +3,8 @@
 use meridian_sfu::{Codec, ExtensionMap, MediaKind, PayloadType, TrackId};
 use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Publication, SubscriptionMedia};
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 pub(crate) const FRAMES_PER_SECOND: u32 = 30;
 pub(crate) const PACKETS_PER_FRAME: usize = 4;
@@ -15,7 +15,11 @@ pub(crate) const TRACK: TrackId = TrackId(1);
 pub(crate) const DESCRIPTOR_BYTES: usize = 4;
 /// Behind the descriptor: room for the VP8 frame header, then frame and index, then noise.
 const TAG_AT: usize = DESCRIPTOR_BYTES + 10;
-const VP8: PayloadType = PayloadType { pt: 96, codec: Codec::Vp8, rtx_pt: Some(97) };
+const VP8: PayloadType = PayloadType {
+    pt: 96,
+    codec: Codec::Vp8,
+    rtx_pt: Some(97),
+};
 pub(crate) const EXTENSIONS: ExtensionMap = ExtensionMap {
     mid: Some(4),
     rid: None,
@@ -74,13 +78,26 @@ pub(crate) fn payload(seed: u64, frame: u32, index: usize, keyframe: bool, out: 
     out.clear();
     let start = if index == 0 { 0x10 } else { 0 };
     out.extend_from_slice(&[0x80 | start, 0x80, 0x80 | (frame >> 8) as u8 & 0x7f, frame as u8]);
-    out.extend_from_slice(&[u8::from(index != 0 || !keyframe), 0, 0, 0x9d, 0x01, 0x2a, 128, 2, 104, 1]);
+    out.extend_from_slice(&[
+        u8::from(index != 0 || !keyframe),
+        0,
+        0,
+        0x9d,
+        0x01,
+        0x2a,
+        128,
+        2,
+        104,
+        1,
+    ]);
     out.extend_from_slice(&frame.to_be_bytes());
     out.push(index as u8);
     let len = payload_len(seed, frame, index);
     let mut word = mix(seed, u64::from(frame) << 8 | index as u64);
     while out.len() < len {
-        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        word = word
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let bytes = word.to_le_bytes();
         out.extend_from_slice(&bytes[..bytes.len().min(len - out.len())]);
     }
@@ -89,10 +106,20 @@ pub(crate) fn payload(seed: u64, frame: u32, index: usize, keyframe: bool, out: 
 /// Whether a received payload is, byte for byte, what the publisher sent. The picture id may have been rewritten, and
 /// whether it is a keyframe is not ours to know.
 pub(crate) fn matches(seed: u64, received: &[u8], scratch: &mut Vec<u8>) -> bool {
-    let Some(tag) = received.get(TAG_AT..TAG_AT + 5) else { return false };
+    let Some(tag) = received.get(TAG_AT..TAG_AT + 5) else {
+        return false;
+    };
     let frame = u32::from_be_bytes([tag[0], tag[1], tag[2], tag[3]]);
-    payload(seed, frame, usize::from(tag[4]), received[DESCRIPTOR_BYTES] == 0, scratch);
-    received.len() == scratch.len() && received[0] == scratch[0] && received[DESCRIPTOR_BYTES..] == scratch[DESCRIPTOR_BYTES..]
+    payload(
+        seed,
+        frame,
+        usize::from(tag[4]),
+        received[DESCRIPTOR_BYTES] == 0,
+        scratch,
+    );
+    received.len() == scratch.len()
+        && received[0] == scratch[0]
+        && received[DESCRIPTOR_BYTES..] == scratch[DESCRIPTOR_BYTES..]
 }
 
 fn mix(seed: u64, value: u64) -> u64 {

@@ -35,8 +35,18 @@ impl Clients {
         let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let mut child = Command::new(std::env::current_exe()?)
             .arg("fanout-clients")
-            .args(["--viewers", &options.viewers.to_string(), "--seed", &options.seed.to_string()])
-            .args(["--servers", &servers.join(","), "--fingerprint", &fingerprint.to_string()])
+            .args([
+                "--viewers",
+                &options.viewers.to_string(),
+                "--seed",
+                &options.seed.to_string(),
+            ])
+            .args([
+                "--servers",
+                &servers.join(","),
+                "--fingerprint",
+                &fingerprint.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -90,8 +100,9 @@ pub(crate) fn run_row(options: &RowOptions) -> anyhow::Result<()> {
         ..ShardsConfig::default()
     };
     let shards = Shards::start(config, identity, events_tx, taps)?;
-    let servers: Vec<SocketAddr> =
-        (0..options.shards).flat_map(|i| shards.candidates(shards.allocate_peer_on(i as u16))).collect();
+    let servers: Vec<SocketAddr> = (0..options.shards)
+        .flat_map(|i| shards.candidates(shards.allocate_peer_on(i as u16)))
+        .collect();
     let mut clients = Clients::start(options, &servers, fingerprint)?;
     let hello = clients.hear()?;
     let theirs: Fingerprint = hello["fingerprint"].as_str().context("fingerprint")?.parse()?;
@@ -99,11 +110,17 @@ pub(crate) fn run_row(options: &RowOptions) -> anyhow::Result<()> {
     let empty = resident_bytes()?;
     let joined = Instant::now();
     let profile = join(options, &shards, &mut events, &mut clients, theirs)?;
-    eprintln!("{} viewers joined in {:.1} s ({profile:?})", options.viewers, joined.elapsed().as_secs_f64());
+    eprintln!(
+        "{} viewers joined in {:.1} s ({profile:?})",
+        options.viewers,
+        joined.elapsed().as_secs_f64()
+    );
 
     let (interval, pace) = choose_pace(&mut clients)?;
     let per_viewer = resident_bytes()?.saturating_sub(empty) as f64 / options.viewers as f64;
-    let destinations = (0..options.viewers).map(|i| viewer_address(&hello, i)).collect::<anyhow::Result<Vec<_>>>()?;
+    let destinations = (0..options.viewers)
+        .map(|i| viewer_address(&hello, i))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let mut floor = Floor::new(profile, destinations)?;
     let before = shards.metrics();
     let mut sums = Sums::default();
@@ -116,15 +133,23 @@ pub(crate) fn run_row(options: &RowOptions) -> anyhow::Result<()> {
         sums.cpu += process_cpu_time() - cpu;
         sums.seconds += start.elapsed().as_secs_f64();
         sums.expected += u64::from(frames) * (PACKETS_PER_FRAME * options.viewers) as u64;
-        for (sum, key) in
-            [(&mut sums.received, "received"), (&mut sums.checked, "checked"), (&mut sums.wrong, "wrong")]
-        {
+        for (sum, key) in [
+            (&mut sums.received, "received"),
+            (&mut sums.checked, "checked"),
+            (&mut sums.wrong, "wrong"),
+        ] {
             *sum += told[key].as_u64().context("count")?;
         }
         let (cpu, packets) = floor.run(options.seed, frames / 2, interval)?;
         sums.floor_cpu += cpu;
         sums.floor_packets += packets;
     }
+    // The same without pauses between frames, everything warm: how low the floor can lie, for comparison.
+    let (hot_cpu, hot_packets) = floor.run(
+        options.seed,
+        frames.min(200_000 / options.viewers as u32),
+        Duration::ZERO,
+    )?;
     let after = shards.metrics();
     if sums.received == 0 {
         bail!("nothing arrived: {after:?}");
@@ -139,6 +164,7 @@ pub(crate) fn run_row(options: &RowOptions) -> anyhow::Result<()> {
         "packets": sums.received,
         "ns_per_packet": ns.round(),
         "floor_ns": floor_ns.round(),
+        "floor_without_pauses_ns": (hot_cpu.as_nanos() as f64 / hot_packets.max(1) as f64).round(),
         "ratio": (ns / floor_ns * 1_000.0).round() / 1_000.0,
         "bytes_per_viewer": per_viewer.round(),
         "loss": 1.0 - sums.received as f64 / sums.expected as f64,
@@ -164,11 +190,24 @@ fn join(
     for index in 0..=options.viewers {
         let peer = shards.allocate_peer_on((index % options.shards) as u16);
         let (local, remote) = media::credentials(options.seed, index);
-        shards.send(ShardCommand::AddPeer { peer, local, remote, remote_fingerprint: theirs });
+        shards.send(ShardCommand::AddPeer {
+            peer,
+            local,
+            remote,
+            remote_fingerprint: theirs,
+        });
         if index == 0 {
-            shards.send(ShardCommand::Publish { peer, track: media::TRACK, publication: media::publication() });
+            shards.send(ShardCommand::Publish {
+                peer,
+                track: media::TRACK,
+                publication: media::publication(),
+            });
         } else {
-            shards.send(ShardCommand::Subscribe { peer, track: media::TRACK, media: media::subscription() });
+            shards.send(ShardCommand::Subscribe {
+                peer,
+                track: media::TRACK,
+                media: media::subscription(),
+            });
         }
     }
     clients.ask("join")?;
