@@ -109,7 +109,12 @@ impl RoleArgs {
     fn loader(&self) -> Loader {
         Loader::new("MERIDIAN")
             .file(self.config.clone())
-            .ignore_env(&["MERIDIAN_CONFIG", "MERIDIAN_LOG", "MERIDIAN_LOG_FORMAT"])
+            .ignore_env(&[
+                "MERIDIAN_CONFIG",
+                "MERIDIAN_LOG",
+                "MERIDIAN_LOG_FORMAT",
+                "MERIDIAN_ENROLMENT_TOKEN",
+            ])
             .env(std::env::vars())
             .flag("--etcd", "registry.kind", self.etcd.as_ref().map(|_| "etcd"))
             .flag("--etcd", "registry.endpoints", self.etcd.as_ref())

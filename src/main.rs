@@ -62,7 +62,7 @@ fn main() -> ExitCode {
             Command::ControlPlane(args) => run::control_plane(args).await,
             Command::Edge(args) => run::edge(args).await,
             Command::Dev(args) => dev::run(args).await,
-            Command::Pki(args) => pki::run(args),
+            Command::Pki(args) => pki::run(args).await,
         }
     });
     match outcome {

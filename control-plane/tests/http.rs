@@ -419,44 +419,6 @@ async fn meetings_keys_and_certificates_survive_a_restart() {
 }
 
 #[test]
-fn the_example_file_names_every_key_and_loads() {
-    use meridian_api::config::{Loader, undocumented_keys};
-    let example = include_str!("../control-plane.example.toml");
-    assert_eq!(undocumented_keys::<ControlPlaneConfig>(example), Vec::<String>::new());
-    // Its active lines are the defaults; with every comment of a setting taken away it still loads.
-    let loaded = Loader::new("MERIDIAN")
-        .env([])
-        .file_text("example", example)
-        .load::<ControlPlaneConfig>()
-        .unwrap()
-        .value;
-    let default = ControlPlaneConfig::default();
-    assert_eq!(
-        serde_json::to_value(&loaded).unwrap(),
-        serde_json::to_value(&default).unwrap()
-    );
-    let is_setting = |line: &str| {
-        line.strip_prefix("# ")
-            .is_some_and(|rest| rest.contains(" = ") && !rest.contains(". "))
-    };
-    let all: Vec<&str> = example
-        .lines()
-        .map(|line| if is_setting(line) { &line[2..] } else { line })
-        .collect();
-    let all = all.join("\n");
-    let problems = Loader::new("MERIDIAN")
-        .env([])
-        .file_text("example", &all)
-        .load::<ControlPlaneConfig>()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        problems.lines().all(|line| line.contains("there is no ")),
-        "only its files are missing here: {problems}"
-    );
-}
-
-#[test]
 fn settings_without_sense_are_refused_with_file_line_and_key() {
     use meridian_api::config::Loader;
     let text = "[http]\nbind = '0.0.0.0:80'\ntrusted_proxies = ['proxy']\n[registry]\nkind = 'etcd'\n[assignment]\nload_knee = 2.0\n[api_keys]\nk = 'short'\n[turn]\nurls = ['turn:x']\n";

@@ -142,6 +142,7 @@ fn every_subcommand_explains_itself() {
         (vec!["pki"], "create"),
         (vec!["pki", "create"], "--out"),
         (vec!["pki", "node"], "--authority"),
+        (vec!["pki", "enrol"], "--token"),
     ];
     for (mut command, mentions) in all {
         command.push("--help");

@@ -17,6 +17,8 @@ use meridian_registry::{EtcdOptions, EtcdRegistry, Registry};
 use mesh::process::{Folder, Process, eventually, get, send};
 use mesh::{LEASE_S, MERIDIAN, Mesh, SOON, join_at};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
@@ -141,10 +143,7 @@ async fn guessing_is_limited_by_the_client_behind_the_proxy(edge: SocketAddr) {
     for _ in 0..20 {
         last = guess("203.0.113.9").await;
     }
-    assert_eq!(
-        (last.status, last.json()["code"].as_str()),
-        (429, Some("too_many_tries"))
-    );
+    assert_eq!((last.status, last.json()["code"].as_str()), (429, Some("rate_limited")));
     assert!(last.header("retry-after").is_some(), "{last:?}");
     assert_eq!(guess("198.51.100.7").await.status, 404, "others are not held up");
 }
@@ -458,6 +457,116 @@ fn listening(process: u32) -> Option<SocketAddr> {
         let port = u16::from_str_radix(fields.get(1)?.rsplit(':').next()?, 16).ok()?;
         listens.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     })
+}
+
+#[tokio::test]
+async fn people_are_counted_again_after_a_restart_and_sent_away_only_once_nobody_is_placed_there() {
+    let mut mesh = Mesh::start(&["fra", "iad"]).await;
+    let (code, _) = mesh.meeting(json!({})).await;
+    // Whoever is placed counts as on the way for a while, so they ask for another meeting.
+    let (other, _) = mesh.meeting(json!({})).await;
+    let ana = json!({"name": "Ana", "from": "fra"});
+    let granted = mesh.join(&code, &ana).await.unwrap().json();
+    let mut client = enter(mesh.edge_address("fra").await, granted["token"].as_str().unwrap()).await;
+    counts(&mesh, &code, 1).await;
+    // A control plane that starts anew knows of nobody on the way: whoever it counts, an edge has reported.
+    mesh.control.signal("KILL");
+    mesh.control.ended(SOON).await;
+    mesh.restart_control();
+    mesh.wait_for_edges(2).await;
+    counts(&mesh, &code, 1).await;
+    mesh.edges["fra"].signal("TERM");
+    // The goodbye is a Leave message, then a WebSocket close frame, then the end.
+    let said = tokio::time::timeout(SOON, async {
+        let mut said = Vec::new();
+        let mut buffer = [0; 4096];
+        // What is left of the join's own messages has long been sent: the next bytes are the goodbye.
+        let read = client.read(&mut buffer).await.unwrap();
+        said.extend_from_slice(&buffer[..read]);
+        assert!(
+            !mesh.placed().await.unwrap().contains_key("fra"),
+            "told to go while others are still sent here"
+        );
+        assert_eq!(mesh.edge_for(&other, "fra").await, "iad");
+        client.read_to_end(&mut said).await.unwrap();
+        said
+    })
+    .await
+    .expect("the client is told to go");
+    const CLOSE: u8 = 0x88;
+    assert!(said.contains(&CLOSE), "{said:?}");
+    assert!(
+        mesh.edges
+            .get_mut("fra")
+            .unwrap()
+            .ended(Duration::from_secs(5))
+            .await
+            .success()
+    );
+    counts(&mesh, &code, 0).await;
+}
+
+async fn counts(mesh: &Mesh, code: &str, people: u32) {
+    let path = format!("/api/v1/meetings/{code}");
+    eventually(&format!("the meeting counts {people}"), SOON, async || {
+        (mesh.get(&path).await?.json()["participants"] == people).then_some(())
+    })
+    .await;
+}
+
+/// Opens the signalling WebSocket and reads what comes with the join.
+async fn enter(edge: SocketAddr, token: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    let request = format!(
+        "GET /rtc/v1?access_token={token}&join_request= HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    // Until nothing has come for a moment.
+    while let Ok(read) = tokio::time::timeout(Duration::from_millis(500), stream.read_buf(&mut said)).await {
+        assert!(read.unwrap() > 0, "closed: {}", String::from_utf8_lossy(&said));
+    }
+    assert!(said.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&said));
+    stream
+}
+
+#[tokio::test]
+async fn a_new_edge_enrols_with_a_token_and_takes_part() {
+    let mut mesh = Mesh::start(&["fra"]).await;
+    let out = mesh.folder.path("pki-sin");
+    let enrol = async |node: &str, token: &str| {
+        let (url, ca) = (format!("https://{}", mesh.grpc), mesh.folder.path("data/pki/ca.pem"));
+        let arguments = [
+            "pki",
+            "enrol",
+            node,
+            "--control-plane",
+            &url,
+            "--ca",
+            ca.to_str().unwrap(),
+            "--token",
+            token,
+        ];
+        let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
+        arguments.extend(["--out".to_owned(), out.to_str().unwrap().to_owned()]);
+        let mut process = Process::start(MERIDIAN, &arguments, &mesh.folder.path("enrol.log"));
+        (process.ended(SOON).await.code(), process.log())
+    };
+    let (code, log) = enrol("sin", "not-the-token-of-this-control-plane").await;
+    assert!(code == Some(1) && log.contains("token"), "{log}");
+    let (code, log) = enrol("fra", mesh::ENROLMENT_TOKEN).await;
+    assert!(
+        code == Some(1) && log.contains("alive"),
+        "the name of a living edge: {log}"
+    );
+    assert!(!out.exists());
+    let (code, log) = enrol("sin", mesh::ENROLMENT_TOKEN).await;
+    assert_eq!(code, Some(0), "{log}");
+    mesh.run_edge("sin");
+    mesh.wait_for_edges(2).await;
+    let (code, _) = mesh.meeting(json!({})).await;
+    assert_eq!(mesh.edge_for(&code, "sin").await, "sin");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ pub(crate) const MERIDIAN: &str = env!("CARGO_BIN_EXE_meridian");
 /// Seconds that a crashed edge stays in placement.
 pub(crate) const LEASE_S: u64 = 2;
 pub(crate) const SECRET: &str = "a-secret-of-at-least-32-characters";
+pub(crate) const ENROLMENT_TOKEN: &str = "an-enrolment-token-of-24-or-more";
 /// For what takes no time of its own, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
@@ -85,6 +86,12 @@ impl Mesh {
             &self.folder.path("pki.log"),
         );
         assert!(issue.ended(SOON).await.success());
+        self.run_edge(region);
+    }
+
+    /// Starts an edge that has its certificate.
+    pub(crate) fn run_edge(&mut self, region: &str) {
+        let pki = self.folder.path(&format!("pki-{region}"));
         let file = self.folder.path(&format!("{region}.toml"));
         let configuration = format!(
             "[node]\nid = '{region}'\nregion = '{region}'\n[http]\nbind = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']\n\
@@ -188,7 +195,7 @@ fn start_control(folder: &Folder, etcd: &Etcd, http: SocketAddr, grpc: SocketAdd
     let file = folder.path("control-plane.toml");
     // The tests ask more often than people would.
     let configuration = format!(
-        "data_directory = '{}'\ndemo = true\n[http]\nbind = '{http}'\n[grpc]\nbind = '{grpc}'\n\
+        "data_directory = '{}'\ndemo = true\nenrolment_tokens = ['{ENROLMENT_TOKEN}']\n[http]\nbind = '{http}'\n[grpc]\nbind = '{grpc}'\n\
          [registry]\nkind = 'etcd'\nendpoints = ['{}']\nlease_s = {LEASE_S}\n\
          [limits]\njoins_per_minute_address = 10000\n[api_keys]\ndevkey = '{SECRET}'\n",
         folder.path("data").display(),
