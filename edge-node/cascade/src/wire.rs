@@ -236,7 +236,7 @@ pub struct RoomCast {
     /// Only to be passed on.
     #[prost(bool, tag = "4")]
     pub relay_only: bool,
-    #[prost(oneof = "Content", tags = "5, 6")]
+    #[prost(oneof = "Content", tags = "5, 7")]
     pub content: Option<Content>,
 }
 
