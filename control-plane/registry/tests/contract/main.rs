@@ -35,6 +35,8 @@ contract!(
     a_leader_resigns_crashes_and_is_followed,
     a_leader_that_is_cut_off_stops_before_the_next_one_starts,
     nodes_are_seen_with_their_state_and_missed_when_killed,
+    a_store_that_crashes_and_returns_loses_nobody,
+    a_store_that_forgets_everybody_empties_no_view,
 );
 
 fn bytes(text: &str) -> Bytes {
@@ -373,4 +375,62 @@ async fn nodes_are_seen_with_their_state_and_missed_when_killed(world: World) {
     tokio::join!(fra.leave(), iad.leave());
     nodes.wait_for(|view| view.nodes.is_empty()).await;
     assert!(left.elapsed() < TTL, "{:?}", left.elapsed());
+}
+
+async fn a_store_that_crashes_and_returns_loses_nobody(mut world: World) {
+    let registry = world.direct();
+    let nodes = NodeWatch::start(registry.clone(), KeeperConfig::default());
+    let mut fra = announce(registry.clone(), record("fra"), TTL * 2);
+    let leader = campaign(registry.clone(), "office", "a", TTL * 2);
+    nodes.wait_for(|view| view.nodes.len() == 1).await;
+    leader.state().wait_for(Leadership::is_leader).await.unwrap();
+    let lease = registry.get("nodes/fra").await.unwrap().unwrap().lease;
+    world.crash_and_restart().await;
+    fra.set_state(NodeState::Draining);
+    nodes
+        .wait_for(|view| view.get("fra").is_none_or(|record| record.state == NodeState::Draining))
+        .await;
+    assert!(
+        nodes
+            .now()
+            .get("fra")
+            .is_some_and(|record| record.state == NodeState::Draining),
+        "it never was gone"
+    );
+    assert_eq!(registry.get("nodes/fra").await.unwrap().unwrap().lease, lease);
+    assert!(leader.is_leader());
+}
+
+async fn a_store_that_forgets_everybody_empties_no_view(world: World) {
+    let registry = world.direct();
+    let nodes = NodeWatch::start(registry.clone(), KeeperConfig::default());
+    let ids = ["a", "b", "c", "d", "e"];
+    let announced: Vec<_> = ids.map(|id| announce(registry.clone(), record(id), TTL)).into();
+    nodes.wait_for(|view| view.nodes.len() == ids.len()).await;
+    let lowest = tokio::spawn({
+        let mut view = nodes.view();
+        async move {
+            // The first one to vanish is believed for a moment: one lost node of five looks no different.
+            let mut lowest = usize::MAX;
+            let mut suspected = false;
+            while !suspected || view.borrow().nodes.values().any(|node| node.suspect) {
+                view.changed().await.unwrap();
+                let now = view.borrow_and_update().clone();
+                suspected |= now.nodes.values().any(|node| node.suspect);
+                lowest = lowest.min(now.nodes.len());
+            }
+            lowest
+        }
+    });
+    for id in ids {
+        registry.delete(&format!("nodes/{id}")).await.unwrap();
+    }
+    // All come back by themselves, and no longer under suspicion.
+    let lowest = tokio::time::timeout(Duration::from_secs(10), lowest)
+        .await
+        .expect("still suspected")
+        .unwrap();
+    assert!(lowest >= ids.len() - 1, "{lowest}");
+    assert_eq!(nodes.now().nodes.len(), ids.len());
+    drop(announced);
 }
