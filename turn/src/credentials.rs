@@ -60,7 +60,10 @@ impl IntegrityKey {
         parts.iter().for_each(|part| context.update(part));
         let right = context.sign();
         tag.len() >= 16
-            && right.as_ref().get(..tag.len()).is_some_and(|r| aws_lc_rs::constant_time::verify_slices_are_equal(r, tag).is_ok())
+            && right
+                .as_ref()
+                .get(..tag.len())
+                .is_some_and(|r| aws_lc_rs::constant_time::verify_slices_are_equal(r, tag).is_ok())
     }
 
     fn of(&self, kind: Integrity) -> &hmac::Key {
@@ -80,7 +83,12 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Credentials({} users, {} secrets)", self.users.len(), self.secrets.len())
+        write!(
+            f,
+            "Credentials({} users, {} secrets)",
+            self.users.len(),
+            self.secrets.len()
+        )
     }
 }
 
@@ -122,9 +130,17 @@ impl Credentials {
         if self.secrets.is_empty() {
             return None;
         }
-        let passwords = self.secrets.iter().map(|secret| time_limited_password(secret, username)).collect();
+        let passwords = self
+            .secrets
+            .iter()
+            .map(|secret| time_limited_password(secret, username))
+            .collect();
         let quota_name = if id.is_empty() { username } else { id }.to_owned();
-        Some(Account { passwords, expires_unix: Some(expires_unix), quota_name })
+        Some(Account {
+            passwords,
+            expires_unix: Some(expires_unix),
+            quota_name,
+        })
     }
 }
 
@@ -150,9 +166,16 @@ mod tests {
         let (username, password) = time_limited_credential(b"north", "anna", 1_700_000_000);
         assert_eq!(username, "1700000000:anna");
         assert_eq!(password, PYTHON_SAYS);
-        let account = Credentials::default().with_secret("old").with_secret("north").find(&username).unwrap();
+        let account = Credentials::default()
+            .with_secret("old")
+            .with_secret("north")
+            .find(&username)
+            .unwrap();
         assert_eq!(account.passwords[1], password);
-        assert_eq!((account.expires_unix, account.quota_name.as_str()), (Some(1_700_000_000), "anna"));
+        assert_eq!(
+            (account.expires_unix, account.quota_name.as_str()),
+            (Some(1_700_000_000), "anna")
+        );
     }
 
     const PYTHON_SAYS: &str = "WS1fjjHj2gNlXzhc/ZcwmC3ofIo=";

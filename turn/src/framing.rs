@@ -17,7 +17,11 @@ pub enum Frame {
 /// What is at the beginning of `bytes`.
 pub fn next_frame(bytes: &[u8]) -> Frame {
     let &[first, _, high, low, ..] = bytes else {
-        return if bytes.first().is_some_and(|&b| b >= 0x80) { Frame::Violation } else { Frame::Incomplete(4) };
+        return if bytes.first().is_some_and(|&b| b >= 0x80) {
+            Frame::Violation
+        } else {
+            Frame::Incomplete(4)
+        };
     };
     let length = usize::from(u16::from_be_bytes([high, low]));
     let (message, consumed) = match first >> 6 {
@@ -25,7 +29,11 @@ pub fn next_frame(bytes: &[u8]) -> Frame {
         1 => (4 + length, (4 + length).next_multiple_of(4)),
         _ => return Frame::Violation,
     };
-    if bytes.len() < consumed { Frame::Incomplete(consumed) } else { Frame::Complete { message, consumed } }
+    if bytes.len() < consumed {
+        Frame::Incomplete(consumed)
+    } else {
+        Frame::Complete { message, consumed }
+    }
 }
 
 #[cfg(test)]
@@ -36,10 +44,26 @@ mod tests {
     fn frames_end_where_their_length_says() {
         assert_eq!(next_frame(&[]), Frame::Incomplete(4));
         assert_eq!(next_frame(&[0x40, 0, 0, 5]), Frame::Incomplete(12));
-        assert_eq!(next_frame(&[0x40, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 9]), Frame::Complete { message: 9, consumed: 12 });
+        assert_eq!(
+            next_frame(&[0x40, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 9]),
+            Frame::Complete {
+                message: 9,
+                consumed: 12
+            }
+        );
         assert_eq!(next_frame(&[0, 1, 0, 0]), Frame::Incomplete(20));
-        assert_eq!(next_frame(&[0; 24]), Frame::Complete { message: 20, consumed: 20 });
-        assert_eq!(next_frame(&[0x16, 3, 1, 2]), Frame::Violation, "a TLS hello on a plain port");
+        assert_eq!(
+            next_frame(&[0; 24]),
+            Frame::Complete {
+                message: 20,
+                consumed: 20
+            }
+        );
+        assert_eq!(
+            next_frame(&[0x16, 3, 1, 2]),
+            Frame::Violation,
+            "a TLS hello on a plain port"
+        );
         assert_eq!(next_frame(&[0x80]), Frame::Violation);
         assert_eq!(next_frame(&[0, 1, 0, 3]), Frame::Violation);
     }

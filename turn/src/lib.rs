@@ -20,7 +20,7 @@ pub mod stun;
 
 pub use ports::ReservationToken;
 pub use server::{
-    AllocationId, Command, ConfigError, Counters, Framing, RelayAddress, RelayId, Relayed, Server, ServerConfig, Shared,
-    ToClient, ToPeer,
+    AllocationId, Command, ConfigError, Counters, Framing, RelayAddress, RelayId, Relayed, Server, ServerConfig,
+    Shared, ToClient, ToPeer,
 };
 pub use sockets::{AllocationPort, ClientSocket, Family, PeerSocket, Transport};

@@ -56,8 +56,14 @@ pub(crate) struct Usage {
 impl Usage {
     /// Charges one packet. What is refused is dropped, as a full queue would.
     pub(crate) fn take(&self, quota: &Quota, now_ns: u64, bytes: usize) -> bool {
-        quota.packets.as_ref().is_none_or(|rate| self.packets.take(rate, now_ns, 1))
-            && quota.bytes.as_ref().is_none_or(|rate| self.bytes.take(rate, now_ns, bytes as u64))
+        quota
+            .packets
+            .as_ref()
+            .is_none_or(|rate| self.packets.take(rate, now_ns, 1))
+            && quota
+                .bytes
+                .as_ref()
+                .is_none_or(|rate| self.bytes.take(rate, now_ns, bytes as u64))
     }
 }
 
@@ -140,7 +146,10 @@ pub(crate) struct PrefixLimiter {
 
 impl PrefixLimiter {
     pub(crate) fn new() -> PrefixLimiter {
-        PrefixLimiter { slots: (0..PREFIX_SLOTS).map(|_| Bucket::default()).collect(), hasher: RandomState::new() }
+        PrefixLimiter {
+            slots: (0..PREFIX_SLOTS).map(|_| Bucket::default()).collect(),
+            hasher: RandomState::new(),
+        }
     }
 
     pub(crate) fn permits(&self, rate: &Rate, now_ns: u64, source: IpAddr) -> bool {
@@ -179,13 +188,34 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        let media = |mbit: u64| Some(Rate { per_second: mbit * 125_000, burst: mbit * 125_000 });
-        let packets = |n| Some(Rate { per_second: n, burst: n });
+        let media = |mbit: u64| {
+            Some(Rate {
+                per_second: mbit * 125_000,
+                burst: mbit * 125_000,
+            })
+        };
+        let packets = |n| {
+            Some(Rate {
+                per_second: n,
+                burst: n,
+            })
+        };
         Limits {
             allocations: 20_000,
-            per_user: Quota { allocations: 24, bytes: media(100), packets: packets(25_000) },
-            per_source: Quota { allocations: 512, bytes: media(1_000), packets: packets(250_000) },
-            unauthenticated: Rate { per_second: 100, burst: 200 },
+            per_user: Quota {
+                allocations: 24,
+                bytes: media(100),
+                packets: packets(25_000),
+            },
+            per_source: Quota {
+                allocations: 512,
+                bytes: media(1_000),
+                packets: packets(250_000),
+            },
+            unauthenticated: Rate {
+                per_second: 100,
+                burst: 200,
+            },
             permissions_per_allocation: 64,
             channels_per_allocation: 64,
             connections: 10_000,
@@ -206,7 +236,13 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let (bucket, rate) = (Bucket::default(), Rate { per_second: 10, burst: 5 });
+        let (bucket, rate) = (
+            Bucket::default(),
+            Rate {
+                per_second: 10,
+                burst: 5,
+            },
+        );
         assert_eq!((0..20).filter(|_| bucket.take(&rate, 0, 1)).count(), 5);
         assert_eq!((0..20).filter(|_| bucket.take(&rate, SECOND / 5, 1)).count(), 2);
         assert_eq!((0..20).filter(|_| bucket.take(&rate, 60 * SECOND, 1)).count(), 5);
@@ -215,12 +251,23 @@ mod tests {
     #[test]
     fn the_ledger_forgets_who_holds_nothing() {
         let ledger = Ledger::default();
-        let quota = Quota { allocations: 1, bytes: None, packets: None };
+        let quota = Quota {
+            allocations: 1,
+            bytes: None,
+            packets: None,
+        };
         let ip: IpAddr = "2a00::1".parse().unwrap();
         let neighbour: IpAddr = "2a00::2".parse().unwrap();
         let charge = ledger.charge("anna", ip, &quota, &quota).unwrap();
-        assert!(ledger.charge("anna", "1.1.1.1".parse().unwrap(), &quota, &quota).is_none());
-        assert!(ledger.charge("bert", neighbour, &quota, &quota).is_none(), "one /64 is one source");
+        assert!(
+            ledger
+                .charge("anna", "1.1.1.1".parse().unwrap(), &quota, &quota)
+                .is_none()
+        );
+        assert!(
+            ledger.charge("bert", neighbour, &quota, &quota).is_none(),
+            "one /64 is one source"
+        );
         ledger.release(&charge);
         assert_eq!(ledger.len(), 0);
         assert!(ledger.charge("anna", ip, &quota, &quota).is_some());
@@ -229,10 +276,15 @@ mod tests {
     #[test]
     fn a_flood_brakes_its_own_prefix() {
         let limiter = PrefixLimiter::new();
-        let rate = Rate { per_second: 10, burst: 10 };
+        let rate = Rate {
+            per_second: 10,
+            burst: 10,
+        };
         let flood = |last: u8| limiter.permits(&rate, 0, IpAddr::from([9, 9, 9, last]));
         assert_eq!((0..=255).filter(|&last| flood(last)).count(), 10);
-        let others = (0..100u8).filter(|&n| limiter.permits(&rate, 0, IpAddr::from([8, 8, n, 1]))).count();
+        let others = (0..100u8)
+            .filter(|&n| limiter.permits(&rate, 0, IpAddr::from([8, 8, n, 1])))
+            .count();
         assert!(others >= 99);
     }
 }

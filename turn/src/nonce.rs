@@ -29,7 +29,9 @@ impl NonceKey {
 
     /// Whether we minted it for this address and it has not expired.
     pub(crate) fn accepts(&self, nonce: &[u8], client: IpAddr, now_s: u32) -> bool {
-        let Some(encoded) = nonce.strip_prefix(COOKIE.as_bytes()) else { return false };
+        let Some(encoded) = nonce.strip_prefix(COOKIE.as_bytes()) else {
+            return false;
+        };
         let mut body = [0; 4 + MAC_BYTES];
         if STANDARD_NO_PAD.decode_slice(encoded, &mut body) != Ok(body.len()) {
             return false;

@@ -19,16 +19,25 @@ pub struct NetworkError(String);
 impl Network {
     /// `prefix` beyond the address's length means the address alone.
     pub fn new(ip: IpAddr, prefix: u8) -> Network {
-        Network { ip, prefix: prefix.min(if ip.is_ipv4() { 32 } else { 128 }) }
+        Network {
+            ip,
+            prefix: prefix.min(if ip.is_ipv4() { 32 } else { 128 }),
+        }
     }
 
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.ip, ip) {
             (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                (u32::from(net) ^ u32::from(ip)).checked_shr(32 - u32::from(self.prefix)).unwrap_or(0) == 0
+                (u32::from(net) ^ u32::from(ip))
+                    .checked_shr(32 - u32::from(self.prefix))
+                    .unwrap_or(0)
+                    == 0
             }
             (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                (u128::from(net) ^ u128::from(ip)).checked_shr(128 - u32::from(self.prefix)).unwrap_or(0) == 0
+                (u128::from(net) ^ u128::from(ip))
+                    .checked_shr(128 - u32::from(self.prefix))
+                    .unwrap_or(0)
+                    == 0
             }
             _ => false,
         }
@@ -43,8 +52,16 @@ impl FromStr for Network {
         let (ip, prefix) = text.split_once('/').unwrap_or((text, ""));
         let ip: IpAddr = ip.parse().map_err(|_| error())?;
         let longest = if ip.is_ipv4() { 32 } else { 128 };
-        let prefix = if prefix.is_empty() { longest } else { prefix.parse().map_err(|_| error())? };
-        if prefix > longest { Err(error()) } else { Ok(Network { ip, prefix }) }
+        let prefix = if prefix.is_empty() {
+            longest
+        } else {
+            prefix.parse().map_err(|_| error())?
+        };
+        if prefix > longest {
+            Err(error())
+        } else {
+            Ok(Network { ip, prefix })
+        }
     }
 }
 
@@ -92,7 +109,11 @@ impl PeerPolicy {
         if peer.port() == 0 || self.denied.iter().any(|n| n.contains(ip)) {
             return None;
         }
-        if let Some(media) = self.media.iter().find(|m| m.advertised == ip && m.ports.contains(&peer.port())) {
+        if let Some(media) = self
+            .media
+            .iter()
+            .find(|m| m.advertised == ip && m.ports.contains(&peer.port()))
+        {
             return Some(Route::Send(SocketAddr::new(media.actual, peer.port())));
         }
         if self.open(ip) {
@@ -103,7 +124,11 @@ impl PeerPolicy {
 
     /// The address clients know a sender by: the way back of [`PeerPolicy::route`].
     pub(crate) fn name_of(&self, from: SocketAddr) -> SocketAddr {
-        match self.media.iter().find(|m| m.actual == from.ip() && m.ports.contains(&from.port())) {
+        match self
+            .media
+            .iter()
+            .find(|m| m.actual == from.ip() && m.ports.contains(&from.port()))
+        {
             Some(media) => SocketAddr::new(media.advertised, from.port()),
             None => from,
         }
@@ -161,14 +186,45 @@ mod tests {
 
     #[test]
     fn only_public_unicast_is_public() {
-        for yes in ["1.1.1.1", "203.0.112.1", "100.128.0.1", "172.32.0.1", "2606:4700::1", "2a00::1", "64:ff9b::1.1.1.1"] {
+        for yes in [
+            "1.1.1.1",
+            "203.0.112.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2606:4700::1",
+            "2a00::1",
+            "64:ff9b::1.1.1.1",
+        ] {
             assert!(is_public(ip(yes)), "{yes}");
         }
         for no in [
-            "0.0.0.0", "0.1.2.3", "10.1.2.3", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.0.0.8",
-            "192.168.1.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::ffff:10.0.0.1",
-            "::ffff:1.1.1.1", "::7f00:1", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "2002:0a00:0001::", "2001::1",
-            "2001:db8::1", "fe80::1", "fec0::1", "fd00::1", "ff02::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.0.0.8",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "::ffff:1.1.1.1",
+            "::7f00:1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::1",
+            "2002:0a00:0001::",
+            "2001::1",
+            "2001:db8::1",
+            "fe80::1",
+            "fec0::1",
+            "fd00::1",
+            "ff02::1",
         ] {
             assert!(!is_public(ip(no)), "{no}");
         }
@@ -186,10 +242,21 @@ mod tests {
     #[test]
     fn own_addresses_are_reached_at_media_and_relayed_ports_only() {
         let own = ip("198.51.99.7");
-        let media = MediaPorts { advertised: own, actual: ip("10.0.0.7"), ports: 7000..=7003 };
-        let policy = PeerPolicy { own: vec![own, ip("10.0.0.7")], media: vec![media], ..PeerPolicy::default() };
+        let media = MediaPorts {
+            advertised: own,
+            actual: ip("10.0.0.7"),
+            ports: 7000..=7003,
+        };
+        let policy = PeerPolicy {
+            own: vec![own, ip("10.0.0.7")],
+            media: vec![media],
+            ..PeerPolicy::default()
+        };
         let at = |port| SocketAddr::new(own, port);
-        assert_eq!(policy.route(at(7001), &[]), Some(Route::Send("10.0.0.7:7001".parse().unwrap())));
+        assert_eq!(
+            policy.route(at(7001), &[]),
+            Some(Route::Send("10.0.0.7:7001".parse().unwrap()))
+        );
         assert_eq!(policy.name_of("10.0.0.7:7001".parse().unwrap()), at(7001));
         assert_eq!(policy.route(at(22), &[]), None);
         assert_eq!(policy.route(at(50_000), &[own]), Some(Route::Relayed(at(50_000))));
@@ -200,7 +267,11 @@ mod tests {
     #[test]
     fn denied_is_stronger_than_allowed() {
         let both = vec!["10.0.0.0/8".parse().unwrap()];
-        let policy = PeerPolicy { allowed: both.clone(), denied: both, ..PeerPolicy::default() };
+        let policy = PeerPolicy {
+            allowed: both.clone(),
+            denied: both,
+            ..PeerPolicy::default()
+        };
         assert_eq!(policy.route("10.0.0.1:9".parse().unwrap(), &[]), None);
     }
 }

@@ -36,12 +36,19 @@ pub(crate) struct PortPool {
 impl PortPool {
     pub(crate) fn new(range: RangeInclusive<u16>, reservations_max: usize) -> PortPool {
         let bitmap = || (0..1024).map(|_| AtomicU64::new(0)).collect();
-        PortPool { range, taken: [bitmap(), bitmap()], reservations: Mutex::default(), reservations_max }
+        PortPool {
+            range,
+            taken: [bitmap(), bitmap()],
+            reservations: Mutex::default(),
+            reservations_max,
+        }
     }
 
     /// Any free port; `even`: an even one.
     pub(crate) fn take(&self, family: Family, even: bool, rng: &mut impl Rng) -> Option<AllocationPort> {
-        self.candidates(even, rng).find(|&port| self.claim(family, port)).map(AllocationPort)
+        self.candidates(even, rng)
+            .find(|&port| self.claim(family, port))
+            .map(AllocationPort)
     }
 
     /// An even port and a token for the next higher one.
@@ -61,7 +68,9 @@ impl PortPool {
             return None;
         }
         let port = self.candidates(true, rng).find(|&port| {
-            let Some(next) = port.checked_add(1).filter(|n| self.range.contains(n)) else { return false };
+            let Some(next) = port.checked_add(1).filter(|n| self.range.contains(n)) else {
+                return false;
+            };
             if !self.claim(family, port) {
                 return false;
             }
@@ -72,7 +81,15 @@ impl PortPool {
             both
         })?;
         let (username, expires) = (username.to_owned(), now + RESERVATION_LIFETIME);
-        reservations.insert(token, Reservation { family, port: AllocationPort(port + 1), username, expires });
+        reservations.insert(
+            token,
+            Reservation {
+                family,
+                port: AllocationPort(port + 1),
+                username,
+                expires,
+            },
+        );
         Some((AllocationPort(port), token))
     }
 
@@ -101,7 +118,10 @@ impl PortPool {
 
     /// Frees ports whose reservation has run out. Called from timers, and whenever the table is full.
     pub(crate) fn expire_reservations(&self, now: Instant) {
-        self.expire(&mut self.reservations.lock().unwrap_or_else(PoisonError::into_inner), now);
+        self.expire(
+            &mut self.reservations.lock().unwrap_or_else(PoisonError::into_inner),
+            now,
+        );
     }
 
     pub(crate) fn release(&self, family: Family, port: AllocationPort) {
@@ -148,7 +168,11 @@ impl PortPool {
 
     #[cfg(test)]
     pub(crate) fn taken_count(&self) -> u32 {
-        self.taken.iter().flatten().map(|w| w.load(Ordering::Relaxed).count_ones()).sum()
+        self.taken
+            .iter()
+            .flatten()
+            .map(|w| w.load(Ordering::Relaxed).count_ones())
+            .sum()
     }
 }
 
@@ -178,7 +202,10 @@ mod tests {
         let (port, token) = pool.take_pair(Family::V4, "anna", now, &mut rng).unwrap();
         assert_eq!(port.0 % 2, 0);
         assert_eq!(pool.claim_reserved(&token, "bert", now), None);
-        assert_eq!(pool.claim_reserved(&token, "anna", now), Some((Family::V4, AllocationPort(port.0 + 1))));
+        assert_eq!(
+            pool.claim_reserved(&token, "anna", now),
+            Some((Family::V4, AllocationPort(port.0 + 1)))
+        );
         assert_eq!(pool.claim_reserved(&token, "anna", now), None);
         let (_, late) = pool.take_pair(Family::V4, "anna", now, &mut rng).unwrap();
         assert_eq!(pool.claim_reserved(&late, "anna", now + Duration::from_secs(31)), None);
@@ -186,6 +213,10 @@ mod tests {
         for _ in 0..2 {
             pool.take_pair(Family::V4, "anna", now, &mut rng).unwrap();
         }
-        assert_eq!(pool.take_pair(Family::V4, "anna", now, &mut rng), None, "the table is bounded");
+        assert_eq!(
+            pool.take_pair(Family::V4, "anna", now, &mut rng),
+            None,
+            "the table is bounded"
+        );
     }
 }

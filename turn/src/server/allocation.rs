@@ -34,7 +34,9 @@ pub(crate) struct Channel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RelayState {
     /// The shell was asked to open it.
-    Opening { attempt: u8 },
+    Opening {
+        attempt: u8,
+    },
     Open,
     /// Not to be had; the reason is told to the client.
     Failed(ErrorCode),
@@ -75,11 +77,16 @@ pub(crate) struct Allocation {
 
 impl Allocation {
     pub(crate) fn relay(&self, family: Family) -> Option<&Relay> {
-        self.relays[family.index()].as_ref().filter(|r| r.state == RelayState::Open)
+        self.relays[family.index()]
+            .as_ref()
+            .filter(|r| r.state == RelayState::Open)
     }
 
     pub(crate) fn is_opening(&self) -> bool {
-        self.relays.iter().flatten().any(|r| matches!(r.state, RelayState::Opening { .. }))
+        self.relays
+            .iter()
+            .flatten()
+            .any(|r| matches!(r.state, RelayState::Opening { .. }))
     }
 
     pub(crate) fn permits(&self, ip: IpAddr, now: Instant) -> bool {
@@ -121,7 +128,12 @@ impl Allocation {
         }
         let room = self.channels.len() < max;
         if room {
-            self.channels.push(Channel { number, peer, route, expires });
+            self.channels.push(Channel {
+                number,
+                peer,
+                route,
+                expires,
+            });
         }
         room
     }

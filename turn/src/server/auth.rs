@@ -60,26 +60,46 @@ impl<R: Rng> Server<R> {
         integrity: Integrity,
     ) -> Option<Authenticated> {
         // USERHASH is never offered by us (the nonce says so), so a request needs its username in clear.
-        let username = message.get_str(attribute::USERNAME).filter(|name| name.len() <= USERNAME_BYTES_MAX)?;
+        let username = message
+            .get_str(attribute::USERNAME)
+            .filter(|name| name.len() <= USERNAME_BYTES_MAX)?;
         if realm != self.shared.config.realm.as_bytes() {
             return None;
         }
         let account = self.shared.config.credentials.find(username)?;
-        let own = self.find(client).and_then(|id| self.get(id)).filter(|a| &*a.username == username);
+        let own = self
+            .find(client)
+            .and_then(|id| self.get(id))
+            .filter(|a| &*a.username == username);
         if let Some(expires) = account.expires_unix {
             // Calls outlive their credentials: what was allocated in time may be kept up.
-            let grace = if own.is_some() { self.shared.config.expired_credential_grace.as_secs() } else { 0 };
+            let grace = if own.is_some() {
+                self.shared.config.expired_credential_grace.as_secs()
+            } else {
+                0
+            };
             if expires.saturating_add(grace) < self.shared.unix_s(self.now) {
                 return None;
             }
         }
-        let known = own.filter(|a| a.algorithm == algorithm && message.verify(&a.key)).map(|a| a.key.clone());
+        let known = own
+            .filter(|a| a.algorithm == algorithm && message.verify(&a.key))
+            .map(|a| a.key.clone());
         let key = known.or_else(|| {
             let realm = &self.shared.config.realm;
-            let keys = account.passwords.iter().map(|p| IntegrityKey::long_term(algorithm, username, realm, p));
+            let keys = account
+                .passwords
+                .iter()
+                .map(|p| IntegrityKey::long_term(algorithm, username, realm, p));
             keys.into_iter().find(|key| message.verify(key))
         })?;
-        Some(Authenticated { username: username.into(), quota_name: account.quota_name, algorithm, key, integrity })
+        Some(Authenticated {
+            username: username.into(),
+            quota_name: account.quota_name,
+            algorithm,
+            key,
+            integrity,
+        })
     }
 
     /// An error to somebody who has not proved anything: small, and only so many per source prefix.
@@ -89,8 +109,10 @@ impl<R: Rng> Server<R> {
         }
         let mut writer = MessageWriter::new(Class::Error, message.method, message.transaction).error(code);
         if matches!(code, ErrorCode::Unauthenticated | ErrorCode::StaleNonce) {
-            let expires_s =
-                self.shared.seconds(self.now).saturating_add(self.shared.config.nonce_lifetime.as_secs() as u32);
+            let expires_s = self
+                .shared
+                .seconds(self.now)
+                .saturating_add(self.shared.config.nonce_lifetime.as_secs() as u32);
             let nonce = self.shared.nonces.mint(client.remote.ip(), expires_s);
             writer = writer
                 .attribute(attribute::REALM, self.shared.config.realm.as_bytes())
@@ -102,9 +124,15 @@ impl<R: Rng> Server<R> {
 
     pub(super) fn may_answer(&mut self, client: ClientSocket) -> bool {
         let rate = &self.shared.config.limits.unauthenticated;
-        let permitted = self.shared.prefixes.permits(rate, self.shared.nanos(self.now), client.remote.ip());
-        let counter =
-            if permitted { &self.counters.unauthenticated_answers } else { &self.counters.unauthenticated_braked };
+        let permitted = self
+            .shared
+            .prefixes
+            .permits(rate, self.shared.nanos(self.now), client.remote.ip());
+        let counter = if permitted {
+            &self.counters.unauthenticated_answers
+        } else {
+            &self.counters.unauthenticated_braked
+        };
         add(counter, 1);
         permitted
     }
@@ -112,7 +140,10 @@ impl<R: Rng> Server<R> {
 
 /// RFC 8489 §9.2.4: both attributes or neither, the list as we sent it, and a choice from it.
 fn chosen_algorithm(message: &Message<'_>) -> Result<PasswordAlgorithm, ErrorCode> {
-    match (message.get(attribute::PASSWORD_ALGORITHMS), message.get(attribute::PASSWORD_ALGORITHM)) {
+    match (
+        message.get(attribute::PASSWORD_ALGORITHMS),
+        message.get(attribute::PASSWORD_ALGORITHM),
+    ) {
         (None, None) => Ok(PasswordAlgorithm::Md5),
         (Some(list), Some(&[0, choice, 0, 0])) if list == PASSWORD_ALGORITHMS => match choice {
             1 => Ok(PasswordAlgorithm::Md5),
@@ -122,4 +153,3 @@ fn chosen_algorithm(message: &Message<'_>) -> Result<PasswordAlgorithm, ErrorCod
         _ => Err(ErrorCode::BadRequest),
     }
 }
-

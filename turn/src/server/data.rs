@@ -41,7 +41,10 @@ pub enum Framing {
     /// ChannelData (RFC 8656 §12.4).
     Channel(u16),
     /// Data indication (RFC 8656 §11).
-    Indication { peer: PeerSocket, transaction: TransactionId },
+    Indication {
+        peer: PeerSocket,
+        transaction: TransactionId,
+    },
 }
 
 impl ToClient<'_> {
@@ -106,12 +109,16 @@ impl<R: Rng> Server<R> {
         };
         let number = u16::from_be_bytes([n0, n1]);
         let now = self.now;
-        let Some(id) = self.find(client) else { return self.forbidden() };
+        let Some(id) = self.find(client) else {
+            return self.forbidden();
+        };
         let found = self.get(id).and_then(|allocation| {
             let channel = allocation.channel(number, now)?;
             let family = channel.peer.family();
             allocation.relay(family)?;
-            allocation.permits(channel.peer.0.ip(), now).then_some((channel.route, family))
+            allocation
+                .permits(channel.peer.0.ip(), now)
+                .then_some((channel.route, family))
         });
         match found {
             Some((route, family)) => self.relay_up(RelayId { allocation: id, family }, route, payload),
@@ -127,12 +134,22 @@ impl<R: Rng> Server<R> {
             return Relayed::Nothing;
         };
         let now = self.now;
-        let Some(id) = self.find(client) else { return self.forbidden() };
-        let permitted =
-            self.get(id).is_some_and(|a| a.relay(peer.family()).is_some() && a.permits(peer.0.ip(), now));
+        let Some(id) = self.find(client) else {
+            return self.forbidden();
+        };
+        let permitted = self
+            .get(id)
+            .is_some_and(|a| a.relay(peer.family()).is_some() && a.permits(peer.0.ip(), now));
         let route = self.shared.config.policy.route(peer.0, &self.shared.relayed);
         match route.filter(|_| permitted && super::unknown_attributes(message).is_empty()) {
-            Some(route) => self.relay_up(RelayId { allocation: id, family: peer.family() }, route, payload),
+            Some(route) => self.relay_up(
+                RelayId {
+                    allocation: id,
+                    family: peer.family(),
+                },
+                route,
+                payload,
+            ),
             None => self.forbidden(),
         }
     }
@@ -147,10 +164,17 @@ impl<R: Rng> Server<R> {
             let family = Family::of(to.ip());
             // Both ends are our clients: no need to bother the kernel.
             if let Some(&other) = self.by_port.get(&(family, AllocationPort(to.port()))) {
-                let Some(from) = self.relayed_address(relay) else { return self.forbidden() };
+                let Some(from) = self.relayed_address(relay) else {
+                    return self.forbidden();
+                };
                 self.count_up(payload);
-                let there = RelayId { allocation: other, family };
-                return self.relay_down(there, PeerSocket(from), payload).map_or(Relayed::Nothing, Relayed::ToClient);
+                let there = RelayId {
+                    allocation: other,
+                    family,
+                };
+                return self
+                    .relay_down(there, PeerSocket(from), payload)
+                    .map_or(Relayed::Nothing, Relayed::ToClient);
             }
             if matches!(route, Route::Relayed(_)) && !self.shared.ports.is_taken(family, to.port()) {
                 return self.forbidden();
@@ -183,16 +207,25 @@ impl<R: Rng> Server<R> {
         add(&self.counters.bytes_down, payload.len() as u64);
         let framing = match channel {
             Some(number) => Framing::Channel(number),
-            None => Framing::Indication { peer: from, transaction: TransactionId(self.rng.random()) },
+            None => Framing::Indication {
+                peer: from,
+                transaction: TransactionId(self.rng.random()),
+            },
         };
-        Some(ToClient { client, framing, payload })
+        Some(ToClient {
+            client,
+            framing,
+            payload,
+        })
     }
 
     /// What clients know a sender by: relayed addresses and media ports may be bound to other addresses than advertised.
     fn name_of(&self, from: SocketAddr) -> SocketAddr {
         let family = Family::of(from.ip());
         match self.shared.config.relay(family) {
-            Some(a) if a.bind == from.ip() && a.bind != a.advertised && self.shared.ports.is_taken(family, from.port()) => {
+            Some(a)
+                if a.bind == from.ip() && a.bind != a.advertised && self.shared.ports.is_taken(family, from.port()) =>
+            {
                 SocketAddr::new(a.advertised, from.port())
             }
             _ => self.shared.config.policy.name_of(from),
@@ -202,7 +235,10 @@ impl<R: Rng> Server<R> {
     /// The relayed transport address as peers see it.
     pub(super) fn relayed_address(&self, relay: RelayId) -> Option<SocketAddr> {
         let port = self.get(relay.allocation)?.relay(relay.family)?.port;
-        Some(SocketAddr::new(self.shared.config.relay(relay.family)?.advertised, port.0))
+        Some(SocketAddr::new(
+            self.shared.config.relay(relay.family)?.advertised,
+            port.0,
+        ))
     }
 
     fn take_quota(&self, id: AllocationId, bytes: usize) -> bool {

@@ -169,7 +169,10 @@ impl<R: Rng> Server<R> {
             let now = self.now;
             for family in [Family::V4, Family::V6] {
                 let Some(allocation) = self.get_mut(id) else { break };
-                if allocation.relays[family.index()].as_ref().is_some_and(|r| r.expires <= now) {
+                if allocation.relays[family.index()]
+                    .as_ref()
+                    .is_some_and(|r| r.expires <= now)
+                {
                     self.close_relay(id, family);
                 }
             }
@@ -181,7 +184,12 @@ impl<R: Rng> Server<R> {
         if message.method == Method::BINDING {
             return self.binding(client, message);
         }
-        let known = [Method::ALLOCATE, Method::REFRESH, Method::CREATE_PERMISSION, Method::CHANNEL_BIND];
+        let known = [
+            Method::ALLOCATE,
+            Method::REFRESH,
+            Method::CREATE_PERMISSION,
+            Method::CHANNEL_BIND,
+        ];
         if !known.contains(&message.method) {
             return self.refuse_stranger(client, message, ErrorCode::BadRequest);
         }
@@ -253,7 +261,10 @@ impl<R: Rng> Server<R> {
     }
 
     fn send(&mut self, client: ClientSocket, writer: MessageWriter) {
-        self.commands.push_back(Command::Send { client, message: writer.finish_with_fingerprint() });
+        self.commands.push_back(Command::Send {
+            client,
+            message: writer.finish_with_fingerprint(),
+        });
     }
 
     fn find(&mut self, client: ClientSocket) -> Option<AllocationId> {
@@ -283,7 +294,10 @@ impl<R: Rng> Server<R> {
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[index as usize];
-        let id = AllocationId { index, generation: slot.generation };
+        let id = AllocationId {
+            index,
+            generation: slot.generation,
+        };
         self.by_client.insert(allocation.client, id);
         self.deadlines.insert((allocation.deadline, id));
         slot.allocation = Some(allocation);
@@ -293,14 +307,18 @@ impl<R: Rng> Server<R> {
 
     /// Closes one relayed address and frees its port.
     fn close_relay(&mut self, id: AllocationId, family: Family) {
-        let Some(relay) = self.get_mut(id).and_then(|a| a.relays[family.index()].take()) else { return };
+        let Some(relay) = self.get_mut(id).and_then(|a| a.relays[family.index()].take()) else {
+            return;
+        };
         match relay.state {
             RelayState::Failed(_) => {}
             RelayState::Open | RelayState::Opening { .. } => {
                 if relay.state == RelayState::Open {
                     self.by_port.remove(&(family, relay.port));
                 }
-                self.commands.push_back(Command::CloseRelay { relay: RelayId { allocation: id, family } });
+                self.commands.push_back(Command::CloseRelay {
+                    relay: RelayId { allocation: id, family },
+                });
                 self.shared.ports.release(family, relay.port);
             }
         }
@@ -324,8 +342,16 @@ impl<R: Rng> Server<R> {
         for family in [Family::V4, Family::V6] {
             self.close_relay(id, family);
         }
-        let Some(slot) = self.slots.get_mut(id.index as usize).filter(|s| s.generation == id.generation) else { return };
-        let Some(allocation) = slot.allocation.take() else { return };
+        let Some(slot) = self
+            .slots
+            .get_mut(id.index as usize)
+            .filter(|s| s.generation == id.generation)
+        else {
+            return;
+        };
+        let Some(allocation) = slot.allocation.take() else {
+            return;
+        };
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.index);
         self.by_client.remove(&allocation.client);
@@ -339,7 +365,11 @@ impl<R: Rng> Server<R> {
     /// What must hold after every call, for tests: panics if it does not.
     #[doc(hidden)]
     pub fn assert_consistent(&self) {
-        let live: Vec<_> = self.slots.iter().filter_map(|s| s.allocation.as_ref().map(|a| (s.generation, a))).collect();
+        let live: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(|s| s.allocation.as_ref().map(|a| (s.generation, a)))
+            .collect();
         assert_eq!(live.len(), self.by_client.len());
         assert_eq!(live.len(), self.deadlines.len());
         assert_eq!(live.len() + self.free.len(), self.slots.len());
@@ -353,12 +383,17 @@ impl<R: Rng> Server<R> {
             assert!(allocation.permissions.len() <= limits.permissions_per_allocation);
             assert!(allocation.channels.len() <= limits.channels_per_allocation);
             for family in [Family::V4, Family::V6] {
-                let Some(relay) = allocation.relay(family) else { continue };
+                let Some(relay) = allocation.relay(family) else {
+                    continue;
+                };
                 assert_eq!(self.by_port.get(&(family, relay.port)), Some(id));
                 assert!(self.shared.ports.is_taken(family, relay.port.0));
             }
         }
-        let open = live.iter().flat_map(|(_, a)| a.relays.iter().flatten()).filter(|r| r.state == RelayState::Open);
+        let open = live
+            .iter()
+            .flat_map(|(_, a)| a.relays.iter().flatten())
+            .filter(|r| r.state == RelayState::Open);
         assert_eq!(open.count(), self.by_port.len());
     }
 }
@@ -369,10 +404,29 @@ fn unknown_attributes(message: &Message<'_>) -> Vec<u16> {
     let known = |kind: u16| {
         matches!(
             kind,
-            a::USERNAME | a::REALM | a::NONCE | a::PASSWORD_ALGORITHM | a::USERHASH | a::CHANNEL_NUMBER | a::LIFETIME
-                | a::XOR_PEER_ADDRESS | a::DATA | a::REQUESTED_ADDRESS_FAMILY | a::EVEN_PORT | a::REQUESTED_TRANSPORT
-                | a::DONT_FRAGMENT | a::RESERVATION_TOKEN | a::PRIORITY | a::XOR_MAPPED_ADDRESS | a::CONNECTION_ID
+            a::USERNAME
+                | a::REALM
+                | a::NONCE
+                | a::PASSWORD_ALGORITHM
+                | a::USERHASH
+                | a::CHANNEL_NUMBER
+                | a::LIFETIME
+                | a::XOR_PEER_ADDRESS
+                | a::DATA
+                | a::REQUESTED_ADDRESS_FAMILY
+                | a::EVEN_PORT
+                | a::REQUESTED_TRANSPORT
+                | a::DONT_FRAGMENT
+                | a::RESERVATION_TOKEN
+                | a::PRIORITY
+                | a::XOR_MAPPED_ADDRESS
+                | a::CONNECTION_ID
         )
     };
-    message.attributes().map(|(kind, _)| kind).filter(|&kind| kind < 0x8000 && !known(kind)).take(8).collect()
+    message
+        .attributes()
+        .map(|(kind, _)| kind)
+        .filter(|&kind| kind < 0x8000 && !known(kind))
+        .take(8)
+        .collect()
 }

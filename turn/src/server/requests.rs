@@ -50,14 +50,22 @@ impl<R: Rng> Server<R> {
         let wanted = self.wanted(message)?;
         if self.shared.is_draining() {
             let alternate = self.shared.config.alternate.is_some();
-            return Err(if alternate { ErrorCode::TryAlternate } else { ErrorCode::InsufficientCapacity });
+            return Err(if alternate {
+                ErrorCode::TryAlternate
+            } else {
+                ErrorCode::InsufficientCapacity
+            });
         }
         let limits = &self.shared.config.limits;
         if self.shared.allocations.load(Ordering::Relaxed) >= limits.allocations {
             return Err(ErrorCode::InsufficientCapacity);
         }
-        let charge =
-            self.shared.ledger.charge(&who.quota_name, client.remote.ip(), &limits.per_user, &limits.per_source);
+        let charge = self.shared.ledger.charge(
+            &who.quota_name,
+            client.remote.ip(),
+            &limits.per_user,
+            &limits.per_source,
+        );
         let charge = charge.ok_or(ErrorCode::AllocationQuotaReached)?;
         let (ports, token) = match self.take_ports(&wanted, who) {
             Ok(taken) => taken,
@@ -76,14 +84,24 @@ impl<R: Rng> Server<R> {
                 Ok(port) => (*port, RelayState::Opening { attempt: 1 }),
                 Err(code) => (AllocationPort(0), RelayState::Failed(*code)),
             };
-            relays[family.index()] = Some(Relay { port, state, expires: deadline });
+            relays[family.index()] = Some(Relay {
+                port,
+                state,
+                expires: deadline,
+            });
         }
         let id = self.insert(Allocation {
             client,
             username: who.username.clone(),
             algorithm: who.algorithm,
             key: who.key.clone(),
-            origin: Origin { transaction, integrity, lifetime, token, fixed_port },
+            origin: Origin {
+                transaction,
+                integrity,
+                lifetime,
+                token,
+                fixed_port,
+            },
             relays,
             permissions: Vec::new(),
             channels: Vec::new(),
@@ -116,7 +134,10 @@ impl<R: Rng> Server<R> {
             return Err(ErrorCode::BadRequest);
         }
         let reserve_next = even.is_some_and(|value| value[0] & 0x80 != 0);
-        let token = match message.get(attribute::RESERVATION_TOKEN).map(ReservationToken::try_from) {
+        let token = match message
+            .get(attribute::RESERVATION_TOKEN)
+            .map(ReservationToken::try_from)
+        {
             None => None,
             Some(Ok(token)) => Some(token),
             Some(Err(_)) => return Err(ErrorCode::BadRequest),
@@ -125,11 +146,24 @@ impl<R: Rng> Server<R> {
         if (token.is_some() && exclusive) || (additional && (requested.is_some() || reserve_next)) {
             return Err(ErrorCode::BadRequest);
         }
-        let families = if additional { vec![Family::V4, Family::V6] } else { vec![requested.unwrap_or(Family::V4)] };
-        Ok(Wanted { families, even: even.is_some(), reserve_next, token })
+        let families = if additional {
+            vec![Family::V4, Family::V6]
+        } else {
+            vec![requested.unwrap_or(Family::V4)]
+        };
+        Ok(Wanted {
+            families,
+            even: even.is_some(),
+            reserve_next,
+            token,
+        })
     }
 
-    fn take_ports(&mut self, wanted: &Wanted, who: &Authenticated) -> Result<(Ports, Option<ReservationToken>), ErrorCode> {
+    fn take_ports(
+        &mut self,
+        wanted: &Wanted,
+        who: &Authenticated,
+    ) -> Result<(Ports, Option<ReservationToken>), ErrorCode> {
         let pool = &self.shared.ports;
         if let Some(token) = &wanted.token {
             let reserved = pool.claim_reserved(token, &who.username, self.now);
@@ -149,7 +183,8 @@ impl<R: Rng> Server<R> {
                 })
                 .ok_or(ErrorCode::InsufficientCapacity)
             } else {
-                pool.take(family, wanted.even, &mut self.rng).ok_or(ErrorCode::InsufficientCapacity)
+                pool.take(family, wanted.even, &mut self.rng)
+                    .ok_or(ErrorCode::InsufficientCapacity)
             };
             ports.push((family, port));
         }
@@ -168,10 +203,16 @@ impl<R: Rng> Server<R> {
 
     pub(super) fn conclude_opening(&mut self, id: RelayId, opened: bool) {
         let family = id.family;
-        let Some(allocation) = self.get_mut(id.allocation) else { return };
+        let Some(allocation) = self.get_mut(id.allocation) else {
+            return;
+        };
         let fixed = allocation.origin.fixed_port;
-        let Some(relay) = allocation.relays[family.index()].as_mut() else { return };
-        let RelayState::Opening { attempt } = relay.state else { return };
+        let Some(relay) = allocation.relays[family.index()].as_mut() else {
+            return;
+        };
+        let RelayState::Opening { attempt } = relay.state else {
+            return;
+        };
         let port = relay.port;
         if opened {
             relay.state = RelayState::Open;
@@ -184,7 +225,12 @@ impl<R: Rng> Server<R> {
                 self.shared.ports.take(family, false, &mut self.rng)
             };
             self.shared.ports.release(family, port);
-            let Some(relay) = self.get_mut(id.allocation).and_then(|a| a.relays[family.index()].as_mut()) else { return };
+            let Some(relay) = self
+                .get_mut(id.allocation)
+                .and_then(|a| a.relays[family.index()].as_mut())
+            else {
+                return;
+            };
             match next {
                 Some(port) => {
                     relay.port = port;
@@ -199,7 +245,9 @@ impl<R: Rng> Server<R> {
 
     /// Answers once every relayed address is open or has failed.
     fn conclude_allocation(&mut self, id: AllocationId) {
-        let Some(allocation) = self.get(id).filter(|a| !a.is_opening()) else { return };
+        let Some(allocation) = self.get(id).filter(|a| !a.is_opening()) else {
+            return;
+        };
         let (client, origin, key) = (allocation.client, allocation.origin, allocation.key.clone());
         if let Some(writer) = self.allocated(id) {
             add(&self.counters.allocations_created, 1);
@@ -227,14 +275,17 @@ impl<R: Rng> Server<R> {
     /// The success response, or `None` if no relayed address is open.
     fn allocated(&self, id: AllocationId) -> Option<MessageWriter> {
         let allocation = self.get(id)?;
-        let mut writer =
-            MessageWriter::new(Class::Success, Method::ALLOCATE, allocation.origin.transaction);
+        let mut writer = MessageWriter::new(Class::Success, Method::ALLOCATE, allocation.origin.transaction);
         let mut any = false;
         for family in [Family::V4, Family::V6] {
             if let Some(address) = self.relayed_address(RelayId { allocation: id, family }) {
                 writer = writer.address(attribute::XOR_RELAYED_ADDRESS, address);
                 any = true;
-            } else if let Some(Relay { state: RelayState::Failed(code), .. }) = &allocation.relays[family.index()] {
+            } else if let Some(Relay {
+                state: RelayState::Failed(code),
+                ..
+            }) = &allocation.relays[family.index()]
+            {
                 writer = writer.address_error(family, *code);
             }
         }
@@ -297,7 +348,10 @@ impl<R: Rng> Server<R> {
     ) -> Result<MessageWriter, ErrorCode> {
         let id = self.own(client, who)?;
         let mut peers = Vec::new();
-        for (_, value) in message.attributes().filter(|(kind, _)| *kind == attribute::XOR_PEER_ADDRESS) {
+        for (_, value) in message
+            .attributes()
+            .filter(|(kind, _)| *kind == attribute::XOR_PEER_ADDRESS)
+        {
             let peer = decode_xor_address(value, &message.transaction).ok_or(ErrorCode::BadRequest)?;
             peers.push(self.checked_peer(id, peer)?);
         }
@@ -306,7 +360,11 @@ impl<R: Rng> Server<R> {
         }
         let (now, max) = (self.now, self.shared.config.limits.permissions_per_allocation);
         let allocation = self.get_mut(id).ok_or(ErrorCode::AllocationMismatch)?;
-        let mut new: Vec<_> = peers.iter().map(|p| p.0.ip()).filter(|ip| !allocation.permits(*ip, now)).collect();
+        let mut new: Vec<_> = peers
+            .iter()
+            .map(|p| p.0.ip())
+            .filter(|ip| !allocation.permits(*ip, now))
+            .collect();
         new.sort_unstable();
         new.dedup();
         let live = allocation.permissions.iter().filter(|p| p.expires > now).count();
@@ -323,11 +381,20 @@ impl<R: Rng> Server<R> {
         who: &Authenticated,
     ) -> Result<MessageWriter, ErrorCode> {
         let id = self.own(client, who)?;
-        let number = message.get_u32(attribute::CHANNEL_NUMBER).map(|value| (value >> 16) as u16);
+        let number = message
+            .get_u32(attribute::CHANNEL_NUMBER)
+            .map(|value| (value >> 16) as u16);
         let number = number.filter(|n| CHANNELS.contains(n)).ok_or(ErrorCode::BadRequest)?;
-        let peer = message.get_address(attribute::XOR_PEER_ADDRESS).ok_or(ErrorCode::BadRequest)?;
+        let peer = message
+            .get_address(attribute::XOR_PEER_ADDRESS)
+            .ok_or(ErrorCode::BadRequest)?;
         let peer = self.checked_peer(id, peer)?;
-        let route = self.shared.config.policy.route(peer.0, &self.shared.relayed).ok_or(ErrorCode::Forbidden)?;
+        let route = self
+            .shared
+            .config
+            .policy
+            .route(peer.0, &self.shared.relayed)
+            .ok_or(ErrorCode::Forbidden)?;
         let now = self.now;
         let limits = &self.shared.config.limits;
         let (permissions, channels) = (limits.permissions_per_allocation, limits.channels_per_allocation);
@@ -360,7 +427,11 @@ impl<R: Rng> Server<R> {
             return Err(ErrorCode::PeerAddressFamilyMismatch);
         }
         let permitted = self.shared.config.policy.permits_ip(peer.ip(), &self.shared.relayed);
-        if permitted { Ok(PeerSocket(peer)) } else { Err(ErrorCode::Forbidden) }
+        if permitted {
+            Ok(PeerSocket(peer))
+        } else {
+            Err(ErrorCode::Forbidden)
+        }
     }
 
     /// RFC 8656 §7.2: no less than the default, no more than the maximum.

@@ -27,7 +27,10 @@ pub struct RelayAddress {
 
 impl From<IpAddr> for RelayAddress {
     fn from(ip: IpAddr) -> RelayAddress {
-        RelayAddress { bind: ip, advertised: ip }
+        RelayAddress {
+            bind: ip,
+            advertised: ip,
+        }
     }
 }
 
@@ -112,7 +115,12 @@ pub struct Shared {
 
 impl Shared {
     /// `unix`: the wall clock at `now`. `seed` must be secret and random: nonces are made with it.
-    pub fn new(mut config: ServerConfig, now: Instant, unix: Duration, seed: [u8; 32]) -> Result<Arc<Shared>, ConfigError> {
+    pub fn new(
+        mut config: ServerConfig,
+        now: Instant,
+        unix: Duration,
+        seed: [u8; 32],
+    ) -> Result<Arc<Shared>, ConfigError> {
         if config.realm.is_empty() || config.realm.len() > REALM_BYTES_MAX {
             return Err(ConfigError::Realm(config.realm));
         }
@@ -135,8 +143,15 @@ impl Shared {
         if config.relay_ports.is_empty() || *config.relay_ports.start() == 0 {
             return Err(ConfigError::Ports);
         }
-        config.policy.own.extend(relays.iter().flat_map(|r| [r.bind, r.advertised]));
-        let relayed = if config.relay_to_relay { relays.iter().map(|r| r.advertised).collect() } else { Vec::new() };
+        config
+            .policy
+            .own
+            .extend(relays.iter().flat_map(|r| [r.bind, r.advertised]));
+        let relayed = if config.relay_to_relay {
+            relays.iter().map(|r| r.advertised).collect()
+        } else {
+            Vec::new()
+        };
         Ok(Arc::new(Shared {
             ports: PortPool::new(config.relay_ports.clone(), config.limits.reservations),
             ledger: Ledger::default(),

@@ -56,8 +56,15 @@ impl<'a> Message<'a> {
         let (class, method) = split_kind(kind);
         let mut transaction = TransactionId([0; 12]);
         transaction.0.copy_from_slice(&header[8..]);
-        let mut message =
-            Message { class, method, transaction, bytes, meaningful: bytes.len(), sha1_at: None, sha256_at: None };
+        let mut message = Message {
+            class,
+            method,
+            transaction,
+            bytes,
+            meaningful: bytes.len(),
+            sha1_at: None,
+            sha256_at: None,
+        };
         message.check_attributes()?;
         Ok(message)
     }
@@ -105,7 +112,10 @@ impl<'a> Message<'a> {
 
     /// The attributes that count, in order.
     pub fn attributes(&self) -> Attributes<'a> {
-        Attributes { bytes: &self.bytes[..self.meaningful], at: HEADER_BYTES }
+        Attributes {
+            bytes: &self.bytes[..self.meaningful],
+            at: HEADER_BYTES,
+        }
     }
 
     /// The first attribute of this type: later ones of the same type are to be ignored (RFC 8489 §14).
@@ -141,7 +151,9 @@ impl<'a> Message<'a> {
             (Some(at), None) => (at, Integrity::Sha1),
             (None, None) => return false,
         };
-        let Some((_, tag)) = attribute_at(self.bytes, at) else { return false };
+        let Some((_, tag)) = attribute_at(self.bytes, at) else {
+            return false;
+        };
         let mut header = [0; 4];
         header.copy_from_slice(&self.bytes[..4]);
         let length = (at + 4 + tag.len() - HEADER_BYTES) as u16;
@@ -169,7 +181,10 @@ impl<'a> Iterator for Attributes<'a> {
 
 fn attribute_at(bytes: &[u8], at: usize) -> Option<(u16, &[u8])> {
     let (&[k0, k1, l0, l1], rest) = bytes.get(at..)?.split_first_chunk::<4>()?;
-    Some((u16::from_be_bytes([k0, k1]), rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?))
+    Some((
+        u16::from_be_bytes([k0, k1]),
+        rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?,
+    ))
 }
 
 fn padded(length: usize) -> usize {
@@ -184,5 +199,8 @@ fn split_kind(kind: u16) -> (Class, Method) {
         (true, false) => Class::Success,
         (true, true) => Class::Error,
     };
-    (class, Method((kind & 0x000F) | ((kind & 0x00E0) >> 1) | ((kind & 0x3E00) >> 2)))
+    (
+        class,
+        Method((kind & 0x000F) | ((kind & 0x00E0) >> 1) | ((kind & 0x3E00) >> 2)),
+    )
 }

@@ -54,7 +54,12 @@ impl MessageWriter {
     /// ADDRESS-ERROR-CODE (RFC 8656 §18.12): the half of a dual allocation that could not be had.
     pub fn address_error(self, family: Family, error: ErrorCode) -> MessageWriter {
         let code = error.code();
-        let mut value = vec![if family == Family::V4 { 1 } else { 2 }, 0, (code / 100) as u8, (code % 100) as u8];
+        let mut value = vec![
+            if family == Family::V4 { 1 } else { 2 },
+            0,
+            (code / 100) as u8,
+            (code % 100) as u8,
+        ];
         value.extend_from_slice(error.reason().as_bytes());
         self.attribute(attribute::ADDRESS_ERROR_CODE, &value)
     }

@@ -20,7 +20,10 @@ pub fn addr(text: &str) -> SocketAddr {
 
 /// Public relay addresses of both families; users anna and bert; secret "north".
 pub fn config() -> ServerConfig {
-    let credentials = Credentials::default().with_user("anna", "pw-a").with_user("bert", "pw-b").with_secret("north");
+    let credentials = Credentials::default()
+        .with_user("anna", "pw-a")
+        .with_user("bert", "pw-b")
+        .with_secret("north");
     let mut config = ServerConfig::new(REALM, credentials);
     config.relay_v4 = Some("203.0.114.1".parse::<IpAddr>().unwrap().into());
     config.relay_v6 = Some("2a00:1::1".parse::<IpAddr>().unwrap().into());
@@ -42,7 +45,14 @@ impl World {
         let now = Instant::now();
         let shared = Shared::new(config, now, UNIX, [7; 32]).unwrap();
         let server = Server::new(shared.clone(), now, SmallRng::seed_from_u64(3));
-        World { server, shared, now, refuse_ports: 0, open: Vec::new(), sent: Vec::new() }
+        World {
+            server,
+            shared,
+            now,
+            refuse_ports: 0,
+            open: Vec::new(),
+            sent: Vec::new(),
+        }
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -93,8 +103,16 @@ pub struct Client {
 
 pub fn client(remote: &str, username: &str, password: &str) -> Client {
     let remote = addr(remote);
-    let local = if remote.is_ipv4() { addr("203.0.114.1:3478") } else { addr("[2a00:1::1]:3478") };
-    let socket = ClientSocket { remote, local, transport: Transport::Udp };
+    let local = if remote.is_ipv4() {
+        addr("203.0.114.1:3478")
+    } else {
+        addr("[2a00:1::1]:3478")
+    };
+    let socket = ClientSocket {
+        remote,
+        local,
+        transport: Transport::Udp,
+    };
     Client {
         socket,
         username: username.into(),
@@ -230,10 +248,15 @@ pub struct Answer {
 impl Answer {
     pub fn of(bytes: &[u8]) -> Answer {
         let message = Message::parse(bytes).expect("the server sends well-formed messages");
-        let error = message.get(attribute::ERROR_CODE).map_or(0, |v| u16::from(v[2]) * 100 + u16::from(v[3]));
+        let error = message
+            .get(attribute::ERROR_CODE)
+            .map_or(0, |v| u16::from(v[2]) * 100 + u16::from(v[3]));
         assert_eq!(message.class == Class::Error, error != 0);
         assert!(message.get(0x8022).is_none(), "no SOFTWARE attribute");
-        Answer { bytes: bytes.to_vec(), error }
+        Answer {
+            bytes: bytes.to_vec(),
+            error,
+        }
     }
 
     pub fn message(&self) -> Message<'_> {
@@ -250,8 +273,11 @@ impl Answer {
 
     pub fn relayed(&self) -> Vec<SocketAddr> {
         let message = self.message();
-        let all = message.attributes().filter(|(kind, _)| *kind == attribute::XOR_RELAYED_ADDRESS);
-        all.map(|(_, v)| meridian_turn::stun::decode_xor_address(v, &message.transaction).unwrap()).collect()
+        let all = message
+            .attributes()
+            .filter(|(kind, _)| *kind == attribute::XOR_RELAYED_ADDRESS);
+        all.map(|(_, v)| meridian_turn::stun::decode_xor_address(v, &message.transaction).unwrap())
+            .collect()
     }
 
     pub fn lifetime(&self) -> u32 {
