@@ -124,7 +124,8 @@ impl<R: Rng> Server<R> {
             _ => return Err(ErrorCode::BadRequest),
         }
         let requested = requested_family(message)?;
-        let additional = match message.get(attribute::ADDITIONAL_ADDRESS_FAMILY) {
+        let additional = message.get(attribute::ADDITIONAL_ADDRESS_FAMILY);
+        let additional = match additional.or_else(|| message.get(attribute::ADDITIONAL_ADDRESS_FAMILY_DRAFT)) {
             None => false,
             Some([2, _, _, _]) => true,
             Some(_) => return Err(ErrorCode::BadRequest),
