@@ -49,19 +49,19 @@ impl Peer {
     fn start() -> Peer {
         // A port that is free now; the program cannot choose one itself.
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new("turnutils_peer")
+        let mut command = Command::new("turnutils_peer");
+        command
             .args(["-L", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        let peer = Peer(command.spawn().unwrap(), port);
         let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
         probe.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let end = Instant::now() + Duration::from_secs(5);
         loop {
             let _ = probe.send_to(b"are you there", ("127.0.0.1", port));
             if probe.recv(&mut [0; 64]).is_ok() {
-                return Peer(child, port);
+                return peer;
             }
             assert!(Instant::now() < end, "turnutils_peer does not echo");
         }

@@ -110,6 +110,8 @@ pub(crate) struct Worker {
     from_clients: RecvBatch,
     from_peers: RecvBatch,
     again: Vec<Token>,
+    /// To be tried again at the next sweep.
+    later: Vec<Token>,
     now: Instant,
     next_sweep: Instant,
 }
@@ -149,6 +151,7 @@ impl Worker {
             from_clients: RecvBatch::new(CLIENT_BUFFERS),
             from_peers: RecvBatch::new(PEER_BUFFERS),
             again: Vec::new(),
+            later: Vec::new(),
             now,
             next_sweep: now,
         })
@@ -275,8 +278,8 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::warn!(%error, "accepting TURN connections failed");
-                    // Out of descriptors: the edge is spent, so try again when some are free.
-                    return self.again.push(token(ACCEPT, index));
+                    // Out of descriptors: the edge is spent, so look again at the next sweep.
+                    return self.later.push(token(ACCEPT, index));
                 }
             }
         }
@@ -354,6 +357,7 @@ impl Worker {
         }
         if self.now >= self.next_sweep {
             self.next_sweep = self.now + SWEEP;
+            self.again.append(&mut self.later);
             self.server.handle_timeout(self.now);
             let server = &self.server;
             self.out
