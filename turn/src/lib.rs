@@ -1,1 +1,26 @@
+//! A STUN and TURN server: RFC 8489 and 8656 over UDP, TCP and TLS.
+//!
+//! [`Server`] is the protocol, sans-IO: datagrams, frames and `Instant`s go in, [`Command`]s and relayed packets come
+//! out; it opens no socket, reads no clock and takes its randomness as a parameter. [`io`] is the shell around it:
+//! threads, sockets, TLS. `meridian turn` and the edge start [`io::TurnServer`]; the join API mints credentials with
+//! [`credentials::time_limited_credential`]. WebRTC's own ICE and DTLS do not live here but in `meridian-transport`.
+
 #![forbid(unsafe_code)]
+
+pub mod credentials;
+pub mod framing;
+pub mod io;
+pub mod limits;
+mod nonce;
+pub mod policy;
+mod ports;
+pub mod server;
+mod sockets;
+pub mod stun;
+
+pub use ports::ReservationToken;
+pub use server::{
+    AllocationId, Command, ConfigError, Counters, Framing, RelayAddress, RelayId, Relayed, Server, ServerConfig,
+    Shared, ToClient, ToPeer,
+};
+pub use sockets::{AllocationPort, ClientSocket, Family, PeerSocket, Transport};

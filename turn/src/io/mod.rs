@@ -1,0 +1,222 @@
+//! The shell around [`crate::Server`]: one thread per worker, each with its own sockets on the same ports
+//! (SO_REUSEPORT), its own epoll and its own allocations. UDP goes through `meridian-udp`'s batches, TCP and TLS through
+//! `stream`. No protocol here.
+
+mod interfaces;
+mod outbound;
+mod stream;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::Rng;
+
+use crate::server::{ConfigError, Counters, ServerConfig, Shared};
+use worker::{Sockets, Worker};
+
+/// Where to listen, and what to be.
+#[derive(Clone, Debug)]
+pub struct TurnConfig {
+    pub server: ServerConfig,
+    /// 0 as a port takes any; see [`TurnServer::udp`] and its siblings. IPv6 addresses take IPv6 only.
+    pub udp: Vec<SocketAddr>,
+    pub tcp: Vec<SocketAddr>,
+    pub tls: Vec<SocketAddr>,
+    /// Needed for `tls`. Certificates are renewed through its resolver.
+    pub tls_config: Option<Arc<rustls::ServerConfig>>,
+    /// Threads, 1 to 64; each client is served by one of them.
+    pub workers: usize,
+}
+
+impl TurnConfig {
+    /// Listens nowhere yet; one worker.
+    pub fn new(server: ServerConfig) -> TurnConfig {
+        TurnConfig {
+            server,
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            tls: Vec::new(),
+            tls_config: None,
+            workers: 1,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("TURN configuration: {0}")]
+    Config(#[from] ConfigError),
+    #[error("TURN over TLS is configured without a certificate")]
+    NoCertificate,
+    #[error("cannot listen on {address} for TURN: {error}")]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("cannot start a TURN worker: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A running server. Dropping it stops its threads and closes its sockets.
+#[derive(Debug)]
+pub struct TurnServer {
+    shared: Arc<Shared>,
+    workers: Vec<Running>,
+    stop: Arc<AtomicBool>,
+    listening: [Vec<SocketAddr>; 3],
+}
+
+#[derive(Debug)]
+struct Running {
+    thread: Option<JoinHandle<()>>,
+    waker: Arc<mio::Waker>,
+    counters: Arc<Counters>,
+    gauges: Arc<Gauges>,
+}
+
+/// What the shell counts beside the protocol.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    /// Open TCP and TLS connections of clients.
+    pub(crate) streams: AtomicU64,
+    /// Connections refused because there were too many.
+    pub(crate) streams_refused: AtomicU64,
+    /// Frames dropped because a TCP client reads too slowly.
+    pub(crate) stream_frames_dropped: AtomicU64,
+    /// Datagrams the kernel did not take.
+    pub(crate) datagrams_dropped: AtomicU64,
+}
+
+impl TurnServer {
+    /// Binds everything, then starts the threads.
+    pub fn start(mut config: TurnConfig) -> Result<TurnServer, StartError> {
+        if !config.tls.is_empty() && config.tls_config.is_none() {
+            return Err(StartError::NoCertificate);
+        }
+        let own = interfaces::own_addresses();
+        config.server.policy.own.extend(own);
+        config.server.policy.own.extend(
+            config
+                .udp
+                .iter()
+                .chain(&config.tcp)
+                .chain(&config.tls)
+                .map(SocketAddr::ip),
+        );
+        let count = config.workers.clamp(1, 64);
+        let mut sockets = Vec::new();
+        for _ in 0..count {
+            // The first decides what port 0 means; the others share it.
+            let bound = Sockets::bind(&config, count > 1)?;
+            [config.udp, config.tcp, config.tls] = bound.addresses();
+            sockets.push(bound);
+        }
+        let now = Instant::now();
+        let shared = Shared::new(config.server, now, wall_clock(), rand::rng().random())?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut server = TurnServer {
+            shared: shared.clone(),
+            workers: Vec::new(),
+            stop: stop.clone(),
+            listening: [config.udp, config.tcp, config.tls],
+        };
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let worker = Worker::new(number, shared.clone(), sockets, config.tls_config.clone(), stop.clone())?;
+            let (waker, counters, gauges) = worker.handles();
+            let thread = std::thread::Builder::new()
+                .name(format!("turn-{number}"))
+                .spawn(move || {
+                    if let Err(error) = worker.run() {
+                        tracing::error!(%error, number, "a TURN worker stopped; its clients are cut off");
+                    }
+                })?;
+            server.workers.push(Running {
+                thread: Some(thread),
+                waker,
+                counters,
+                gauges,
+            });
+        }
+        Ok(server)
+    }
+
+    /// The addresses listened on, with the real ports.
+    pub fn udp(&self) -> &[SocketAddr] {
+        &self.listening[0]
+    }
+
+    pub fn tcp(&self) -> &[SocketAddr] {
+        &self.listening[1]
+    }
+
+    pub fn tls(&self) -> &[SocketAddr] {
+        &self.listening[2]
+    }
+
+    /// Live allocations.
+    pub fn allocations(&self) -> usize {
+        self.shared.allocations()
+    }
+
+    /// Name and value of everything counted, summed over the workers. `allocations` and `streams` go up and down, the
+    /// others only up.
+    pub fn metrics(&self) -> Vec<(&'static str, u64)> {
+        let mut sums = vec![("allocations", self.shared.allocations() as u64)];
+        for worker in &self.workers {
+            let gauges = &worker.gauges;
+            let own = [
+                ("streams", &gauges.streams),
+                ("streams_refused", &gauges.streams_refused),
+                ("stream_frames_dropped", &gauges.stream_frames_dropped),
+                ("datagrams_dropped", &gauges.datagrams_dropped),
+            ];
+            let own = own.map(|(name, value)| (name, value.load(Ordering::Relaxed)));
+            for (name, value) in worker.counters.snapshot().into_iter().chain(own) {
+                match sums.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, sum)) => *sum += value,
+                    None => sums.push((name, value)),
+                }
+            }
+        }
+        sums
+    }
+
+    /// Refuses new allocations, or takes them again. What there is goes on either way.
+    pub fn set_draining(&self, draining: bool) {
+        self.shared.set_draining(draining);
+    }
+
+    /// Refuses new allocations and blocks until the last has ended (`true`) or `deadline` has passed (`false`).
+    pub fn drain(&self, deadline: Duration) -> bool {
+        self.set_draining(true);
+        let end = Instant::now() + deadline;
+        while self.allocations() > 0 {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20).min(deadline));
+        }
+        true
+    }
+}
+
+impl Drop for TurnServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in &mut self.workers {
+            if let Err(error) = worker.waker.wake() {
+                tracing::warn!(%error, "cannot wake a TURN worker to stop it");
+                continue;
+            }
+            if let Some(thread) = worker.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,258 @@
+//! Everything a worker sends through: listening sockets, relay sockets and client streams, with the batches in front of
+//! them.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use meridian_udp::{Batch, Socket, SocketOptions};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use std::os::fd::AsRawFd;
+
+use super::Gauges;
+use super::stream::Stream;
+use crate::server::{RelayId, ToClient, ToPeer};
+use crate::sockets::{ClientSocket, Family, Transport};
+
+/// 64 messages of eight full packets.
+const BATCH_BYTES: usize = 640 * 1024;
+
+pub(crate) struct Listener {
+    pub(crate) socket: Socket,
+    pub(crate) batch: Batch,
+}
+
+pub(crate) struct RelaySocket {
+    pub(crate) id: RelayId,
+    pub(crate) socket: Socket,
+}
+
+pub(crate) struct Outbound {
+    pub(crate) listeners: Vec<Listener>,
+    /// By allocation index × 2 + family.
+    pub(crate) relays: Vec<Option<RelaySocket>>,
+    pub(crate) streams: Vec<Option<Stream>>,
+    pub(crate) stream_of: HashMap<ClientSocket, usize>,
+    pub(crate) gauges: Arc<Gauges>,
+    /// For the relay socket at `relay_slot`; a burst of one client goes out in one call.
+    relay_batch: Batch,
+    relay_slot: usize,
+    /// Streams with something to write.
+    dirty: Vec<usize>,
+    /// Streams that broke while being written to.
+    pub(crate) broken: Vec<usize>,
+}
+
+pub(crate) fn relay_slot(relay: RelayId) -> usize {
+    relay.allocation.index as usize * 2 + usize::from(relay.family == Family::V6)
+}
+
+impl Outbound {
+    pub(crate) fn new(sockets: Vec<Socket>, gauges: Arc<Gauges>) -> Outbound {
+        let listener = |socket| Listener {
+            socket,
+            batch: Batch::new(BATCH_BYTES),
+        };
+        Outbound {
+            listeners: sockets.into_iter().map(listener).collect(),
+            relays: Vec::new(),
+            streams: Vec::new(),
+            stream_of: HashMap::new(),
+            gauges,
+            relay_batch: Batch::new(BATCH_BYTES),
+            relay_slot: 0,
+            dirty: Vec::new(),
+            broken: Vec::new(),
+        }
+    }
+
+    pub(crate) fn open_relay(&mut self, id: RelayId, bind: SocketAddr, registry: &Registry, token: mio::Token) -> bool {
+        let opened = open_socket(bind).and_then(|socket| {
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+            Ok(socket)
+        });
+        match opened {
+            Ok(socket) => {
+                let slot = relay_slot(id);
+                if self.relays.len() <= slot {
+                    self.relays.resize_with(slot + 1, || None);
+                }
+                self.relays[slot] = Some(RelaySocket { id, socket });
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%bind, %error, "a relay port cannot be bound");
+                false
+            }
+        }
+    }
+
+    /// What is batched for it still goes out.
+    pub(crate) fn close_relay(&mut self, id: RelayId) {
+        let slot = relay_slot(id);
+        if self.relay_slot == slot {
+            self.flush_relay();
+        }
+        if let Some(relay) = self.relays.get_mut(slot)
+            && relay.as_ref().is_some_and(|r| r.id == id)
+        {
+            *relay = None;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn relay_to_peer(&mut self, packet: ToPeer<'_>) {
+        let slot = relay_slot(packet.relay);
+        if slot != self.relay_slot {
+            self.flush_relay();
+            self.relay_slot = slot;
+        }
+        if !self.relay_batch.push(packet.to, None, packet.payload) {
+            self.flush_relay();
+            self.relay_batch.push(packet.to, None, packet.payload);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn relay_to_client(&mut self, packet: ToClient<'_>) {
+        let (client, len) = (packet.client, packet.encoded_len());
+        if client.transport == Transport::Udp {
+            self.datagram(client, len, |out| {
+                packet.encode(out);
+            });
+        } else {
+            let Some(index) = self.stream_index(client) else { return };
+            let Some(stream) = self.streams[index].as_mut() else {
+                return;
+            };
+            let was_dirty = stream.dirty;
+            let queued = stream.queue(len, false, |out| {
+                packet.encode(out);
+            });
+            if !queued {
+                self.gauges.stream_frames_dropped.fetch_add(1, Ordering::Relaxed);
+            } else if !was_dirty {
+                self.dirty.push(index);
+            }
+        }
+    }
+
+    /// A message of the protocol's own.
+    pub(crate) fn answer(&mut self, client: ClientSocket, message: &[u8]) {
+        if client.transport == Transport::Udp {
+            return self.datagram(client, message.len(), |out| out.copy_from_slice(message));
+        }
+        let Some(index) = self.stream_index(client) else { return };
+        let Some(stream) = self.streams[index].as_mut() else {
+            return;
+        };
+        if stream.queue(message.len(), true, |out| out.copy_from_slice(message)) {
+            self.dirty.push(index);
+        } else {
+            self.broken.push(index);
+        }
+    }
+
+    pub(crate) fn mark_dirty(&mut self, index: usize) {
+        self.dirty.push(index);
+    }
+
+    /// Hands everything to the kernel.
+    pub(crate) fn flush(&mut self) {
+        self.flush_relay();
+        for listener in &mut self.listeners {
+            if !listener.batch.is_empty() {
+                send(&listener.socket, &mut listener.batch, &self.gauges);
+            }
+        }
+        while let Some(index) = self.dirty.pop() {
+            if let Some(Some(stream)) = self.streams.get_mut(index)
+                && stream.flush().is_err()
+            {
+                self.broken.push(index);
+            }
+        }
+    }
+
+    /// A slot for a new connection.
+    pub(crate) fn free_stream_slot(&mut self) -> usize {
+        self.streams.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.streams.push(None);
+            self.streams.len() - 1
+        })
+    }
+
+    pub(crate) fn idle_streams(
+        &mut self,
+        now: Instant,
+        limit: std::time::Duration,
+        busy: impl Fn(ClientSocket) -> bool,
+    ) {
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            let Some(stream) = stream else { continue };
+            if busy(stream.client) {
+                stream.useful = now;
+            } else if now.saturating_duration_since(stream.useful) > limit {
+                self.broken.push(index);
+            }
+        }
+    }
+
+    fn datagram(&mut self, client: ClientSocket, len: usize, write: impl FnOnce(&mut [u8])) {
+        let local = client.local;
+        let fits = |at: SocketAddr| {
+            at.port() == local.port()
+                && (at.ip() == local.ip() || (at.ip().is_unspecified() && at.is_ipv4() == local.is_ipv4()))
+        };
+        let Some(listener) = self.listeners.iter_mut().find(|l| fits(l.socket.local_addr())) else {
+            return;
+        };
+        let (to, source) = (client.remote, Some(local.ip()));
+        if listener.batch.slot(to, source, len).is_none() {
+            send(&listener.socket, &mut listener.batch, &self.gauges);
+        }
+        if let Some(slot) = listener.batch.slot(to, source, len) {
+            write(slot);
+            listener.batch.commit(len);
+        }
+    }
+
+    fn stream_index(&self, client: ClientSocket) -> Option<usize> {
+        self.stream_of.get(&client).copied()
+    }
+
+    fn flush_relay(&mut self) {
+        if self.relay_batch.is_empty() {
+            return;
+        }
+        match self.relays.get(self.relay_slot) {
+            Some(Some(relay)) => send(&relay.socket, &mut self.relay_batch, &self.gauges),
+            // Its relay was closed meanwhile; a batch is emptied by sending only, so a new one takes its place.
+            _ => self.relay_batch = Batch::new(BATCH_BYTES),
+        }
+    }
+}
+
+fn send(socket: &Socket, batch: &mut Batch, gauges: &Gauges) {
+    let before = batch.stats().dropped();
+    socket.send(batch);
+    let lost = batch.stats().dropped() - before;
+    if lost > 0 {
+        gauges.datagrams_dropped.fetch_add(lost, Ordering::Relaxed);
+    }
+}
+
+fn open_socket(bind: SocketAddr) -> io::Result<Socket> {
+    let bytes = 1 << 20;
+    let options = SocketOptions {
+        reuse_port: false,
+        recv_buffer_bytes: bytes,
+        send_buffer_bytes: bytes,
+        gro: true,
+    };
+    Socket::bind(bind, &options)
+}

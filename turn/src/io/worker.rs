@@ -1,0 +1,411 @@
+//! One worker thread: waits for its sockets, feeds the protocol, sends what comes out. mio's epoll is edge-triggered, so
+//! what was not drained in one turn is remembered in `again`.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use meridian_udp::{RecvBatch, Socket, SocketOptions};
+use mio::net::TcpListener;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::outbound::{Outbound, relay_slot};
+use super::stream::Stream;
+use super::{Gauges, StartError, TurnConfig, wall_clock};
+use crate::server::{Command, Counters, RelayId, Relayed, Server, Shared};
+use crate::sockets::{ClientSocket, Transport};
+
+/// Messages per receive call: from clients many share a socket, on a relay socket few arrive at once.
+const CLIENT_BUFFERS: usize = 64;
+const PEER_BUFFERS: usize = 8;
+/// Receive calls on one socket before the others have their turn.
+const ROUNDS: usize = 4;
+const SWEEP: Duration = Duration::from_secs(2);
+
+const WAKER: Token = Token(0);
+const KIND_SHIFT: u32 = 40;
+const UDP: usize = 1;
+const ACCEPT: usize = 2;
+const RELAY: usize = 3;
+const STREAM: usize = 4;
+
+fn token(kind: usize, index: usize) -> Token {
+    Token((kind << KIND_SHIFT) | index)
+}
+
+/// Bound, not yet served.
+pub(crate) struct Sockets {
+    udp: Vec<Socket>,
+    streams: Vec<(std::net::TcpListener, Transport)>,
+}
+
+impl Sockets {
+    pub(crate) fn bind(config: &TurnConfig, reuse_port: bool) -> Result<Sockets, StartError> {
+        let failed = |address: SocketAddr| move |error| StartError::Listen { address, error };
+        let options = SocketOptions {
+            reuse_port,
+            ..SocketOptions::default()
+        };
+        let udp = config
+            .udp
+            .iter()
+            .map(|&address| Socket::bind(address, &options).map_err(failed(address)));
+        let tcp = config.tcp.iter().map(|&address| (address, Transport::Tcp));
+        let tls = config.tls.iter().map(|&address| (address, Transport::Tls));
+        let streams = tcp.chain(tls).map(|(address, transport)| {
+            let socket = listen(address, reuse_port).map_err(failed(address))?;
+            Ok((socket, transport))
+        });
+        Ok(Sockets {
+            udp: udp.collect::<Result<_, _>>()?,
+            streams: streams.collect::<Result<_, StartError>>()?,
+        })
+    }
+
+    /// UDP, TCP, TLS.
+    pub(crate) fn addresses(&self) -> [Vec<SocketAddr>; 3] {
+        let of = |wanted| {
+            let matching = self.streams.iter().filter(move |(_, transport)| *transport == wanted);
+            matching.filter_map(|(socket, _)| socket.local_addr().ok()).collect()
+        };
+        [
+            self.udp.iter().map(Socket::local_addr).collect(),
+            of(Transport::Tcp),
+            of(Transport::Tls),
+        ]
+    }
+}
+
+fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1_024)?;
+    Ok(socket.into())
+}
+
+pub(crate) struct Worker {
+    number: usize,
+    shared: Arc<Shared>,
+    server: Server<StdRng>,
+    poll: Poll,
+    waker: Arc<mio::Waker>,
+    stop: Arc<AtomicBool>,
+    out: Outbound,
+    accepting: Vec<(TcpListener, Transport)>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    per_source: HashMap<IpAddr, usize>,
+    from_clients: RecvBatch,
+    from_peers: RecvBatch,
+    again: Vec<Token>,
+    /// To be tried again at the next sweep.
+    later: Vec<Token>,
+    now: Instant,
+    next_sweep: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        sockets: Sockets,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: Arc<AtomicBool>,
+    ) -> io::Result<Worker> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        for (i, socket) in sockets.udp.iter().enumerate() {
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token(UDP, i), Interest::READABLE)?;
+        }
+        let mut accepting = Vec::new();
+        for (i, (socket, transport)) in sockets.streams.into_iter().enumerate() {
+            let mut socket = TcpListener::from_std(socket);
+            registry.register(&mut socket, token(ACCEPT, i), Interest::READABLE)?;
+            accepting.push((socket, transport));
+        }
+        let waker = Arc::new(mio::Waker::new(registry, WAKER)?);
+        let now = Instant::now();
+        Ok(Worker {
+            number,
+            server: Server::new(shared.clone(), now, StdRng::from_seed(rand::rng().random())),
+            shared,
+            poll,
+            waker,
+            stop,
+            out: Outbound::new(sockets.udp, Arc::default()),
+            accepting,
+            tls,
+            per_source: HashMap::new(),
+            from_clients: RecvBatch::new(CLIENT_BUFFERS),
+            from_peers: RecvBatch::new(PEER_BUFFERS),
+            again: Vec::new(),
+            later: Vec::new(),
+            now,
+            next_sweep: now,
+        })
+    }
+
+    pub(crate) fn handles(&self) -> (Arc<mio::Waker>, Arc<Counters>, Arc<Gauges>) {
+        (
+            self.waker.clone(),
+            self.server.counters().clone(),
+            self.out.gauges.clone(),
+        )
+    }
+
+    /// Until told to stop. Only a failing epoll ends it otherwise.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1_024);
+        let mut turn: Vec<Token> = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let timeout = self.timeout();
+            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error);
+            }
+            self.now = Instant::now();
+            turn.append(&mut self.again);
+            turn.extend(events.iter().map(|event| event.token()));
+            for token in turn.drain(..) {
+                self.serve(token);
+            }
+            self.tick();
+            self.out.flush();
+            self.bury();
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Duration {
+        if !self.again.is_empty() {
+            return Duration::ZERO;
+        }
+        let next = self
+            .server
+            .poll_timeout()
+            .map_or(self.next_sweep, |at| at.min(self.next_sweep));
+        // Up to the next millisecond: epoll would wake up just before, and again.
+        next.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+    }
+
+    fn serve(&mut self, token: Token) {
+        let index = token.0 & ((1 << KIND_SHIFT) - 1);
+        match token.0 >> KIND_SHIFT {
+            UDP => self.receive_from_clients(index),
+            ACCEPT => self.accept(index),
+            RELAY => self.receive_from_peers(index),
+            STREAM => self.receive_from_stream(index),
+            _ => {}
+        }
+    }
+
+    fn receive_from_clients(&mut self, index: usize) {
+        for _ in 0..ROUNDS {
+            let Some(listener) = self.out.listeners.get(index) else {
+                return;
+            };
+            let filled = match listener.socket.recv(&mut self.from_clients) {
+                Ok(filled) => filled,
+                Err(error) => return tracing::warn!(%error, "receiving from TURN clients failed"),
+            };
+            for datagram in self.from_clients.datagrams() {
+                let client = ClientSocket {
+                    remote: datagram.from,
+                    local: datagram.local,
+                    transport: Transport::Udp,
+                };
+                match self.server.handle_client(self.now, client, datagram.data) {
+                    Relayed::ToPeer(packet) => self.out.relay_to_peer(packet),
+                    Relayed::ToClient(packet) => self.out.relay_to_client(packet),
+                    Relayed::Nothing => execute(&mut self.server, &mut self.out, &self.poll, self.now),
+                }
+            }
+            self.out.flush();
+            if filled < CLIENT_BUFFERS {
+                return;
+            }
+        }
+        self.again.push(token(UDP, index));
+    }
+
+    fn receive_from_peers(&mut self, slot: usize) {
+        for _ in 0..ROUNDS {
+            let Some(Some(relay)) = self.out.relays.get(slot) else {
+                return;
+            };
+            let id = relay.id;
+            let filled = match relay.socket.recv(&mut self.from_peers) {
+                Ok(filled) => filled,
+                Err(error) => return tracing::debug!(%error, "receiving from peers failed"),
+            };
+            for datagram in self.from_peers.datagrams() {
+                if let Some(packet) = self.server.handle_peer(self.now, id, datagram.from, datagram.data) {
+                    self.out.relay_to_client(packet);
+                }
+            }
+            if filled < PEER_BUFFERS {
+                return;
+            }
+        }
+        self.again.push(token(RELAY, slot));
+    }
+
+    fn accept(&mut self, index: usize) {
+        loop {
+            let (listener, transport) = &self.accepting[index];
+            let (transport, accepted) = (*transport, listener.accept());
+            match accepted {
+                Ok((socket, remote)) => {
+                    if let Err(error) = self.welcome(socket, remote, transport) {
+                        tracing::debug!(%error, %remote, "a TURN connection was not taken");
+                        self.out.gauges.streams_refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "accepting TURN connections failed");
+                    // Out of descriptors: the edge is spent, so look again at the next sweep.
+                    return self.later.push(token(ACCEPT, index));
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, mut socket: mio::net::TcpStream, remote: SocketAddr, transport: Transport) -> io::Result<()> {
+        let limits = &self.shared.config.limits;
+        let same = self.per_source.get(&remote.ip()).copied().unwrap_or(0);
+        if self.out.stream_of.len() >= limits.connections || same >= limits.connections_per_source {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections"));
+        }
+        socket.set_nodelay(true)?;
+        let client = ClientSocket {
+            remote,
+            local: socket.local_addr()?,
+            transport,
+        };
+        let tls = match (&self.tls, transport) {
+            (Some(config), Transport::Tls) => {
+                Some(rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?)
+            }
+            _ => None,
+        };
+        let index = self.out.free_stream_slot();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut socket, token(STREAM, index), interest)?;
+        let stream = Stream::new(socket, client, tls, limits.stream_queue_bytes, self.now);
+        self.out.streams[index] = Some(stream);
+        self.out.stream_of.insert(client, index);
+        *self.per_source.entry(remote.ip()).or_default() += 1;
+        self.out.gauges.streams.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn receive_from_stream(&mut self, index: usize) {
+        // It may have become writable too.
+        self.out.mark_dirty(index);
+        for _ in 0..ROUNDS {
+            let Some(Some(stream)) = self.out.streams.get_mut(index) else {
+                return;
+            };
+            let client = stream.client;
+            match stream.read() {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::trace!(%error, ?client, "a TURN connection ended");
+                    return self.out.broken.push(index);
+                }
+            }
+            let mut input = stream.take_input();
+            loop {
+                match input.next() {
+                    Ok(Some(frame)) => match self.server.handle_client(self.now, client, frame) {
+                        Relayed::ToPeer(packet) => self.out.relay_to_peer(packet),
+                        Relayed::ToClient(packet) => self.out.relay_to_client(packet),
+                        Relayed::Nothing => execute(&mut self.server, &mut self.out, &self.poll, self.now),
+                    },
+                    Ok(None) => break,
+                    Err(_) => return self.out.broken.push(index),
+                }
+            }
+            if let Some(Some(stream)) = self.out.streams.get_mut(index) {
+                stream.put_input(input);
+            }
+        }
+        self.again.push(token(STREAM, index));
+    }
+
+    fn tick(&mut self) {
+        if self.server.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.server.handle_timeout(self.now);
+        }
+        if self.now >= self.next_sweep {
+            self.next_sweep = self.now + SWEEP;
+            self.again.append(&mut self.later);
+            self.server.handle_timeout(self.now);
+            let server = &self.server;
+            self.out
+                .idle_streams(self.now, self.shared.config.limits.stream_idle, |c| {
+                    server.has_allocation(c)
+                });
+            if self.number == 0 {
+                self.shared.set_wall_clock(self.now, wall_clock());
+            }
+        }
+        execute(&mut self.server, &mut self.out, &self.poll, self.now);
+    }
+
+    /// Closes streams that ended, broke or were idle; their allocations end with them.
+    fn bury(&mut self) {
+        while let Some(index) = self.out.broken.pop() {
+            let Some(stream) = self.out.streams.get_mut(index).and_then(Option::take) else {
+                continue;
+            };
+            self.out.stream_of.remove(&stream.client);
+            self.out.gauges.streams.fetch_sub(1, Ordering::Relaxed);
+            let ip = stream.client.remote.ip();
+            if let Some(count) = self.per_source.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    self.per_source.remove(&ip);
+                }
+            }
+            self.server.client_gone(self.now, stream.client);
+            execute(&mut self.server, &mut self.out, &self.poll, self.now);
+        }
+        self.out.flush();
+    }
+}
+
+fn execute(server: &mut Server<StdRng>, out: &mut Outbound, poll: &Poll, now: Instant) {
+    while let Some(command) = server.poll_command() {
+        match command {
+            Command::Send { client, message } => out.answer(client, &message),
+            Command::OpenRelay { relay, bind } => {
+                let opened = out.open_relay(relay, bind, poll.registry(), relay_token(relay));
+                server.relay_opened(now, relay, opened);
+            }
+            Command::CloseRelay { relay } => out.close_relay(relay),
+        }
+    }
+}
+
+fn relay_token(relay: RelayId) -> Token {
+    token(RELAY, relay_slot(relay))
+}

@@ -1,0 +1,432 @@
+//! The protocol of one worker, sans-IO. Whoever drives it feeds every datagram or frame of a client to
+//! [`Server::handle_client`] and every datagram that arrives on a relay socket to [`Server::handle_peer`], then drains
+//! [`Server::poll_command`], and calls [`Server::handle_timeout`] when [`Server::poll_timeout`] says so (earlier calls
+//! do nothing and are safe). Relayed payload is never copied here: results borrow the input.
+
+mod allocation;
+mod auth;
+mod counters;
+mod data;
+mod requests;
+mod shared;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rand::Rng;
+
+use crate::sockets::{AllocationPort, ClientSocket, Family};
+use crate::stun::{Class, ErrorCode, Message, MessageWriter, Method, attribute};
+use allocation::{Allocation, RelayState};
+use counters::add;
+
+pub use counters::Counters;
+pub use data::{Framing, Relayed, ToClient, ToPeer};
+pub use shared::{ConfigError, RelayAddress, ServerConfig, Shared};
+
+/// One allocation of one worker; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllocationId {
+    pub index: u32,
+    generation: u32,
+}
+
+/// One relayed transport address of an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelayId {
+    pub allocation: AllocationId,
+    pub family: Family,
+}
+
+/// What the shell has to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Send a message to a client, from `client.local`.
+    Send { client: ClientSocket, message: Vec<u8> },
+    /// Bind a UDP socket there, and report to [`Server::relay_opened`].
+    OpenRelay { relay: RelayId, bind: SocketAddr },
+    /// Close that socket.
+    CloseRelay { relay: RelayId },
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    allocation: Option<Allocation>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Server<R> {
+    shared: Arc<Shared>,
+    rng: R,
+    counters: Arc<Counters>,
+    now: Instant,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_client: HashMap<ClientSocket, AllocationId>,
+    by_port: HashMap<(Family, AllocationPort), AllocationId>,
+    deadlines: BTreeSet<(Instant, AllocationId)>,
+    commands: VecDeque<Command>,
+    /// Bursts come from one client: spares the hash.
+    last: Option<(ClientSocket, AllocationId)>,
+}
+
+impl<R: Rng> Server<R> {
+    pub fn new(shared: Arc<Shared>, now: Instant, rng: R) -> Server<R> {
+        Server {
+            shared,
+            rng,
+            counters: Arc::default(),
+            now,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_client: HashMap::new(),
+            by_port: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            commands: VecDeque::new(),
+            last: None,
+        }
+    }
+
+    /// One datagram, or one frame of a stream without its padding. A stranger's bytes: whatever they are, the answer is
+    /// counted, limited and never a panic.
+    pub fn handle_client<'a>(&mut self, now: Instant, client: ClientSocket, bytes: &'a [u8]) -> Relayed<'a> {
+        self.advance(now);
+        if bytes.first().is_some_and(|first| first >> 6 == 1) {
+            return self.channel_data(client, bytes);
+        }
+        match Message::parse(bytes) {
+            Ok(message) if message.class == Class::Indication && message.method == Method::SEND => {
+                self.send_indication(client, &message)
+            }
+            Ok(message) => {
+                if message.class == Class::Request {
+                    self.handle_request(client, &message);
+                }
+                Relayed::Nothing
+            }
+            Err(_) => {
+                add(&self.counters.malformed, 1);
+                Relayed::Nothing
+            }
+        }
+    }
+
+    /// A stream of a client has ended; its allocation ends with it (RFC 8656 §4). A spurious call does nothing.
+    pub fn client_gone(&mut self, now: Instant, client: ClientSocket) {
+        self.advance(now);
+        if let Some(id) = self.find(client) {
+            self.remove(id);
+        }
+    }
+
+    /// The answer to [`Command::OpenRelay`]. If it could not be opened another port is tried, a few times.
+    pub fn relay_opened(&mut self, now: Instant, relay: RelayId, opened: bool) {
+        self.advance(now);
+        self.conclude_opening(relay, opened);
+    }
+
+    /// What is to be done; drain after every call of another method.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        self.shared.ports.expire_reservations(self.now);
+    }
+
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Live allocations of this worker.
+    pub fn allocations(&self) -> usize {
+        self.by_client.len()
+    }
+
+    /// Whether the client has an allocation; streams without one are closed after a while.
+    pub fn has_allocation(&self, client: ClientSocket) -> bool {
+        self.by_client.contains_key(&client)
+    }
+
+    /// Time never goes backwards here, and nothing that has expired is ever used, however late the timer comes.
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        while let Some(&(at, id)) = self.deadlines.first() {
+            if at > self.now {
+                break;
+            }
+            self.deadlines.pop_first();
+            let now = self.now;
+            for family in [Family::V4, Family::V6] {
+                let Some(allocation) = self.get_mut(id) else { break };
+                if allocation.relays[family.index()]
+                    .as_ref()
+                    .is_some_and(|r| r.expires <= now)
+                {
+                    self.close_relay(id, family);
+                }
+            }
+            self.settle(id);
+        }
+    }
+
+    fn handle_request(&mut self, client: ClientSocket, message: &Message<'_>) {
+        if message.method == Method::BINDING {
+            return self.binding(client, message);
+        }
+        let known = [
+            Method::ALLOCATE,
+            Method::REFRESH,
+            Method::CREATE_PERMISSION,
+            Method::CHANNEL_BIND,
+        ];
+        if !known.contains(&message.method) {
+            return self.refuse_stranger(client, message, ErrorCode::BadRequest);
+        }
+        let authenticated = match self.authenticate(client, message) {
+            Ok(authenticated) => authenticated,
+            Err(code) => return self.refuse_stranger(client, message, code),
+        };
+        let unknown = unknown_attributes(message);
+        let result = if !unknown.is_empty() {
+            Err(ErrorCode::UnknownAttribute)
+        } else {
+            match message.method {
+                Method::ALLOCATE => self.allocate(client, message, &authenticated),
+                Method::REFRESH => self.refresh(client, message, &authenticated).map(Some),
+                Method::CREATE_PERMISSION => self.create_permission(client, message, &authenticated).map(Some),
+                _ => self.channel_bind(client, message, &authenticated).map(Some),
+            }
+        };
+        let writer = match result {
+            Ok(None) => return,
+            Ok(Some(writer)) => writer,
+            Err(code) => self.error(message, code, &unknown),
+        };
+        self.send(client, writer.sign(authenticated.integrity, &authenticated.key));
+    }
+
+    /// RFC 8489 §7.3.1: the one request that everybody may make.
+    fn binding(&mut self, client: ClientSocket, message: &Message<'_>) {
+        if !self.may_answer(client) {
+            return;
+        }
+        let unknown = unknown_attributes(message);
+        let writer = if unknown.is_empty() {
+            MessageWriter::new(Class::Success, Method::BINDING, message.transaction)
+                .address(attribute::XOR_MAPPED_ADDRESS, client.remote)
+        } else {
+            self.error(message, ErrorCode::UnknownAttribute, &unknown)
+        };
+        self.send(client, writer);
+    }
+
+    fn error(&mut self, message: &Message<'_>, code: ErrorCode, unknown: &[u16]) -> MessageWriter {
+        let counter = match code {
+            ErrorCode::AllocationQuotaReached => Some(&self.counters.refused_quota),
+            ErrorCode::InsufficientCapacity => Some(&self.counters.refused_capacity),
+            ErrorCode::Forbidden => Some(&self.counters.refused_peer),
+            _ => None,
+        };
+        if let Some(counter) = counter {
+            add(counter, 1);
+        }
+        let mut writer = MessageWriter::new(Class::Error, message.method, message.transaction).error(code);
+        if code == ErrorCode::UnknownAttribute {
+            let list: Vec<u8> = unknown.iter().flat_map(|kind| kind.to_be_bytes()).collect();
+            writer = writer.attribute(attribute::UNKNOWN_ATTRIBUTES, &list);
+        }
+        match (code, self.shared.config.alternate) {
+            (ErrorCode::TryAlternate, Some(alternate)) => {
+                let mut value = vec![0, if alternate.is_ipv4() { 1 } else { 2 }];
+                value.extend_from_slice(&alternate.port().to_be_bytes());
+                match alternate.ip() {
+                    std::net::IpAddr::V4(ip) => value.extend_from_slice(&ip.octets()),
+                    std::net::IpAddr::V6(ip) => value.extend_from_slice(&ip.octets()),
+                }
+                writer.attribute(attribute::ALTERNATE_SERVER, &value)
+            }
+            _ => writer,
+        }
+    }
+
+    fn send(&mut self, client: ClientSocket, writer: MessageWriter) {
+        self.commands.push_back(Command::Send {
+            client,
+            message: writer.finish_with_fingerprint(),
+        });
+    }
+
+    fn find(&mut self, client: ClientSocket) -> Option<AllocationId> {
+        match self.last {
+            Some((last, id)) if last == client => Some(id),
+            _ => {
+                let id = *self.by_client.get(&client)?;
+                self.last = Some((client, id));
+                Some(id)
+            }
+        }
+    }
+
+    fn get(&self, id: AllocationId) -> Option<&Allocation> {
+        let slot = self.slots.get(id.index as usize)?;
+        slot.allocation.as_ref().filter(|_| slot.generation == id.generation)
+    }
+
+    fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        slot.allocation.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    fn insert(&mut self, allocation: Allocation) -> AllocationId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let slot = &mut self.slots[index as usize];
+        let id = AllocationId {
+            index,
+            generation: slot.generation,
+        };
+        self.by_client.insert(allocation.client, id);
+        self.deadlines.insert((allocation.deadline, id));
+        slot.allocation = Some(allocation);
+        self.shared.allocations.fetch_add(1, Ordering::Relaxed);
+        id
+    }
+
+    /// Closes one relayed address and frees its port.
+    fn close_relay(&mut self, id: AllocationId, family: Family) {
+        let Some(relay) = self.get_mut(id).and_then(|a| a.relays[family.index()].take()) else {
+            return;
+        };
+        match relay.state {
+            RelayState::Failed(_) => {}
+            RelayState::Open | RelayState::Opening { .. } => {
+                if relay.state == RelayState::Open {
+                    self.by_port.remove(&(family, relay.port));
+                }
+                self.commands.push_back(Command::CloseRelay {
+                    relay: RelayId { allocation: id, family },
+                });
+                self.shared.ports.release(family, relay.port);
+            }
+        }
+    }
+
+    /// Brings the table of deadlines up to date, and removes an allocation that has no relayed address left.
+    fn settle(&mut self, id: AllocationId) {
+        let Some(allocation) = self.get_mut(id) else { return };
+        let old = allocation.deadline;
+        match allocation.next_expiry() {
+            Some(next) => {
+                allocation.deadline = next;
+                self.deadlines.remove(&(old, id));
+                self.deadlines.insert((next, id));
+            }
+            None => self.remove(id),
+        }
+    }
+
+    fn remove(&mut self, id: AllocationId) {
+        for family in [Family::V4, Family::V6] {
+            self.close_relay(id, family);
+        }
+        let Some(slot) = self
+            .slots
+            .get_mut(id.index as usize)
+            .filter(|s| s.generation == id.generation)
+        else {
+            return;
+        };
+        let Some(allocation) = slot.allocation.take() else {
+            return;
+        };
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.index);
+        self.by_client.remove(&allocation.client);
+        self.deadlines.remove(&(allocation.deadline, id));
+        self.last = None;
+        self.shared.ledger.release(&allocation.charge);
+        self.shared.allocations.fetch_sub(1, Ordering::Relaxed);
+        add(&self.counters.allocations_ended, 1);
+    }
+
+    /// What must hold after every call, for tests: panics if it does not.
+    #[doc(hidden)]
+    pub fn assert_consistent(&self) {
+        let live: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(|s| s.allocation.as_ref().map(|a| (s.generation, a)))
+            .collect();
+        assert_eq!(live.len(), self.by_client.len());
+        assert_eq!(live.len(), self.deadlines.len());
+        assert_eq!(live.len() + self.free.len(), self.slots.len());
+        let limits = &self.shared.config.limits;
+        for (client, id) in &self.by_client {
+            let allocation = self.get(*id).expect("by_client names a live allocation");
+            assert_eq!(allocation.client, *client);
+            assert!(self.deadlines.contains(&(allocation.deadline, *id)));
+            assert_eq!(Some(allocation.deadline), allocation.next_expiry());
+            assert!(allocation.deadline > self.now, "nothing expired is kept");
+            assert!(allocation.permissions.len() <= limits.permissions_per_allocation);
+            assert!(allocation.channels.len() <= limits.channels_per_allocation);
+            for family in [Family::V4, Family::V6] {
+                let Some(relay) = allocation.relay(family) else {
+                    continue;
+                };
+                assert_eq!(self.by_port.get(&(family, relay.port)), Some(id));
+                assert!(self.shared.ports.is_taken(family, relay.port.0));
+            }
+        }
+        let open = live
+            .iter()
+            .flat_map(|(_, a)| a.relays.iter().flatten())
+            .filter(|r| r.state == RelayState::Open);
+        assert_eq!(open.count(), self.by_port.len());
+    }
+}
+
+/// Attributes a server must understand but does not (RFC 8489 §6.3.1); at most eight are told.
+fn unknown_attributes(message: &Message<'_>) -> Vec<u16> {
+    use attribute as a;
+    let known = |kind: u16| {
+        matches!(
+            kind,
+            a::USERNAME
+                | a::REALM
+                | a::NONCE
+                | a::PASSWORD_ALGORITHM
+                | a::USERHASH
+                | a::CHANNEL_NUMBER
+                | a::LIFETIME
+                | a::XOR_PEER_ADDRESS
+                | a::DATA
+                | a::REQUESTED_ADDRESS_FAMILY
+                | a::EVEN_PORT
+                | a::REQUESTED_TRANSPORT
+                | a::DONT_FRAGMENT
+                | a::RESERVATION_TOKEN
+                | a::PRIORITY
+                | a::XOR_MAPPED_ADDRESS
+                | a::CONNECTION_ID
+        )
+    };
+    message
+        .attributes()
+        .map(|(kind, _)| kind)
+        .filter(|&kind| kind < 0x8000 && !known(kind))
+        .take(8)
+        .collect()
+}

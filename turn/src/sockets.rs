@@ -1,0 +1,65 @@
+//! Addresses that must not be mixed up, as types of their own.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn of(ip: IpAddr) -> Family {
+        if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What a client speaks to us over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    Udp,
+    Tcp,
+    Tls,
+}
+
+impl Transport {
+    /// Whether messages arrive in a byte stream, where ChannelData is padded (RFC 8656 §12.5).
+    pub fn is_stream(self) -> bool {
+        self != Transport::Udp
+    }
+}
+
+/// A client as the server sees it: the 5-tuple that identifies an allocation (RFC 8656 §3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientSocket {
+    pub remote: SocketAddr,
+    /// The server's end, which answers must come from.
+    pub local: SocketAddr,
+    pub transport: Transport,
+}
+
+/// A peer behind the relay, as clients name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerSocket(pub SocketAddr);
+
+impl PeerSocket {
+    pub fn family(self) -> Family {
+        Family::of(self.0.ip())
+    }
+}
+
+/// A port of the relay's address of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllocationPort(pub u16);
+
+impl fmt::Display for PeerSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

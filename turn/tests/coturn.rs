@@ -1,0 +1,187 @@
+//! Interop: coturn's client and peer programs (`turnutils_uclient`, `turnutils_peer`; Debian package `coturn`) against
+//! our server. They carry their own judgement: everything sent must come back.
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use meridian_turn::ServerConfig;
+use meridian_turn::credentials::Credentials;
+use meridian_turn::io::{TurnConfig, TurnServer};
+
+const SECONDS_MAX: u64 = 20;
+
+fn installed() -> bool {
+    let found = Command::new("turnutils_peer")
+        .arg("-?")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
+    if !found {
+        eprintln!("SKIPPED: coturn's programs are not installed (apt install coturn)");
+    }
+    found
+}
+
+fn start() -> TurnServer {
+    let credentials = Credentials::default().with_user("anna", "pw").with_secret("north");
+    let mut server = ServerConfig::new("meridian.test", credentials);
+    server.relay_v4 = Some("127.0.0.1".parse::<IpAddr>().unwrap().into());
+    server.relay_v6 = Some("::1".parse::<IpAddr>().unwrap().into());
+    server.policy.allowed = vec!["127.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+    server.limits.unauthenticated = meridian_turn::limits::Rate {
+        per_second: 1_000,
+        burst: 1_000,
+    };
+    let mut config = TurnConfig::new(server);
+    config.workers = 2;
+    config.udp = vec!["127.0.0.1:0".parse().unwrap()];
+    config.tcp = config.udp.clone();
+    TurnServer::start(config).unwrap()
+}
+
+/// Stopped by its own handle when the test ends.
+struct Peer(Child, u16);
+
+impl Peer {
+    fn start() -> Peer {
+        // A port that is free now; the program cannot choose one itself.
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("turnutils_peer");
+        command
+            .args(["-L", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let peer = Peer(command.spawn().unwrap(), port);
+        let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
+        probe.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let _ = probe.send_to(b"are you there", ("127.0.0.1", port));
+            if probe.recv(&mut [0; 64]).is_ok() {
+                return peer;
+            }
+            assert!(Instant::now() < end, "turnutils_peer does not echo");
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs the client; its output must say that nothing was lost.
+fn uclient(server: SocketAddr, arguments: &[&str]) {
+    let mut child = Command::new("turnutils_uclient")
+        .args([
+            "-u",
+            "anna",
+            "-w",
+            "pw",
+            "-n",
+            "20",
+            "-m",
+            "4",
+            "-z",
+            "5",
+            "-l",
+            "300",
+            "-p",
+            &server.port().to_string(),
+        ])
+        .args(arguments)
+        .arg(server.ip().to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(SECONDS_MAX);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            let _ = child.kill();
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    let status = child.wait().unwrap();
+    let received = output
+        .lines()
+        .rev()
+        .find_map(|line| line.split_once("tot_recv_msgs="))
+        .map(|(_, rest)| rest.to_owned());
+    let received = received.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok());
+    assert!(
+        status.success() && output.contains("Total lost packets 0 (0.000000%)") && received.is_some_and(|n| n >= 80),
+        "turnutils_uclient {arguments:?}: {status}\n{output}"
+    );
+}
+
+fn with_peer(arguments: &[&str]) {
+    if !installed() {
+        return;
+    }
+    let (server, peer) = (start(), Peer::start());
+    let port = peer.1.to_string();
+    let both = [&["-e", "127.0.0.1", "-r", &port], arguments].concat();
+    uclient(
+        if arguments.contains(&"-t") {
+            server.tcp()[0]
+        } else {
+            server.udp()[0]
+        },
+        &both,
+    );
+}
+
+#[test]
+fn coturn_client_over_udp_with_channels_and_rtcp_pairs() {
+    with_peer(&[]);
+}
+
+#[test]
+fn coturn_client_over_udp_with_send_indications() {
+    with_peer(&["-s", "-c"]);
+}
+
+#[test]
+fn coturn_client_over_udp_with_dont_fragment_and_extra_requests() {
+    with_peer(&["-g", "-G", "-c"]);
+}
+
+#[test]
+fn coturn_client_over_udp_with_a_dual_allocation() {
+    with_peer(&["-Z"]);
+}
+
+#[test]
+fn coturn_client_over_udp_with_a_rest_secret() {
+    with_peer(&["-W", "north", "-X", "-c"]);
+}
+
+#[test]
+fn coturn_client_over_tcp_with_channels() {
+    with_peer(&["-t"]);
+}
+
+#[test]
+fn coturn_client_over_tcp_with_send_indications() {
+    with_peer(&["-t", "-s", "-c"]);
+}
+
+#[test]
+fn coturn_clients_reach_each_other_through_two_relays() {
+    if !installed() {
+        return;
+    }
+    let server = start();
+    uclient(server.udp()[0], &["-y", "-c"]);
+    uclient(server.tcp()[0], &["-y", "-c", "-t"]);
+    uclient(server.udp()[0], &["-y", "-x", "-c"]);
+}

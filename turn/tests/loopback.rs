@@ -1,0 +1,274 @@
+//! A running server on loopback, with loopback configured as an allowed network.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meridian_turn::ServerConfig;
+use meridian_turn::framing::{Frame, next_frame};
+use meridian_turn::io::{TurnConfig, TurnServer};
+use meridian_turn::stun::{Message, Method, attribute};
+use support::*;
+
+fn server_config(v6: bool) -> ServerConfig {
+    let mut config = config();
+    config.relay_v4 = (!v6).then(|| "127.0.0.1".parse::<std::net::IpAddr>().unwrap().into());
+    config.relay_v6 = v6.then(|| "::1".parse::<std::net::IpAddr>().unwrap().into());
+    config.policy.allowed = vec!["127.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+    config
+}
+
+fn start(workers: usize, ip: &str) -> TurnServer {
+    let v6 = ip.contains(':');
+    let listen = SocketAddr::new(ip.parse().unwrap(), 0);
+    let mut config = TurnConfig::new(server_config(v6));
+    config.udp = vec![listen];
+    config.tcp = vec![listen];
+    config.workers = workers;
+    TurnServer::start(config).unwrap()
+}
+
+fn udp_socket(ip: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(SocketAddr::new(ip.parse().unwrap(), 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket
+}
+
+/// A way to the server: datagrams or a stream.
+trait Link {
+    fn put(&mut self, bytes: &[u8]);
+    fn get(&mut self) -> Vec<u8>;
+}
+
+impl Link for UdpSocket {
+    fn put(&mut self, bytes: &[u8]) {
+        self.send(bytes).unwrap();
+    }
+
+    fn get(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 2048];
+        let n = self.recv(&mut buffer).unwrap();
+        buffer[..n].to_vec()
+    }
+}
+
+struct Framed<S>(S, Vec<u8>);
+
+impl<S: Read + Write> Link for Framed<S> {
+    fn put(&mut self, bytes: &[u8]) {
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(4), 0);
+        self.0.write_all(&padded).unwrap();
+    }
+
+    fn get(&mut self) -> Vec<u8> {
+        loop {
+            if let Frame::Complete { message, consumed } = next_frame(&self.1) {
+                let frame = self.1[..message].to_vec();
+                self.1.drain(..consumed);
+                return frame;
+            }
+            let mut buffer = [0; 2048];
+            let n = self.0.read(&mut buffer).unwrap();
+            assert!(n > 0, "the server closed");
+            self.1.extend_from_slice(&buffer[..n]);
+        }
+    }
+}
+
+fn call(link: &mut impl Link, client: &mut Client, method: Method, attributes: &[Attribute]) -> Answer {
+    link.put(&client.request(method, attributes));
+    let answer = Answer::of(&link.get());
+    if answer.error != 401 {
+        return answer;
+    }
+    client.nonce = answer.get(attribute::NONCE).unwrap();
+    link.put(&client.request(method, attributes));
+    Answer::of(&link.get())
+}
+
+/// Allocates, then Send/Data and ChannelData both ways.
+fn whole_story(link: &mut impl Link, ip: &str) {
+    let mut anna = anna();
+    let peer = udp_socket(ip);
+    let there = peer.local_addr().unwrap();
+    let family = u32_attribute(
+        attribute::REQUESTED_ADDRESS_FAMILY,
+        if ip.contains(':') { 2 << 24 } else { 1 << 24 },
+    );
+    let answer = call(link, &mut anna, Method::ALLOCATE, &[udp(), family]);
+    assert_eq!(answer.error, 0);
+    let relayed = answer.relayed()[0];
+    assert_eq!(
+        call(link, &mut anna, Method::CREATE_PERMISSION, &[peer_attribute(there)]).error,
+        0
+    );
+
+    let mut buffer = [0; 2048];
+    link.put(&anna.send_indication(there, b"by indication"));
+    let (n, from) = peer.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..n], from), (&b"by indication"[..], relayed));
+    peer.send_to(b"and back", relayed).unwrap();
+    let data = link.get();
+    let message = Message::parse(&data).unwrap();
+    assert_eq!(message.get(attribute::DATA), Some(&b"and back"[..]));
+    assert_eq!(message.get_address(attribute::XOR_PEER_ADDRESS), Some(there));
+
+    let number = u32_attribute(attribute::CHANNEL_NUMBER, 0x4001 << 16);
+    assert_eq!(
+        call(link, &mut anna, Method::CHANNEL_BIND, &[number, peer_attribute(there)]).error,
+        0
+    );
+    for round in 0..20u8 {
+        let up = vec![round; 1_000 + usize::from(round)];
+        link.put(&channel_data(0x4001, &up));
+        let (n, from) = peer.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..n], from), (&up[..], relayed));
+        peer.send_to(&up, relayed).unwrap();
+        assert_eq!(link.get()[..4 + up.len()], channel_data(0x4001, &up));
+    }
+    assert_eq!(
+        call(
+            link,
+            &mut anna,
+            Method::REFRESH,
+            &[u32_attribute(attribute::LIFETIME, 0)]
+        )
+        .error,
+        0
+    );
+}
+
+fn count(server: &TurnServer, name: &str) -> u64 {
+    server.metrics().iter().find(|(n, _)| *n == name).unwrap().1
+}
+
+fn until(what: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(2);
+    while !what() {
+        assert!(Instant::now() < end, "nothing happened");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn udp_clients_relay_both_ways_over_ipv4_and_ipv6() {
+    for ip in ["127.0.0.1", "::1"] {
+        let server = start(1, ip);
+        let mut socket = udp_socket(ip);
+        socket.connect(server.udp()[0]).unwrap();
+        whole_story(&mut socket, ip);
+        assert_eq!(
+            (
+                server.allocations(),
+                count(&server, "packets_up"),
+                count(&server, "packets_down")
+            ),
+            (0, 21, 21)
+        );
+    }
+}
+
+#[test]
+fn tcp_clients_relay_both_ways_and_lose_their_allocation_with_the_connection() {
+    let server = start(2, "127.0.0.1");
+    let stream = TcpStream::connect(server.tcp()[0]).unwrap();
+    let mut link = Framed(stream, Vec::new());
+    whole_story(&mut link, "127.0.0.1");
+    let mut bert = bert();
+    assert_eq!(call(&mut link, &mut bert, Method::ALLOCATE, &[udp()]).error, 0);
+    assert_eq!((server.allocations(), count(&server, "streams")), (1, 1));
+    drop(link);
+    until(|| server.allocations() == 0 && count(&server, "streams") == 0);
+}
+
+#[test]
+fn tls_clients_relay_both_ways() {
+    let issued = rcgen::generate_simple_self_signed(["turn.test".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(issued.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let mut config = TurnConfig::new(server_config(false));
+    config.tls = vec![addr("127.0.0.1:0")];
+    config.tls_config = Some(Arc::new(tls));
+    let server = TurnServer::start(config).unwrap();
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(issued.cert.der().clone()).unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connection = rustls::ClientConnection::new(Arc::new(client), "turn.test".try_into().unwrap()).unwrap();
+    let stream = TcpStream::connect(server.tls()[0]).unwrap();
+    whole_story(
+        &mut Framed(rustls::StreamOwned::new(connection, stream), Vec::new()),
+        "127.0.0.1",
+    );
+}
+
+#[test]
+fn a_stream_that_speaks_something_else_is_closed() {
+    let server = start(1, "127.0.0.1");
+    let mut stream = TcpStream::connect(server.tcp()[0]).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.write_all(&[0xFF; 64]).unwrap();
+    assert!(matches!(stream.read(&mut [0; 16]), Ok(0) | Err(_)));
+    until(|| count(&server, "streams") == 0);
+}
+
+#[test]
+fn workers_share_the_port_and_clients_reach_each_others_relayed_addresses() {
+    let server = start(4, "127.0.0.1");
+    let mut clients: Vec<_> = (0..8)
+        .map(|_| {
+            let mut socket = udp_socket("127.0.0.1");
+            socket.connect(server.udp()[0]).unwrap();
+            let mut client = anna();
+            let answer = call(&mut socket, &mut client, Method::ALLOCATE, &[udp()]);
+            (socket, client, answer.relayed()[0])
+        })
+        .collect();
+    assert_eq!(server.allocations(), 8);
+    let relayed: Vec<_> = clients.iter().map(|(_, _, relayed)| *relayed).collect();
+    for (i, (socket, client, _)) in clients.iter_mut().enumerate() {
+        for (number, peer) in [(0x4001u32, relayed[(i + 1) % 8]), (0x4002, relayed[(i + 7) % 8])] {
+            let number = u32_attribute(attribute::CHANNEL_NUMBER, number << 16);
+            assert_eq!(
+                call(socket, client, Method::CHANNEL_BIND, &[number, peer_attribute(peer)]).error,
+                0
+            );
+        }
+    }
+    for i in 0..8 {
+        clients[i].0.put(&channel_data(0x4001, &[i as u8; 100]));
+        assert_eq!(clients[(i + 1) % 8].0.get(), channel_data(0x4002, &[i as u8; 100]));
+    }
+}
+
+#[test]
+fn draining_waits_for_the_last_allocation_or_its_deadline() {
+    let server = start(1, "127.0.0.1");
+    let mut socket = udp_socket("127.0.0.1");
+    socket.connect(server.udp()[0]).unwrap();
+    let mut anna = anna();
+    assert_eq!(call(&mut socket, &mut anna, Method::ALLOCATE, &[udp()]).error, 0);
+    assert!(!server.drain(Duration::from_millis(30)));
+    call(
+        &mut socket,
+        &mut anna,
+        Method::REFRESH,
+        &[u32_attribute(attribute::LIFETIME, 0)],
+    );
+    assert!(server.drain(Duration::from_secs(2)));
+    assert_eq!(call(&mut socket, &mut anna, Method::ALLOCATE, &[udp()]).error, 508);
+}
