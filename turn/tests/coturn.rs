@@ -12,17 +12,18 @@ use meridian_turn::io::{TurnConfig, TurnServer};
 
 const SECONDS_MAX: u64 = 20;
 
-fn installed() -> bool {
+/// These tests judge us by somebody else's programs: without them nothing would be shown.
+fn need_coturn() {
     let found = Command::new("turnutils_peer")
         .arg("-?")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
         .is_ok();
-    if !found {
-        eprintln!("SKIPPED: coturn's programs are not installed (apt install coturn)");
-    }
-    found
+    assert!(
+        found,
+        "coturn's programs are missing: apt-get install coturn (`./run test` does)"
+    );
 }
 
 fn start() -> TurnServer {
@@ -124,9 +125,7 @@ fn uclient(server: SocketAddr, arguments: &[&str]) {
 }
 
 fn with_peer(arguments: &[&str]) {
-    if !installed() {
-        return;
-    }
+    need_coturn();
     let (server, peer) = (start(), Peer::start());
     let port = peer.1.to_string();
     let both = [&["-e", "127.0.0.1", "-r", &port], arguments].concat();
@@ -177,9 +176,7 @@ fn coturn_client_over_tcp_with_send_indications() {
 
 #[test]
 fn coturn_clients_reach_each_other_through_two_relays() {
-    if !installed() {
-        return;
-    }
+    need_coturn();
     let server = start();
     uclient(server.udp()[0], &["-y", "-c"]);
     uclient(server.tcp()[0], &["-y", "-c", "-t"]);
