@@ -40,10 +40,10 @@ describe('join answer', () => {
   });
 
   test('drops what it cannot use', () => {
-    const answer = readJoinAnswer({ edge, token: 't', alternates: [null, { id: 'x' }, edge], ice_servers: [{ urls: [] }, { urls: ['turn:a'], username: 'u', credential: 'c' }], reasons: ['near', 4, { edge: 'fra', kind: 'rtt', value: 11, text: '11 ms away' }] });
+    const answer = readJoinAnswer({ edge, token: 't', alternates: [null, { id: 'x' }, edge], ice_servers: [{ urls: [] }, { urls: ['turn:a'], username: 'u', credential: 'c' }], reasons: ['near', 4, { edge: 'fra-1', kind: 'rtt', value: 11, text: '11 ms away' }, { edge: 'iad', kind: 'rtt', text: 'iad: 100 ms' }, { edge: 'iad', kind: 'score', text: 'iad: 101 ms in all' }] });
     expect(answer.alternates).toEqual([edge]);
     expect(answer.iceServers).toEqual([{ urls: ['turn:a'], username: 'u', credential: 'c' }]);
-    expect(answer.reasons).toEqual(['near', '11 ms away']);
+    expect(answer.reasons).toEqual(['near', '11 ms away', 'iad: 101 ms in all']);
   });
 
   test('without an edge or a token is no answer', () => {

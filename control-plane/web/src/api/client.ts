@@ -115,9 +115,12 @@ function readEdge(value: unknown): EdgeAddress | null {
   return url ? { id: text(edge.id), region: text(edge.region), url } : null;
 }
 
-/** A reason is a sentence, alone or with the numbers behind it. */
-function readReason(value: unknown): string {
-  return text(value) || text(fields(value).text);
+/** A reason is a sentence, alone or with the numbers behind it. Of edges that were not chosen only the total is worth a person's time. */
+function readReason(value: unknown, chosen: string): string {
+  const reason = fields(value);
+  const elsewhere = text(reason.edge) !== '' && text(reason.edge) !== chosen;
+  if (elsewhere && text(reason.kind) !== 'score') return '';
+  return text(value) || text(reason.text);
 }
 
 function readIceServer(value: unknown): RTCIceServer | null {
@@ -138,6 +141,6 @@ export function readJoinAnswer(answer: Fields): JoinAnswer {
     token,
     identity: text(answer.identity),
     room: text(answer.room),
-    reasons: list(answer.reasons).map(readReason).filter(Boolean),
+    reasons: list(answer.reasons).map((reason) => readReason(reason, edge.id)).filter(Boolean),
   };
 }

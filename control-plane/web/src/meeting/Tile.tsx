@@ -21,7 +21,9 @@ function TileBody({ person }: { person: Person }) {
       role="group"
       aria-label={describe(person)}
     >
-      {person.camera ? <VideoView handle={person.camera} mirrored={person.mirrored} label={`${person.name}’s camera`} testId="tile-video" /> : <Avatar name={person.name} />}
+      {/* Under the video too: seen until its first frame arrives. */}
+      <Avatar name={person.name} />
+      {person.camera && <VideoView handle={person.camera} mirrored={person.mirrored} label={`${person.name}’s camera`} testId="tile-video" />}
       <div className="tile-label">
         {!person.micOn && (
           <span className="tile-muted">
