@@ -3,6 +3,7 @@
 use crate::fleet::{Attachment, Fleet};
 use crate::join::JoinService;
 use crate::limits::Limiter;
+use crate::metrics::Metrics;
 use meridian_api::pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_name_of};
 use meridian_api::v1::edge_control_server::EdgeControl;
 use meridian_api::v1::{self, edge_command, edge_report, join_answer};
@@ -24,6 +25,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct EdgeControlService {
     pub(crate) joins: Arc<JoinService>,
     pub(crate) fleet: Arc<Fleet>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) authority: Arc<CertificateAuthority>,
     pub(crate) policy: watch::Receiver<v1::Policy>,
     pub(crate) enrolment_tokens: Vec<String>,
@@ -81,6 +83,7 @@ impl EdgeControl for EdgeControlService {
         let session = Session {
             node,
             fleet: self.fleet.clone(),
+            metrics: self.metrics.clone(),
             attachment,
             commands,
             policy: self.policy.clone(),
@@ -145,6 +148,7 @@ fn constant_time_eq(a: &str, b: &str) -> bool {
 struct Session {
     node: String,
     fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
     attachment: Attachment,
     commands: mpsc::Sender<v1::EdgeCommand>,
     policy: watch::Receiver<v1::Policy>,
@@ -179,6 +183,11 @@ impl Session {
         match report.report {
             Some(edge_report::Report::Load(load)) => self.fleet.report(&self.attachment, load, Instant::now()),
             Some(edge_report::Report::Session(session)) => {
+                self.metrics.count("meridian_sessions_ended_total", "");
+                if session.samples > 0 {
+                    let rtt = Duration::from_secs_f32((session.rtt_ms / 1000.0).clamp(0.0, 60.0));
+                    self.metrics.took("meridian_session_rtt_seconds", rtt);
+                }
                 tracing::debug!(node = %self.node, rtt_ms = session.rtt_ms, room = %session.room, "session report");
             }
             Some(edge_report::Report::Drain(drain)) => {

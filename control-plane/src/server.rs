@@ -98,10 +98,11 @@ impl ControlPlane {
         );
         let fleet = Arc::new(Fleet::new(nodes));
         let policy = policy(&config, &keys);
+        let metrics = Arc::new(Metrics::default());
         let joins = Arc::new(JoinService::new(JoinParts {
             store: store.clone(),
             fleet: fleet.clone(),
-            metrics: Arc::new(Metrics::default()),
+            metrics: metrics.clone(),
             geo: config
                 .geo
                 .database
@@ -119,6 +120,7 @@ impl ControlPlane {
         let service = EdgeControlService {
             joins: joins.clone(),
             fleet,
+            metrics,
             authority: authority.clone(),
             policy,
             enrolment_tokens: config.enrolment_tokens.clone(),

@@ -55,10 +55,10 @@ impl ControlPlane {
 }
 
 /// Keeps the stream to the control plane for as long as the edge lives.
-pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane) {
+pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane, mut sessions: mpsc::Receiver<v1::SessionReport>) {
     let mut backoff = RECONNECT_MIN;
     loop {
-        let ended = stream(&edge, &control).await;
+        let ended = stream(&edge, &control, &mut sessions).await;
         match &ended {
             Ok(()) => tracing::info!("the control plane ended the stream"),
             Err(status) => tracing::debug!(%status, "control plane not reached"),
@@ -77,7 +77,11 @@ pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane) {
     }
 }
 
-async fn stream(edge: &Arc<EdgeState>, control: &ControlPlane) -> Result<(), tonic::Status> {
+async fn stream(
+    edge: &Arc<EdgeState>,
+    control: &ControlPlane,
+    sessions: &mut mpsc::Receiver<v1::SessionReport>,
+) -> Result<(), tonic::Status> {
     let (reports, outgoing) = mpsc::channel::<v1::EdgeReport>(16);
     let send = |report: Report| v1::EdgeReport { report: Some(report) };
     // The first report must be there before the call: the server answers only after it has read Hello.
@@ -100,6 +104,9 @@ async fn stream(edge: &Arc<EdgeState>, control: &ControlPlane) -> Result<(), ton
             },
             _ = load.tick() => {
                 let _ = reports.try_send(send(Report::Load(edge.load())));
+            }
+            Some(session) = sessions.recv() => {
+                let _ = reports.send(send(Report::Session(session))).await;
             }
             () = edge.stopped() => return Ok(()),
         }

@@ -32,6 +32,8 @@ const MEDIA_EVENTS: usize = 8_192;
 const TAP_BATCHES: usize = 4_096;
 /// Events of links that may wait for the mesh.
 const LINK_EVENTS: usize = 4_096;
+/// Ends of sessions that may wait for the control plane.
+const SESSION_REPORTS: usize = 4_096;
 /// How long stopping waits until everybody who follows the registry can know that this edge takes nobody new.
 const LEAVE_PLACEMENT: Duration = Duration::from_millis(300);
 /// How long stopping waits for clients to read their goodbye.
@@ -75,6 +77,8 @@ pub(crate) struct EdgeState {
     pub(crate) control: Option<ControlPlane>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Vec<Network>,
+    /// Ends of sessions, for the control plane; dropped when it is away for long.
+    sessions: mpsc::Sender<v1::SessionReport>,
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
@@ -187,6 +191,12 @@ impl EdgeState {
         }
     }
 
+    /// What a session was like, once it has ended.
+    pub(crate) fn report_session(&self, report: v1::SessionReport) {
+        // The map learns from many: one that finds the queue full is no loss.
+        let _ = self.sessions.try_send(report);
+    }
+
     pub(crate) async fn close_room(&self, room: &str) {
         if let Some(room) = self.rooms.get(&RoomName::new(room)) {
             let _ = room.send(ToRoom::Close(CloseKind::RoomClosed)).await;
@@ -259,7 +269,9 @@ impl Edge {
             .map(|url| ControlPlane::new(url, &identity))
             .transpose()?;
         let (mesh, to_mesh) = MeshHandle::new();
+        let (sessions, ended_sessions) = mpsc::channel(SESSION_REPORTS);
         let state = Arc::new(EdgeState {
+            sessions,
             url: client_url(&config, http_address),
             incarnation: unix_now_ms(),
             fingerprint: dtls.fingerprint(),
@@ -311,7 +323,7 @@ impl Edge {
             },
         ));
         if let Some(control) = control {
-            tasks.spawn(control::run(state.clone(), control));
+            tasks.spawn(control::run(state.clone(), control, ended_sessions));
         }
         tasks.spawn(serve(state.clone(), listener));
         tasks.spawn(register(state.clone(), registry));

@@ -10,12 +10,11 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use meridian_api::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_large, read_json};
-use meridian_api::network::client_address;
 use meridian_api::v1;
 use meridian_api::v1::join_answer::Answer;
 
-use super::ClientAddress;
 use super::rtc::with_cors;
+use super::{ClientAddress, client_of};
 use crate::edge::EdgeState;
 
 /// What clients are told to wait while the control plane is away: about as long as the stream needs to be back.
@@ -23,7 +22,7 @@ const AWAY_RETRY_S: u32 = 3;
 
 pub(crate) async fn join(
     State(edge): State<Arc<EdgeState>>,
-    ConnectInfo(ClientAddress(peer)): ConnectInfo<ClientAddress>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     Path(code): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -45,12 +44,7 @@ pub(crate) async fn join(
             retry_after_s: 0,
         });
     };
-    let forwarded: Vec<&str> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    let client = client_address(peer.ip(), forwarded.into_iter(), &edge.trusted_proxies);
+    let client = client_of(&edge, peer, &headers);
     match control
         .join(body.into_request(&code, &client.to_string()))
         .await

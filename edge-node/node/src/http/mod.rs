@@ -5,14 +5,16 @@ mod metrics;
 pub(crate) mod rtc;
 mod tls;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use meridian_api::join::BODY_BYTES_MAX;
+use meridian_api::network::client_address;
 
 use crate::edge::EdgeState;
 
@@ -49,4 +51,17 @@ async fn ready(State(edge): State<Arc<EdgeState>>) -> Response {
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
+}
+
+/// The client's own address: of the connection, or what a trusted proxy says.
+fn client_of(edge: &EdgeState, peer: ClientAddress, headers: &HeaderMap) -> IpAddr {
+    let lines = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    client_address(
+        peer.0.ip(),
+        lines.collect::<Vec<_>>().into_iter(),
+        &edge.trusted_proxies,
+    )
 }

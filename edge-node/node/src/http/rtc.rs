@@ -4,11 +4,12 @@
 //! Two bounds keep one client from costing another: at most [`FRAMES_IN_FLIGHT`] of a client's frames wait for its
 //! room, and a client that lets [`FRAMES_QUEUED`] frames pile up unread loses its socket (and may resume).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -16,6 +17,7 @@ use meridian_api::token::Claims;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::{ClientAddress, client_of};
 use crate::edge::EdgeState;
 use crate::rooms::{Connect, Outgoing, RoomHandle, SessionKey, ToRoom};
 
@@ -30,12 +32,17 @@ const CLOSE_POLICY: u16 = 1008;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `GET /rtc/v1`: checks the token, then upgrades. Every refusal is readable by a browser (CORS) and says why.
-pub(crate) async fn connect(State(edge): State<Arc<EdgeState>>, request: Request) -> Response {
+pub(crate) async fn connect(
+    State(edge): State<Arc<EdgeState>>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
+    request: Request,
+) -> Response {
     let (mut parts, _body) = request.into_parts();
     let (connect, claims) = match admit(&edge, &parts.uri, &parts.headers) {
         Ok(admitted) => admitted,
         Err(refusal) => return *refusal,
     };
+    let address = client_of(&edge, peer, &parts.headers);
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
         Err(error) => return with_cors(error.into_response()),
@@ -45,7 +52,7 @@ pub(crate) async fn connect(State(edge): State<Arc<EdgeState>>, request: Request
         .max_frame_size(FRAME_BYTES_MAX)
         .read_buffer_size(4 * 1024)
         .write_buffer_size(4 * 1024)
-        .on_upgrade(move |socket| serve(edge, socket, connect, claims))
+        .on_upgrade(move |socket| serve(edge, socket, connect, claims, address))
 }
 
 /// `GET /rtc/v1/validate`: what the SDKs call after a failed upgrade to learn the reason.
@@ -106,7 +113,7 @@ pub(crate) fn with_cors(mut response: Response) -> Response {
     response
 }
 
-async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest, claims: Claims) {
+async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest, claims: Claims, address: IpAddr) {
     let (frames, queued) = mpsc::channel(FRAMES_QUEUED);
     let (sink, stream) = socket.split();
     let writer = tokio::spawn(write(sink, queued));
@@ -117,6 +124,7 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
             Connect {
                 request,
                 claims,
+                address,
                 frames,
             },
         )

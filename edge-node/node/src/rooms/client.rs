@@ -1,9 +1,11 @@
 //! One client of a room on this edge: its protocol session, its SDP, its transport, its subscriptions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use meridian_room::{DisconnectReason, Identity, ParticipantSid, TrackSid};
+use meridian_api::v1::SessionReport;
+use meridian_room::{DisconnectReason, Identity, ParticipantSid, RoomName, TrackSid};
 use meridian_sfu::TrackId;
 use meridian_shard::{Demand, PeerId, PeerStats};
 use meridian_signalling::Session;
@@ -15,6 +17,8 @@ use super::{Outgoing, SessionKey};
 
 /// How long a client without a socket is waited for while its media still flows.
 pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
+/// Round trips kept per client: at one every 2 s, the last two minutes.
+const RTTS_MAX: usize = 60;
 /// How long a client that closed its transport is waited for: on another edge it would be back by then.
 const RETURN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a client that joined may take until its media transport stands.
@@ -54,6 +58,9 @@ pub(super) struct Client {
     pub(super) needs_offer: bool,
     offer_asked_at: Option<Instant>,
     pub(super) stats: Option<PeerStats>,
+    address: IpAddr,
+    /// Round trips measured by this edge, the last ones, milliseconds.
+    rtts_ms: VecDeque<f32>,
 }
 
 /// The client's queue was full: its socket has been given up.
@@ -65,6 +72,7 @@ impl Client {
         key: SessionKey,
         identity: Identity,
         sid: ParticipantSid,
+        address: IpAddr,
         signalling: Session,
         frames: mpsc::Sender<Outgoing>,
         now: Instant,
@@ -87,6 +95,8 @@ impl Client {
             needs_offer: false,
             offer_asked_at: None,
             stats: None,
+            address,
+            rtts_ms: VecDeque::new(),
         }
     }
 
@@ -181,6 +191,31 @@ impl Client {
     pub(super) fn offer_arrived(&mut self) {
         self.offer_asked_at = None;
         self.needs_offer = false;
+    }
+
+    pub(super) fn observe(&mut self, stats: PeerStats) {
+        if let Some(rtt_ms) = stats.rtt_ms {
+            if self.rtts_ms.len() == RTTS_MAX {
+                self.rtts_ms.pop_front();
+            }
+            self.rtts_ms.push_back(rtt_ms);
+        }
+        self.stats = Some(stats);
+    }
+
+    /// What assignment learns from, when the session ends.
+    pub(super) fn session_report(&self, room: &RoomName, now: Instant) -> SessionReport {
+        let mut rtts_ms: Vec<f32> = self.rtts_ms.iter().copied().collect();
+        rtts_ms.sort_by(f32::total_cmp);
+        SessionReport {
+            room: room.to_string(),
+            participant: self.sid.to_string(),
+            client_address: self.address.to_string(),
+            rtt_ms: rtts_ms.get(rtts_ms.len() / 2).copied().unwrap_or(0.0),
+            samples: rtts_ms.len() as u32,
+            duration_ms: now.saturating_duration_since(self.joined_at).as_millis() as u64,
+            ended: true,
+        }
     }
 
     /// The client closed its transport in good order.

@@ -11,6 +11,7 @@ mod task;
 mod tracks;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +37,8 @@ pub(crate) struct SessionKey(pub(crate) u64);
 pub(crate) struct Connect {
     pub(crate) request: ConnectRequest,
     pub(crate) claims: Claims,
+    /// As far as this edge and its trusted proxies know.
+    pub(crate) address: IpAddr,
     /// Where the room puts what the client's socket shall send.
     pub(crate) frames: mpsc::Sender<Outgoing>,
 }

@@ -191,6 +191,7 @@ impl RoomTask {
         let Connect {
             request,
             claims,
+            address,
             frames,
         } = connect;
         let now = Instant::now();
@@ -226,7 +227,7 @@ impl RoomTask {
         let identity = signalling.identity().clone();
         let actions = signalling.start(&self.room, &joined.sid);
         tracing::info!(room = %self.name, %identity, sid = %joined.sid, "joined");
-        let client = Client::new(socket, identity, joined.sid, signalling, frames, now);
+        let client = Client::new(socket, identity, joined.sid, address, signalling, frames, now);
         self.clients.insert(socket, client);
         self.sockets.insert(socket, socket);
         self.dirty.insert(socket);
@@ -239,6 +240,7 @@ impl RoomTask {
             request,
             claims,
             frames,
+            ..
         } = connect;
         let sid = request.resume_sid.clone();
         let found = self
@@ -365,7 +367,7 @@ impl RoomTask {
             Event::AudioLevels(levels) => self.audio_levels(&levels),
             Event::PeerStats { peer, stats } => {
                 if let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key)) {
-                    client.stats = Some(stats);
+                    client.observe(stats);
                 }
             }
             Event::SubscriptionStarted { track, .. } => self.subscription_started(track),
@@ -477,6 +479,8 @@ impl RoomTask {
             track.demands.remove(&key);
         }
         self.speaking_changed |= self.speaking.remove(&client.sid).is_some();
+        self.edge
+            .report_session(client.session_report(&self.name, Instant::now()));
         // An error only says that the room withdrew this stay before (eviction).
         let _ = self.room.leave(&client.sid, reason);
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "left");
