@@ -1,6 +1,8 @@
 //! Who receives what: subscriptions of this edge's clients, the layers they look at, and what that asks of publishers and
 //! of other edges.
 
+use std::time::Instant;
+
 use meridian_room::{Track, TrackKind, TrackSid, TrackSource};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::{Command, Demand};
@@ -78,6 +80,7 @@ impl RoomTask {
             layers,
             origin: Origin::Remote { node, epoch },
             demands: Default::default(),
+            lingering: Vec::new(),
             wanted_by_mesh: LayerSet::EMPTY,
             told: None,
         });
@@ -135,13 +138,13 @@ impl RoomTask {
         client.demands.insert(sid.clone(), demand);
         let Some(track) = self.tracks.get_mut(sid) else { return };
         let id = track.id;
-        let Some(held) = track.demands.get_mut(&key) else {
+        let Some(held) = track.demands.get(&key) else {
             return;
         };
         if *held != demand
             && let Some(peer) = client.peer()
         {
-            *held = demand;
+            track.change_demand(key, demand, Instant::now());
             self.edge.shards.send(Command::SetDemand {
                 peer,
                 track: id,
