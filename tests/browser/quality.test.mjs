@@ -19,7 +19,7 @@ const SERVED = {
 const FROM_A = process.env.FROM_A ?? 'fra';
 const FROM_B = process.env.FROM_B ?? 'sin';
 /** Video is held back this long at the subscriber. Only a client that relates both tracks to one clock, by our sender reports, delays the audio too. */
-const HELD_BACK_MS = 250;
+const HELD_BACK_MS = 200;
 const SKEW_MAX_MS = 80;
 const FLASHES = 8;
 /** 200 ms is the promise; a debug build beside a software encoder on two busy cores is allowed the rest. */
@@ -119,7 +119,7 @@ describe('quality across two points of presence', { skip: !(process.env.MERIDIAN
       await until(subscriber, 'flash and beep in time', () => watched, (now) => {
         if (now.flashes) skews = pairs(now);
         return skews.length >= FLASHES && skews.slice(-FLASHES).filter((skew) => Math.abs(skew) < SKEW_MAX_MS).length >= FLASHES - 2;
-      }, { timeoutMs: 35_000 });
+      }, { timeoutMs: 40_000 });
     } finally {
       const { video, audio } = await read(subscriber);
       t.diagnostic(`flash after beep, ms, in order: ${skews.map(Math.round).join(' ')}; median of the last ${FLASHES}: ${Math.round(median(skews.slice(-FLASHES)))}`);
