@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 negotiation.subscribe(WantedTrack {
                     key,
                     kind: if video { MediaKind::Video } else { MediaKind::Audio },
-                    stream_id: format!("PA_{key}"),
+                    stream_id: format!("PA_{key}|TR_{key}"),
                     track_sid: format!("TR_{key}"),
                     codecs,
                 });

@@ -71,7 +71,7 @@ fn subscriptions_go_to_free_sections_with_msid_ssrc_and_rtx() {
         let text = section(&answer.sdp, "3");
         assert!(text.contains("a=sendonly") && text.contains("a=msid:PA_2|TR_2 TR_2\r\n"));
         assert!(text.contains(&format!("a=ssrc-group:FID {} {}\r\n", video.ssrc, video.rtx_ssrc)));
-        assert!(text.contains(&format!("a=ssrc:{} cname:PA_2\r\n", video.ssrc)));
+        assert!(text.contains(&format!("a=ssrc:{} cname:PA_2|TR_2\r\n", video.ssrc)));
         assert!(section(&answer.sdp, "0").contains("useinbandfec=1"));
         assert!(!negotiation.needs_reoffer());
     }
@@ -506,7 +506,7 @@ fn track(key: u64, kind: MediaKind, codecs: &[Codec]) -> WantedTrack {
     WantedTrack {
         key,
         kind,
-        stream_id: format!("PA_{key}"),
+        stream_id: format!("PA_{key}|TR_{key}"),
         track_sid: format!("TR_{key}"),
         codecs: codecs.to_vec(),
     }

@@ -183,6 +183,7 @@ impl RoomTask {
                 unannounced: Some(Box::new(facts.clone())),
             },
             demands: Default::default(),
+            lingering: Vec::new(),
             wanted_by_mesh: Default::default(),
             told: None,
         };

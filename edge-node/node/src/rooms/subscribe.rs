@@ -1,7 +1,9 @@
 //! Who receives what: subscriptions of this edge's clients, the layers they look at, and what that asks of publishers and
 //! of other edges.
 
-use meridian_room::{Track, TrackKind, TrackSid};
+use std::time::Instant;
+
+use meridian_room::{Track, TrackKind, TrackSid, TrackSource};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::{Command, Demand};
 use meridian_signalling::{SubscriptionFailure, TrackSetting};
@@ -16,7 +18,7 @@ impl RoomTask {
         let Some((owner, facts)) = self.room.track(sid) else {
             return;
         };
-        let stream_id = owner.sid.to_string();
+        let (publisher, group) = (owner.sid.clone(), sync_group(facts).map(str::to_owned));
         let Some(kind) = media_kind(facts) else { return };
         if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
             self.refuse_subscription(key, sid, SubscriptionFailure::CodecUnsupported);
@@ -28,6 +30,8 @@ impl RoomTask {
         if !client.wanted.insert(track.id) {
             return;
         }
+        let group = group.filter(|_| client.signalling.finds_tracks_by_mid());
+        let stream_id = format!("{publisher}|{}", group.as_deref().unwrap_or(sid.as_str()));
         client.negotiation.subscribe(WantedTrack {
             key: track.id.0,
             kind,
@@ -76,6 +80,7 @@ impl RoomTask {
             layers,
             origin: Origin::Remote { node, epoch },
             demands: Default::default(),
+            lingering: Vec::new(),
             wanted_by_mesh: LayerSet::EMPTY,
             told: None,
         });
@@ -133,13 +138,13 @@ impl RoomTask {
         client.demands.insert(sid.clone(), demand);
         let Some(track) = self.tracks.get_mut(sid) else { return };
         let id = track.id;
-        let Some(held) = track.demands.get_mut(&key) else {
+        let Some(held) = track.demands.get(&key) else {
             return;
         };
         if *held != demand
             && let Some(peer) = client.peer()
         {
-            *held = demand;
+            track.change_demand(key, demand, Instant::now());
             self.edge.shards.send(Command::SetDemand {
                 peer,
                 track: id,
@@ -297,6 +302,23 @@ fn media_kind(facts: &Track) -> Option<MediaKind> {
     }
 }
 
+/// The tracks of a publisher that are played in sync: those it names so, else camera with microphone and screen with its
+/// sound. `None`: the name would not do in an msid, or looks like a track's id.
+fn sync_group(facts: &Track) -> Option<&str> {
+    let default = match facts.source {
+        TrackSource::Camera | TrackSource::Microphone => "camera",
+        TrackSource::ScreenShare | TrackSource::ScreenShareAudio => "screen_share",
+        TrackSource::Unknown => "",
+    };
+    let group = if facts.stream.is_empty() {
+        default
+    } else {
+        facts.stream.as_str()
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    (!group.is_empty() && group.len() <= 32 && group.chars().all(plain) && !group.starts_with("TR")).then_some(group)
+}
+
 /// Encodings of a track: what simulcast publishers announce, else one.
 fn layer_count(facts: &Track) -> u8 {
     if facts.kind == TrackKind::Video && facts.simulcast {
@@ -331,7 +353,7 @@ fn layer_for(facts: &Track, setting: &TrackSetting) -> Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meridian_room::{TrackSource, VideoLayer};
+    use meridian_room::VideoLayer;
 
     fn camera() -> Track {
         let mut track = Track::new(TrackSid::new("TR_1"), TrackKind::Video, TrackSource::Camera);
@@ -380,6 +402,25 @@ mod tests {
             ),
             Layer(0)
         );
+    }
+
+    #[test]
+    fn a_camera_is_in_sync_with_its_microphone_and_no_name_breaks_the_sdp() {
+        let mut track = camera();
+        assert_eq!(sync_group(&track), Some("camera"));
+        track.source = TrackSource::Microphone;
+        assert_eq!(sync_group(&track), Some("camera"));
+        track.source = TrackSource::ScreenShareAudio;
+        assert_eq!(sync_group(&track), Some("screen_share"));
+        for (name, group) in [
+            ("stage", Some("stage")),
+            ("TR_1", None),
+            ("a b", None),
+            ("a\r\na=x", None),
+        ] {
+            track.stream = name.to_owned();
+            assert_eq!(sync_group(&track), group, "{name:?}");
+        }
     }
 
     #[test]

@@ -511,6 +511,7 @@ impl RoomTask {
             }
             self.remove(key, reason, why);
         }
+        self.tracks.iter_mut().for_each(|track| track.end_lingering(now));
         self.tell_periodically(now);
         self.dirty.extend(self.clients.keys());
     }

@@ -2,6 +2,7 @@
 //! adds up to. The facts of a track (name, source, muted…) are the room's; here is only what media needs.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use meridian_room::{Epoch, NodeId, TrackSid};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
@@ -9,6 +10,10 @@ use meridian_shard::Demand;
 use meridian_transport::sdp::Publication;
 
 use super::SessionKey;
+
+/// A layer that a subscriber looks away from goes on this long: it is shown until the other one's keyframe is there, which
+/// may be several round trips of the mesh away.
+const LINGER: Duration = Duration::from_secs(2);
 
 pub(super) enum Origin {
     /// Published by a client of this edge.
@@ -37,6 +42,8 @@ pub(super) struct CarriedTrack {
     pub(super) origin: Origin,
     /// What each subscriber on this edge wants.
     pub(super) demands: HashMap<SessionKey, Demand>,
+    /// Layers that subscribers have just left for another one, and until when they are still wanted. One entry a layer.
+    pub(super) lingering: Vec<(Layer, Instant)>,
     /// What other edges want.
     pub(super) wanted_by_mesh: LayerSet,
     /// The sum as it was last told to the publisher or to the edge it comes from.
@@ -44,12 +51,32 @@ pub(super) struct CarriedTrack {
 }
 
 impl CarriedTrack {
-    /// The layers that subscribers on this edge want: exactly those, not the ones below.
+    /// A subscriber that already receives wants something else now.
+    pub(super) fn change_demand(&mut self, session: SessionKey, demand: Demand, now: Instant) {
+        let Some(held) = self.demands.insert(session, demand) else {
+            return;
+        };
+        let top = self.layers.saturating_sub(1);
+        let (old, new) = (held.max_layer.0.min(top), demand.max_layer.0.min(top));
+        if held.enabled && demand.enabled && old != new {
+            self.lingering.retain(|(layer, _)| layer.0 != old);
+            self.lingering.push((Layer(old), now + LINGER));
+        }
+    }
+
+    pub(super) fn end_lingering(&mut self, now: Instant) {
+        self.lingering.retain(|(_, until)| now < *until);
+    }
+
+    /// The layers that subscribers on this edge want or are just leaving: exactly those, not the ones below.
     pub(super) fn wanted_here(&self) -> LayerSet {
         let top = self.layers.saturating_sub(1);
         let mut wanted = LayerSet::EMPTY;
         for demand in self.demands.values().filter(|demand| demand.enabled) {
             wanted.insert(Layer(demand.max_layer.0.min(top)));
+        }
+        if !wanted.is_empty() {
+            self.lingering.iter().for_each(|(layer, _)| wanted.insert(*layer));
         }
         wanted
     }
@@ -172,9 +199,31 @@ mod tests {
                 epoch: Epoch(1),
             },
             demands: demands.iter().map(demand).collect(),
+            lingering: Vec::new(),
             wanted_by_mesh: LayerSet::EMPTY,
             told: None,
         }
+    }
+
+    #[test]
+    fn a_layer_lingers_until_the_next_one_can_have_arrived() {
+        let (now, session) = (Instant::now(), SessionKey(1));
+        let mut track = track(3, &[(1, true, 2)]);
+        let demand = |enabled, layer| Demand {
+            enabled,
+            max_layer: Layer(layer),
+            max_fps: None,
+            priority: 0,
+        };
+        track.change_demand(session, demand(true, 0), now);
+        assert_eq!(track.wanted(), LayerSet(0b101));
+        track.end_lingering(now + LINGER - Duration::from_millis(1));
+        assert_eq!(track.wanted(), LayerSet(0b101));
+        track.end_lingering(now + LINGER);
+        assert_eq!(track.wanted(), LayerSet(0b001));
+        track.change_demand(session, demand(true, 2), now);
+        track.change_demand(session, demand(false, 2), now);
+        assert_eq!(track.wanted(), LayerSet::EMPTY, "nobody looks: nothing lingers");
     }
 
     #[test]

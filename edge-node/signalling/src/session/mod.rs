@@ -295,6 +295,13 @@ impl Session {
         later
     }
 
+    /// The client tells its received tracks apart by `mid_to_track_id`, so that tracks can share an msid stream and with it
+    /// their clock. Firefox and the native SDKs want the track's own id there.
+    pub fn finds_tracks_by_mid(&self) -> bool {
+        let client = &self.request.client;
+        client.sdk == proto::client_info::Sdk::Js as i32 && !client.browser.to_ascii_lowercase().contains("firefox")
+    }
+
     fn protocol(&self) -> i32 {
         self.request.client.protocol
     }

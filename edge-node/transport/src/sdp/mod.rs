@@ -45,7 +45,7 @@ pub struct WantedTrack {
     /// The node's number of the track (`TrackId`): the handle of this subscription.
     pub key: u64,
     pub kind: MediaKind,
-    /// `PA_…` of the publisher: the msid stream, and the group that lips are synchronised in.
+    /// The msid stream: `PA_…` of the publisher, a bar, and the group that lips are synchronised in (or `TR_…` for none).
     pub stream_id: String,
     /// `TR_…`
     pub track_sid: String,

@@ -128,11 +128,7 @@ impl<'a> AnswerWriter<'a> {
             Direction::Inactive | Direction::SendRecv => "a=inactive\r\n",
         });
         if let Some(sent) = &section.sent {
-            let _ = write!(
-                self.out,
-                "a=msid:{}|{} {}\r\n",
-                sent.stream_id, sent.track_sid, sent.track_sid
-            );
+            let _ = write!(self.out, "a=msid:{} {}\r\n", sent.stream_id, sent.track_sid);
         }
         self.out.push_str("a=rtcp-mux\r\n");
         if offered.rtcp_rsize {
@@ -158,7 +154,7 @@ impl<'a> AnswerWriter<'a> {
     }
 
     /// Chromium and native libwebrtc make their receive streams from these lines; without them the first packets wait for
-    /// the mid extension. The CNAME is the publisher, so that the client synchronises their audio and video.
+    /// the mid extension. Tracks of one msid stream are played in sync.
     fn streams(&mut self, sent: &SentStream<'_>, with_rtx: bool) {
         if with_rtx {
             let _ = write!(self.out, "a=ssrc-group:FID {} {}\r\n", sent.ssrc, sent.rtx_ssrc);
@@ -167,7 +163,7 @@ impl<'a> AnswerWriter<'a> {
             let (stream, track) = (sent.stream_id, sent.track_sid);
             let _ = write!(
                 self.out,
-                "a=ssrc:{ssrc} cname:{stream}\r\na=ssrc:{ssrc} msid:{stream}|{track} {track}\r\n"
+                "a=ssrc:{ssrc} cname:{stream}\r\na=ssrc:{ssrc} msid:{stream} {track}\r\n"
             );
         }
     }
