@@ -1,4 +1,4 @@
-//! A STUN and TURN server: RFC 8489 and 8656 over UDP, TCP and TLS.
+//! A STUN and TURN server: RFC 8489, 8656 and 6062 over UDP, TCP and TLS.
 //!
 //! [`Server`] is the protocol, sans-IO: datagrams, frames and `Instant`s go in, [`Command`]s and relayed packets come
 //! out; it opens no socket, reads no clock and takes its randomness as a parameter. [`io`] is the shell around it:
@@ -20,7 +20,7 @@ pub mod stun;
 
 pub use ports::ReservationToken;
 pub use server::{
-    AllocationId, Command, ConfigError, Counters, Framing, RelayAddress, RelayId, Relayed, Server, ServerConfig,
-    Shared, ToClient, ToPeer,
+    AllocationId, Command, ConfigError, ConnectionId, Counters, Framing, Protocol, RelayAddress, RelayId, Relayed,
+    Server, ServerConfig, Shared, ToClient, ToPeer,
 };
 pub use sockets::{AllocationPort, ClientSocket, Family, PeerSocket, Transport};

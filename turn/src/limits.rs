@@ -32,6 +32,13 @@ pub struct Quota {
 pub(crate) struct Bucket(AtomicU64);
 
 impl Bucket {
+    /// Takes `units` whether they are there or not; nothing more is given until the debt has shrunk.
+    pub(crate) fn charge(&self, rate: &Rate, now_ns: u64, units: u64) {
+        let cost = units.saturating_mul(1_000_000_000) / rate.per_second.max(1);
+        let update = |full_at: u64| Some(full_at.max(now_ns).saturating_add(cost));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+    }
+
     /// Takes `units` if they are there. `now_ns`: time since the server's beginning.
     pub(crate) fn take(&self, rate: &Rate, now_ns: u64, units: u64) -> bool {
         let per_second = rate.per_second.max(1);
@@ -54,6 +61,18 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    /// For streams, which cannot drop: whether there is no debt.
+    pub(crate) fn is_within(&self, quota: &Quota, now_ns: u64) -> bool {
+        quota.bytes.as_ref().is_none_or(|rate| self.bytes.take(rate, now_ns, 0))
+    }
+
+    /// For streams: what has passed.
+    pub(crate) fn charge(&self, quota: &Quota, now_ns: u64, bytes: usize) {
+        if let Some(rate) = &quota.bytes {
+            self.bytes.charge(rate, now_ns, bytes as u64);
+        }
+    }
+
     /// Charges one packet. What is refused is dropped, as a full queue would.
     pub(crate) fn take(&self, quota: &Quota, now_ns: u64, bytes: usize) -> bool {
         quota

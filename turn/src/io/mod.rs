@@ -4,6 +4,7 @@
 
 mod interfaces;
 mod outbound;
+mod splice;
 mod stream;
 mod worker;
 
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rand::Rng;
 
 use crate::server::{ConfigError, Counters, ServerConfig, Shared};
-use worker::{Sockets, Worker};
+use worker::{Inbox, Sockets, Worker};
 
 /// Where to listen, and what to be.
 #[derive(Clone, Debug)]
@@ -122,8 +123,19 @@ impl TurnServer {
             stop: stop.clone(),
             listening: [config.udp, config.tcp, config.tls],
         };
-        for (number, sockets) in sockets.into_iter().enumerate() {
-            let worker = Worker::new(number, shared.clone(), sockets, config.tls_config.clone(), stop.clone())?;
+        let mut workers = Vec::new();
+        for (number, sockets) in (0..).zip(sockets) {
+            workers.push(Worker::new(
+                number,
+                shared.clone(),
+                sockets,
+                config.tls_config.clone(),
+                stop.clone(),
+            )?);
+        }
+        let inboxes: Arc<[Arc<Inbox>]> = workers.iter().map(Worker::inbox).collect();
+        for (number, mut worker) in workers.into_iter().enumerate() {
+            worker.know(inboxes.clone());
             let (waker, counters, gauges) = worker.handles();
             let thread = std::thread::Builder::new()
                 .name(format!("turn-{number}"))

@@ -14,8 +14,9 @@ use mio::{Interest, Registry};
 use std::os::fd::AsRawFd;
 
 use super::Gauges;
+use super::splice::{Peers, listen_relay};
 use super::stream::Stream;
-use crate::server::{RelayId, ToClient, ToPeer};
+use crate::server::{Protocol, RelayId, ToClient, ToPeer};
 use crate::sockets::{ClientSocket, Family, Transport};
 
 /// 64 messages of eight full packets.
@@ -28,7 +29,13 @@ pub(crate) struct Listener {
 
 pub(crate) struct RelaySocket {
     pub(crate) id: RelayId,
-    pub(crate) socket: Socket,
+    pub(crate) end: RelayEnd,
+}
+
+/// What peers speak to.
+pub(crate) enum RelayEnd {
+    Udp(Socket),
+    Tcp(mio::net::TcpListener),
 }
 
 pub(crate) struct Outbound {
@@ -37,6 +44,11 @@ pub(crate) struct Outbound {
     pub(crate) relays: Vec<Option<RelaySocket>>,
     pub(crate) streams: Vec<Option<Stream>>,
     pub(crate) stream_of: HashMap<ClientSocket, usize>,
+    pub(crate) peers: Peers,
+    /// Peers that were just spliced, or may move again.
+    pub(crate) pumps: Vec<usize>,
+    /// The stream to be handed to another worker, with its last frame.
+    pub(crate) hand_over: Option<(ClientSocket, u8)>,
     pub(crate) gauges: Arc<Gauges>,
     /// For the relay socket at `relay_slot`; a burst of one client goes out in one call.
     relay_batch: Batch,
@@ -62,6 +74,9 @@ impl Outbound {
             relays: Vec::new(),
             streams: Vec::new(),
             stream_of: HashMap::new(),
+            peers: Peers::default(),
+            pumps: Vec::new(),
+            hand_over: None,
             gauges,
             relay_batch: Batch::new(BATCH_BYTES),
             relay_slot: 0,
@@ -70,18 +85,30 @@ impl Outbound {
         }
     }
 
-    pub(crate) fn open_relay(&mut self, id: RelayId, bind: SocketAddr, registry: &Registry, token: mio::Token) -> bool {
-        let opened = open_socket(bind).and_then(|socket| {
-            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-            Ok(socket)
-        });
+    pub(crate) fn open_relay(
+        &mut self,
+        id: RelayId,
+        (bind, protocol): (SocketAddr, Protocol),
+        registry: &Registry,
+        token: mio::Token,
+    ) -> bool {
+        let opened = match protocol {
+            Protocol::Udp => open_socket(bind).and_then(|socket| {
+                registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+                Ok(RelayEnd::Udp(socket))
+            }),
+            Protocol::Tcp => listen_relay(bind).and_then(|mut listener| {
+                registry.register(&mut listener, token, Interest::READABLE)?;
+                Ok(RelayEnd::Tcp(listener))
+            }),
+        };
         match opened {
-            Ok(socket) => {
+            Ok(end) => {
                 let slot = relay_slot(id);
                 if self.relays.len() <= slot {
                     self.relays.resize_with(slot + 1, || None);
                 }
-                self.relays[slot] = Some(RelaySocket { id, socket });
+                self.relays[slot] = Some(RelaySocket { id, end });
                 true
             }
             Err(error) => {
@@ -230,7 +257,10 @@ impl Outbound {
             return;
         }
         match self.relays.get(self.relay_slot) {
-            Some(Some(relay)) => send(&relay.socket, &mut self.relay_batch, &self.gauges),
+            Some(Some(RelaySocket {
+                end: RelayEnd::Udp(socket),
+                ..
+            })) => send(socket, &mut self.relay_batch, &self.gauges),
             // Its relay was closed meanwhile; a batch is emptied by sending only, so a new one takes its place.
             _ => self.relay_batch = Batch::new(BATCH_BYTES),
         }

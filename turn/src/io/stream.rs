@@ -19,6 +19,10 @@ pub(crate) struct Stream {
     /// When it last had an allocation; for the idle limit.
     pub(crate) useful: Instant,
     pub(crate) dirty: bool,
+    /// The peer it is spliced to (RFC 6062): its bytes are no frames any more.
+    pub(crate) peer: Option<usize>,
+    /// Nothing more will be read from it.
+    pub(crate) ended: bool,
     tls: Option<Box<rustls::ServerConnection>>,
     input: Input,
     output: Vec<u8>,
@@ -32,6 +36,8 @@ pub(crate) struct Input {
     bytes: Vec<u8>,
     filled: usize,
     consumed: usize,
+    /// Where the last frame began.
+    last: usize,
 }
 
 impl Input {
@@ -40,6 +46,7 @@ impl Input {
         let start = self.consumed;
         match next_frame(&self.bytes[start..self.filled]) {
             Frame::Complete { message, consumed } => {
+                self.last = start;
                 self.consumed += consumed;
                 Ok(Some(&self.bytes[start..start + message]))
             }
@@ -48,11 +55,16 @@ impl Input {
         }
     }
 
+    /// The last frame is to come again.
+    pub(crate) fn rewind(&mut self) {
+        self.consumed = self.last;
+    }
+
     /// Room for reading: what is left of an incomplete frame moves to the front.
     fn room(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.consumed..self.filled, 0);
         self.filled -= self.consumed;
-        self.consumed = 0;
+        (self.consumed, self.last) = (0, 0);
         let want = match next_frame(&self.bytes[..self.filled]) {
             Frame::Incomplete(total) => total.clamp(INPUT_BYTES, FRAME_BYTES_MAX),
             _ => INPUT_BYTES,
@@ -81,6 +93,8 @@ impl Stream {
             client,
             useful: now,
             dirty: false,
+            peer: None,
+            ended: false,
             tls,
             input: Input::default(),
             output: Vec::new(),
@@ -124,6 +138,29 @@ impl Stream {
         }
     }
 
+    /// Appends what was received to `out`, bytes that came behind the last frame first. `Ok(0)`: nothing more for now.
+    pub(crate) fn take_raw(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {
+        if self.input.consumed == self.input.filled && self.read()? == 0 {
+            return Ok(0);
+        }
+        let bytes = &self.input.bytes[self.input.consumed..self.input.filled];
+        out.extend_from_slice(bytes);
+        let n = bytes.len();
+        self.input.consumed = self.input.filled;
+        Ok(n)
+    }
+
+    /// Queues bytes as they are; the caller minds [`Stream::waiting`].
+    pub(crate) fn queue_raw(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
+    }
+
+    /// Bytes that the client has not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        let unsent = usize::from(self.tls.as_ref().is_some_and(|tls| tls.wants_write()));
+        self.output.len() - self.written + unsent
+    }
+
     /// Takes the input away, so that frames can be handled while other streams are written to.
     pub(crate) fn take_input(&mut self) -> Input {
         std::mem::take(&mut self.input)
@@ -131,7 +168,7 @@ impl Stream {
 
     pub(crate) fn put_input(&mut self, mut input: Input) {
         if input.consumed == input.filled {
-            (input.consumed, input.filled) = (0, 0);
+            (input.consumed, input.filled, input.last) = (0, 0, 0);
             if input.bytes.len() > INPUT_BYTES {
                 input.bytes = Vec::new();
             }

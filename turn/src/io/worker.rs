@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use meridian_udp::{RecvBatch, Socket, SocketOptions};
@@ -16,7 +16,8 @@ use mio::{Events, Interest, Poll, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::outbound::{Outbound, relay_slot};
+use super::outbound::{Outbound, RelayEnd, relay_slot};
+use super::splice::Pumped;
 use super::stream::Stream;
 use super::{Gauges, StartError, TurnConfig, wall_clock};
 use crate::server::{Command, Counters, RelayId, Relayed, Server, Shared};
@@ -35,6 +36,9 @@ const UDP: usize = 1;
 const ACCEPT: usize = 2;
 const RELAY: usize = 3;
 const STREAM: usize = 4;
+const PEER: usize = 5;
+/// How long a connection over its quota rests.
+const REST: Duration = Duration::from_millis(10);
 
 fn token(kind: usize, index: usize) -> Token {
     Token((kind << KIND_SHIFT) | index)
@@ -96,8 +100,18 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpList
     Ok(socket.into())
 }
 
+/// Streams that other workers hand over, because the connection they want to bind is ours.
+pub(crate) struct Inbox {
+    streams: Mutex<Vec<Stream>>,
+    waker: Arc<mio::Waker>,
+}
+
 pub(crate) struct Worker {
-    number: usize,
+    number: u8,
+    inbox: Arc<Inbox>,
+    inboxes: Arc<[Arc<Inbox>]>,
+    /// Peers over their quota.
+    resting: Vec<usize>,
     shared: Arc<Shared>,
     server: Server<StdRng>,
     poll: Poll,
@@ -118,7 +132,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(
-        number: usize,
+        number: u8,
         shared: Arc<Shared>,
         sockets: Sockets,
         tls: Option<Arc<rustls::ServerConfig>>,
@@ -139,7 +153,13 @@ impl Worker {
         let now = Instant::now();
         Ok(Worker {
             number,
-            server: Server::new(shared.clone(), now, StdRng::from_seed(rand::rng().random())),
+            inbox: Arc::new(Inbox {
+                streams: Mutex::default(),
+                waker: waker.clone(),
+            }),
+            inboxes: Arc::from([]),
+            resting: Vec::new(),
+            server: Server::new(shared.clone(), number, now, StdRng::from_seed(rand::rng().random())),
             shared,
             poll,
             waker,
@@ -165,6 +185,15 @@ impl Worker {
         )
     }
 
+    pub(crate) fn inbox(&self) -> Arc<Inbox> {
+        self.inbox.clone()
+    }
+
+    /// All workers' inboxes, by their number.
+    pub(crate) fn know(&mut self, inboxes: Arc<[Arc<Inbox>]>) {
+        self.inboxes = inboxes;
+    }
+
     /// Until told to stop. Only a failing epoll ends it otherwise.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1_024);
@@ -183,6 +212,7 @@ impl Worker {
                 self.serve(token);
             }
             self.tick();
+            self.pump();
             self.out.flush();
             self.bury();
         }
@@ -192,6 +222,9 @@ impl Worker {
     fn timeout(&self) -> Duration {
         if !self.again.is_empty() {
             return Duration::ZERO;
+        }
+        if !self.resting.is_empty() {
+            return REST;
         }
         let next = self
             .server
@@ -208,6 +241,8 @@ impl Worker {
             ACCEPT => self.accept(index),
             RELAY => self.receive_from_peers(index),
             STREAM => self.receive_from_stream(index),
+            PEER => self.peer_event(index),
+            0 => self.open_inbox(),
             _ => {}
         }
     }
@@ -247,7 +282,10 @@ impl Worker {
                 return;
             };
             let id = relay.id;
-            let filled = match relay.socket.recv(&mut self.from_peers) {
+            let RelayEnd::Udp(socket) = &relay.end else {
+                return self.accept_peers(slot);
+            };
+            let filled = match socket.recv(&mut self.from_peers) {
                 Ok(filled) => filled,
                 Err(error) => return tracing::debug!(%error, "receiving from peers failed"),
             };
@@ -309,11 +347,30 @@ impl Worker {
             .registry()
             .register(&mut socket, token(STREAM, index), interest)?;
         let stream = Stream::new(socket, client, tls, limits.stream_queue_bytes, self.now);
-        self.out.streams[index] = Some(stream);
-        self.out.stream_of.insert(client, index);
-        *self.per_source.entry(remote.ip()).or_default() += 1;
-        self.out.gauges.streams.fetch_add(1, Ordering::Relaxed);
+        self.adopt(index, stream);
         Ok(())
+    }
+
+    fn adopt(&mut self, index: usize, stream: Stream) {
+        self.out.stream_of.insert(stream.client, index);
+        *self.per_source.entry(stream.client.remote.ip()).or_default() += 1;
+        self.out.gauges.streams.fetch_add(1, Ordering::Relaxed);
+        self.out.streams[index] = Some(stream);
+    }
+
+    /// Takes a stream out of everything that knows it.
+    fn release(&mut self, index: usize) -> Option<Stream> {
+        let stream = self.out.streams.get_mut(index)?.take()?;
+        self.out.stream_of.remove(&stream.client);
+        self.out.gauges.streams.fetch_sub(1, Ordering::Relaxed);
+        let ip = stream.client.remote.ip();
+        if let Some(count) = self.per_source.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_source.remove(&ip);
+            }
+        }
+        Some(stream)
     }
 
     fn receive_from_stream(&mut self, index: usize) {
@@ -323,32 +380,143 @@ impl Worker {
             let Some(Some(stream)) = self.out.streams.get_mut(index) else {
                 return;
             };
-            let client = stream.client;
+            if let Some(peer) = stream.peer {
+                return self.out.pumps.push(peer);
+            }
             match stream.read() {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::trace!(%error, ?client, "a TURN connection ended");
+                    tracing::trace!(%error, client = ?stream.client, "a TURN connection ended");
                     return self.out.broken.push(index);
                 }
             }
-            let mut input = stream.take_input();
-            loop {
-                match input.next() {
-                    Ok(Some(frame)) => match self.server.handle_client(self.now, client, frame) {
-                        Relayed::ToPeer(packet) => self.out.relay_to_peer(packet),
-                        Relayed::ToClient(packet) => self.out.relay_to_client(packet),
-                        Relayed::Nothing => execute(&mut self.server, &mut self.out, &self.poll, self.now),
-                    },
-                    Ok(None) => break,
-                    Err(_) => return self.out.broken.push(index),
-                }
-            }
-            if let Some(Some(stream)) = self.out.streams.get_mut(index) {
-                stream.put_input(input);
-            }
+            self.handle_frames(index);
         }
         self.again.push(token(STREAM, index));
+    }
+
+    /// Every whole frame that was read, until the stream turns into a data connection.
+    fn handle_frames(&mut self, index: usize) {
+        let Some(Some(stream)) = self.out.streams.get_mut(index) else {
+            return;
+        };
+        let client = stream.client;
+        let mut input = stream.take_input();
+        loop {
+            match input.next() {
+                Ok(Some(frame)) => match self.server.handle_client(self.now, client, frame) {
+                    Relayed::ToPeer(packet) => self.out.relay_to_peer(packet),
+                    Relayed::ToClient(packet) => self.out.relay_to_client(packet),
+                    Relayed::Nothing => execute(&mut self.server, &mut self.out, &self.poll, self.now),
+                },
+                Ok(None) => break,
+                Err(_) => return self.out.broken.push(index),
+            }
+            if self.out.hand_over.is_some() {
+                input.rewind();
+                break;
+            }
+            if self
+                .out
+                .streams
+                .get(index)
+                .is_none_or(|s| s.as_ref().is_none_or(|s| s.peer.is_some()))
+            {
+                break;
+            }
+        }
+        if let Some(Some(stream)) = self.out.streams.get_mut(index) {
+            stream.put_input(input);
+        }
+        if let Some((_, worker)) = self.out.hand_over.take() {
+            self.hand_over(index, worker);
+        }
+    }
+
+    fn hand_over(&mut self, index: usize, worker: u8) {
+        let Some(inbox) = self.inboxes.get(usize::from(worker)).cloned() else {
+            return self.out.broken.push(index);
+        };
+        let Some(mut stream) = self.release(index) else { return };
+        if self.poll.registry().deregister(&mut stream.socket).is_ok() {
+            inbox
+                .streams
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(stream);
+            if let Err(error) = inbox.waker.wake() {
+                tracing::warn!(%error, "cannot wake a TURN worker");
+            }
+        }
+    }
+
+    fn open_inbox(&mut self) {
+        let streams = std::mem::take(&mut *self.inbox.streams.lock().unwrap_or_else(PoisonError::into_inner));
+        for mut stream in streams {
+            let index = self.out.free_stream_slot();
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if self
+                .poll
+                .registry()
+                .register(&mut stream.socket, token(STREAM, index), interest)
+                .is_ok()
+            {
+                self.adopt(index, stream);
+                self.handle_frames(index);
+            }
+        }
+    }
+
+    /// Connections to a relayed TCP address (RFC 6062 §5.3).
+    fn accept_peers(&mut self, slot: usize) {
+        for _ in 0..ROUNDS {
+            let Some(Some(relay)) = self.out.relays.get(slot) else {
+                return;
+            };
+            let RelayEnd::Tcp(listener) = &relay.end else { return };
+            let (socket, from) = match listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => return tracing::debug!(%error, "accepting a peer failed"),
+            };
+            let Some(id) = self.server.peer_accepted(self.now, relay.id, from) else {
+                continue;
+            };
+            if self
+                .out
+                .peers
+                .accepted(id, socket, self.poll.registry(), peer_token)
+                .is_err()
+            {
+                self.server.peer_closed(self.now, id);
+            }
+        }
+        self.again.push(token(RELAY, slot));
+    }
+
+    fn peer_event(&mut self, index: usize) {
+        if let Some((id, connected)) = self.out.peers.conclude_connect(index) {
+            if !connected {
+                self.out.peers.close(id);
+            }
+            self.server.peer_connected(self.now, id, connected);
+            execute(&mut self.server, &mut self.out, &self.poll, self.now);
+        }
+        self.out.pumps.push(index);
+    }
+
+    /// Moves bytes between peers and data connections that had an event.
+    fn pump(&mut self) {
+        self.out.pumps.append(&mut self.resting);
+        while let Some(index) = self.out.pumps.pop() {
+            match self.out.pump(&mut self.server, self.now, index) {
+                Pumped::Idle => {}
+                Pumped::Again => self.again.push(peer_token(index)),
+                Pumped::Throttled => self.resting.push(index),
+            }
+        }
+        execute(&mut self.server, &mut self.out, &self.poll, self.now);
     }
 
     fn tick(&mut self) {
@@ -374,18 +542,7 @@ impl Worker {
     /// Closes streams that ended, broke or were idle; their allocations end with them.
     fn bury(&mut self) {
         while let Some(index) = self.out.broken.pop() {
-            let Some(stream) = self.out.streams.get_mut(index).and_then(Option::take) else {
-                continue;
-            };
-            self.out.stream_of.remove(&stream.client);
-            self.out.gauges.streams.fetch_sub(1, Ordering::Relaxed);
-            let ip = stream.client.remote.ip();
-            if let Some(count) = self.per_source.get_mut(&ip) {
-                *count -= 1;
-                if *count == 0 {
-                    self.per_source.remove(&ip);
-                }
-            }
+            let Some(stream) = self.release(index) else { continue };
             self.server.client_gone(self.now, stream.client);
             execute(&mut self.server, &mut self.out, &self.poll, self.now);
         }
@@ -397,15 +554,45 @@ fn execute(server: &mut Server<StdRng>, out: &mut Outbound, poll: &Poll, now: In
     while let Some(command) = server.poll_command() {
         match command {
             Command::Send { client, message } => out.answer(client, &message),
-            Command::OpenRelay { relay, bind } => {
-                let opened = out.open_relay(relay, bind, poll.registry(), relay_token(relay));
+            Command::OpenRelay { relay, bind, protocol } => {
+                let opened = out.open_relay(relay, (bind, protocol), poll.registry(), relay_token(relay));
                 server.relay_opened(now, relay, opened);
             }
             Command::CloseRelay { relay } => out.close_relay(relay),
+            Command::ConnectPeer { connection, from, to } => {
+                if out
+                    .peers
+                    .connect(connection, (from, to), poll.registry(), peer_token)
+                    .is_err()
+                {
+                    server.peer_connected(now, connection, false);
+                }
+            }
+            Command::ClosePeer { connection } => {
+                if let Some(stream) = out.peers.close(connection) {
+                    out.broken.push(stream);
+                }
+            }
+            Command::Splice { connection, client } => {
+                let stream = out.stream_of.get(&client).copied();
+                let peer = stream.and_then(|stream| out.peers.splice(connection, stream));
+                if let Some(stream) = stream.and_then(|stream| out.streams[stream].as_mut()) {
+                    stream.peer = peer;
+                }
+                match peer {
+                    Some(peer) => out.pumps.push(peer),
+                    None => out.broken.extend(stream),
+                }
+            }
+            Command::HandOver { client, worker } => out.hand_over = Some((client, worker)),
         }
     }
 }
 
 fn relay_token(relay: RelayId) -> Token {
     token(RELAY, relay_slot(relay))
+}
+
+fn peer_token(index: usize) -> Token {
+    token(PEER, index)
 }

@@ -42,6 +42,14 @@ pub(crate) enum RelayState {
     Failed(ErrorCode),
 }
 
+/// What peers are spoken to with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Udp,
+    /// RFC 6062.
+    Tcp,
+}
+
 #[derive(Debug)]
 pub(crate) struct Relay {
     pub(crate) port: AllocationPort,
@@ -63,6 +71,7 @@ pub(crate) struct Origin {
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) client: ClientSocket,
+    pub(crate) protocol: Protocol,
     pub(crate) username: Arc<str>,
     pub(crate) algorithm: PasswordAlgorithm,
     pub(crate) key: IntegrityKey,

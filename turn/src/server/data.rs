@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use rand::Rng;
 
+use super::allocation::Protocol;
 use super::{RelayId, Server, add};
 use crate::policy::Route;
 use crate::server::AllocationId;
@@ -137,9 +138,9 @@ impl<R: Rng> Server<R> {
         let Some(id) = self.find(client) else {
             return self.forbidden();
         };
-        let permitted = self
-            .get(id)
-            .is_some_and(|a| a.relay(peer.family()).is_some() && a.permits(peer.0.ip(), now));
+        let permitted = self.get(id).is_some_and(|a| {
+            a.protocol == Protocol::Udp && a.relay(peer.family()).is_some() && a.permits(peer.0.ip(), now)
+        });
         let route = self.shared.config.policy.route(peer.0, &self.shared.relayed);
         match route.filter(|_| permitted && super::unknown_attributes(message).is_empty()) {
             Some(route) => self.relay_up(
@@ -193,7 +194,7 @@ impl<R: Rng> Server<R> {
         let now = self.now;
         let found = self.get(relay.allocation).and_then(|allocation| {
             allocation.relay(relay.family)?;
-            let permitted = allocation.permits(from.0.ip(), now);
+            let permitted = allocation.protocol == Protocol::Udp && allocation.permits(from.0.ip(), now);
             permitted.then(|| (allocation.client, allocation.channel_to(from, now).map(|c| c.number)))
         });
         let Some((client, channel)) = found else {
@@ -220,7 +221,7 @@ impl<R: Rng> Server<R> {
     }
 
     /// What clients know a sender by: relayed addresses and media ports may be bound to other addresses than advertised.
-    fn name_of(&self, from: SocketAddr) -> SocketAddr {
+    pub(super) fn name_of(&self, from: SocketAddr) -> SocketAddr {
         let family = Family::of(from.ip());
         match self.shared.config.relay(family) {
             Some(a)

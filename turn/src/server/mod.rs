@@ -9,6 +9,7 @@ mod counters;
 mod data;
 mod requests;
 mod shared;
+mod tcp;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -22,10 +23,13 @@ use crate::sockets::{AllocationPort, ClientSocket, Family};
 use crate::stun::{Class, ErrorCode, Message, MessageWriter, Method, attribute};
 use allocation::{Allocation, RelayState};
 use counters::add;
+use tcp::Connections;
 
+pub use allocation::Protocol;
 pub use counters::Counters;
 pub use data::{Framing, Relayed, ToClient, ToPeer};
 pub use shared::{ConfigError, RelayAddress, ServerConfig, Shared};
+pub use tcp::ConnectionId;
 
 /// One allocation of one worker; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,10 +50,29 @@ pub struct RelayId {
 pub enum Command {
     /// Send a message to a client, from `client.local`.
     Send { client: ClientSocket, message: Vec<u8> },
-    /// Bind a UDP socket there, and report to [`Server::relay_opened`].
-    OpenRelay { relay: RelayId, bind: SocketAddr },
+    /// Bind a UDP socket (or a listening TCP one) there, and report to [`Server::relay_opened`].
+    OpenRelay {
+        relay: RelayId,
+        bind: SocketAddr,
+        protocol: Protocol,
+    },
     /// Close that socket.
     CloseRelay { relay: RelayId },
+    /// Connect from one address to the other over TCP, and report to [`Server::peer_connected`].
+    ConnectPeer {
+        connection: ConnectionId,
+        from: SocketAddr,
+        to: SocketAddr,
+    },
+    /// Close the connection to the peer, and the client's data connection that is spliced to it.
+    ClosePeer { connection: ConnectionId },
+    /// From here on, bytes pass between the two unchanged; report the end to [`Server::peer_closed`].
+    Splice {
+        connection: ConnectionId,
+        client: ClientSocket,
+    },
+    /// The stream's last frame concerns another worker: take the stream there and hand in the frame again.
+    HandOver { client: ClientSocket, worker: u8 },
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +85,8 @@ struct Slot {
 #[derive(Debug)]
 pub struct Server<R> {
     shared: Arc<Shared>,
+    /// Which of the workers; part of connection ids.
+    worker: u8,
     rng: R,
     counters: Arc<Counters>,
     now: Instant,
@@ -70,15 +95,18 @@ pub struct Server<R> {
     by_client: HashMap<ClientSocket, AllocationId>,
     by_port: HashMap<(Family, AllocationPort), AllocationId>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
+    connections: Connections,
     commands: VecDeque<Command>,
     /// Bursts come from one client: spares the hash.
     last: Option<(ClientSocket, AllocationId)>,
 }
 
 impl<R: Rng> Server<R> {
-    pub fn new(shared: Arc<Shared>, now: Instant, rng: R) -> Server<R> {
+    /// `worker`: the same number for no two servers of one `shared`.
+    pub fn new(shared: Arc<Shared>, worker: u8, now: Instant, rng: R) -> Server<R> {
         Server {
             shared,
+            worker,
             rng,
             counters: Arc::default(),
             now,
@@ -87,6 +115,7 @@ impl<R: Rng> Server<R> {
             by_client: HashMap::new(),
             by_port: HashMap::new(),
             deadlines: BTreeSet::new(),
+            connections: Connections::default(),
             commands: VecDeque::new(),
             last: None,
         }
@@ -122,6 +151,7 @@ impl<R: Rng> Server<R> {
         if let Some(id) = self.find(client) {
             self.remove(id);
         }
+        self.data_client_gone(client);
     }
 
     /// The answer to [`Command::OpenRelay`]. If it could not be opened another port is tried, a few times.
@@ -136,7 +166,8 @@ impl<R: Rng> Server<R> {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        let allocations = self.deadlines.first().map(|(at, _)| *at);
+        allocations.into_iter().chain(self.connections.next_deadline()).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -153,9 +184,9 @@ impl<R: Rng> Server<R> {
         self.by_client.len()
     }
 
-    /// Whether the client has an allocation; streams without one are closed after a while.
+    /// Whether the client has an allocation or a data connection; streams without are closed after a while.
     pub fn has_allocation(&self, client: ClientSocket) -> bool {
-        self.by_client.contains_key(&client)
+        self.by_client.contains_key(&client) || self.connections.is_bound(client)
     }
 
     /// Time never goes backwards here, and nothing that has expired is ever used, however late the timer comes.
@@ -178,6 +209,7 @@ impl<R: Rng> Server<R> {
             }
             self.settle(id);
         }
+        self.expire_connections();
     }
 
     fn handle_request(&mut self, client: ClientSocket, message: &Message<'_>) {
@@ -189,6 +221,8 @@ impl<R: Rng> Server<R> {
             Method::REFRESH,
             Method::CREATE_PERMISSION,
             Method::CHANNEL_BIND,
+            Method::CONNECT,
+            Method::CONNECTION_BIND,
         ];
         if !known.contains(&message.method) {
             return self.refuse_stranger(client, message, ErrorCode::BadRequest);
@@ -204,6 +238,8 @@ impl<R: Rng> Server<R> {
             match message.method {
                 Method::ALLOCATE => self.allocate(client, message, &authenticated),
                 Method::REFRESH => self.refresh(client, message, &authenticated).map(Some),
+                Method::CONNECT => self.connect(client, message, &authenticated),
+                Method::CONNECTION_BIND => self.connection_bind(client, message, &authenticated),
                 Method::CREATE_PERMISSION => self.create_permission(client, message, &authenticated).map(Some),
                 _ => self.channel_bind(client, message, &authenticated).map(Some),
             }
@@ -357,6 +393,9 @@ impl<R: Rng> Server<R> {
         self.by_client.remove(&allocation.client);
         self.deadlines.remove(&(allocation.deadline, id));
         self.last = None;
+        if allocation.protocol == Protocol::Tcp {
+            self.close_connections(id);
+        }
         self.shared.ledger.release(&allocation.charge);
         self.shared.allocations.fetch_sub(1, Ordering::Relaxed);
         add(&self.counters.allocations_ended, 1);
@@ -395,6 +434,7 @@ impl<R: Rng> Server<R> {
             .flat_map(|(_, a)| a.relays.iter().flatten())
             .filter(|r| r.state == RelayState::Open);
         assert_eq!(open.count(), self.by_port.len());
+        self.connections.assert_consistent(|id| self.get(id).is_some());
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::allocation::{Allocation, Origin, Relay, RelayState};
+use super::allocation::{Allocation, Origin, Protocol, Relay, RelayState};
 use super::auth::Authenticated;
 use super::{AllocationId, Command, RelayId, Server, add};
 use crate::ports::ReservationToken;
@@ -14,6 +14,7 @@ use crate::sockets::{AllocationPort, ClientSocket, Family, PeerSocket};
 use crate::stun::{Class, ErrorCode, Message, MessageWriter, Method, attribute, decode_xor_address};
 
 const PROTOCOL_UDP: u8 = 17;
+const PROTOCOL_TCP: u8 = 6;
 /// Another process may sit on a port of ours.
 const OPEN_ATTEMPTS: u8 = 4;
 /// RFC 8656 §12 has 0x4000–0x4FFF; clients of RFC 5766 go up to 0x7FFE, and nothing else begins like that here.
@@ -21,6 +22,7 @@ const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFE;
 
 /// Which relayed addresses a client asks for.
 struct Wanted {
+    protocol: Protocol,
     families: Vec<Family>,
     even: bool,
     reserve_next: bool,
@@ -47,7 +49,7 @@ impl<R: Rng> Server<R> {
                 _ => Err(ErrorCode::AllocationMismatch),
             };
         }
-        let wanted = self.wanted(message)?;
+        let wanted = self.wanted(client, message)?;
         if self.shared.is_draining() {
             let alternate = self.shared.config.alternate.is_some();
             return Err(if alternate {
@@ -92,6 +94,7 @@ impl<R: Rng> Server<R> {
         }
         let id = self.insert(Allocation {
             client,
+            protocol: wanted.protocol,
             username: who.username.clone(),
             algorithm: who.algorithm,
             key: who.key.clone(),
@@ -117,12 +120,13 @@ impl<R: Rng> Server<R> {
     }
 
     /// What the attributes ask for, with the combinations that RFC 8656 §7.2 forbids.
-    fn wanted(&self, message: &Message<'_>) -> Result<Wanted, ErrorCode> {
-        match message.get(attribute::REQUESTED_TRANSPORT) {
-            Some([PROTOCOL_UDP, _, _, _]) => {}
+    fn wanted(&self, client: ClientSocket, message: &Message<'_>) -> Result<Wanted, ErrorCode> {
+        let protocol = match message.get(attribute::REQUESTED_TRANSPORT) {
+            Some([PROTOCOL_UDP, _, _, _]) => Protocol::Udp,
+            Some([PROTOCOL_TCP, _, _, _]) if client.transport.is_stream() => Protocol::Tcp,
             Some([_, _, _, _]) => return Err(ErrorCode::UnsupportedTransport),
             _ => return Err(ErrorCode::BadRequest),
-        }
+        };
         let requested = requested_family(message)?;
         let additional = message.get(attribute::ADDITIONAL_ADDRESS_FAMILY);
         let additional = match additional.or_else(|| message.get(attribute::ADDITIONAL_ADDRESS_FAMILY_DRAFT)) {
@@ -147,12 +151,18 @@ impl<R: Rng> Server<R> {
         if (token.is_some() && exclusive) || (additional && (requested.is_some() || reserve_next)) {
             return Err(ErrorCode::BadRequest);
         }
+        // RFC 6062 §5.1.
+        let datagrams_only = even.is_some() || token.is_some() || message.get(attribute::DONT_FRAGMENT).is_some();
+        if protocol == Protocol::Tcp && datagrams_only {
+            return Err(ErrorCode::BadRequest);
+        }
         let families = if additional {
             vec![Family::V4, Family::V6]
         } else {
             vec![requested.unwrap_or(Family::V4)]
         };
         Ok(Wanted {
+            protocol,
             families,
             even: even.is_some(),
             reserve_next,
@@ -196,9 +206,10 @@ impl<R: Rng> Server<R> {
     }
 
     fn open(&mut self, relay: RelayId, port: AllocationPort) {
-        if let Some(address) = self.shared.config.relay(relay.family) {
+        let protocol = self.get(relay.allocation).map(|a| a.protocol);
+        if let (Some(address), Some(protocol)) = (self.shared.config.relay(relay.family), protocol) {
             let bind = SocketAddr::new(address.bind, port.0);
-            self.commands.push_back(Command::OpenRelay { relay, bind });
+            self.commands.push_back(Command::OpenRelay { relay, bind, protocol });
         }
     }
 
@@ -400,6 +411,9 @@ impl<R: Rng> Server<R> {
         let limits = &self.shared.config.limits;
         let (permissions, channels) = (limits.permissions_per_allocation, limits.channels_per_allocation);
         let allocation = self.get_mut(id).ok_or(ErrorCode::AllocationMismatch)?;
+        if allocation.protocol == Protocol::Tcp {
+            return Err(ErrorCode::BadRequest);
+        }
         let other_peer = allocation.channel(number, now).is_some_and(|c| c.peer != peer);
         let other_number = allocation.channel_to(peer, now).is_some_and(|c| c.number != number);
         if other_peer || other_number {
@@ -412,7 +426,7 @@ impl<R: Rng> Server<R> {
     }
 
     /// The allocation of this 5-tuple, if it is this user's.
-    fn own(&mut self, client: ClientSocket, who: &Authenticated) -> Result<AllocationId, ErrorCode> {
+    pub(super) fn own(&mut self, client: ClientSocket, who: &Authenticated) -> Result<AllocationId, ErrorCode> {
         let id = self.find(client).ok_or(ErrorCode::AllocationMismatch)?;
         match self.get(id) {
             Some(a) if a.is_opening() => Err(ErrorCode::AllocationMismatch),
@@ -422,7 +436,7 @@ impl<R: Rng> Server<R> {
         }
     }
 
-    fn checked_peer(&self, id: AllocationId, peer: SocketAddr) -> Result<PeerSocket, ErrorCode> {
+    pub(super) fn checked_peer(&self, id: AllocationId, peer: SocketAddr) -> Result<PeerSocket, ErrorCode> {
         let family = Family::of(peer.ip());
         if self.get(id).is_none_or(|a| a.relay(family).is_none()) {
             return Err(ErrorCode::PeerAddressFamilyMismatch);

@@ -38,13 +38,15 @@ pub struct World {
     pub refuse_ports: u32,
     pub open: Vec<(RelayId, SocketAddr)>,
     pub sent: Vec<(ClientSocket, Vec<u8>)>,
+    /// Commands of RFC 6062.
+    pub tcp: Vec<Command>,
 }
 
 impl World {
     pub fn new(config: ServerConfig) -> World {
         let now = Instant::now();
         let shared = Shared::new(config, now, UNIX, [7; 32]).unwrap();
-        let server = Server::new(shared.clone(), now, SmallRng::seed_from_u64(3));
+        let server = Server::new(shared.clone(), 0, now, SmallRng::seed_from_u64(3));
         World {
             server,
             shared,
@@ -52,6 +54,7 @@ impl World {
             refuse_ports: 0,
             open: Vec::new(),
             sent: Vec::new(),
+            tcp: Vec::new(),
         }
     }
 
@@ -65,7 +68,7 @@ impl World {
         while let Some(command) = self.server.poll_command() {
             match command {
                 Command::Send { client, message } => self.sent.push((client, message)),
-                Command::OpenRelay { relay, bind } => {
+                Command::OpenRelay { relay, bind, .. } => {
                     let ok = self.refuse_ports == 0;
                     self.refuse_ports = self.refuse_ports.saturating_sub(1);
                     if ok {
@@ -73,6 +76,10 @@ impl World {
                     }
                     self.server.relay_opened(self.now, relay, ok);
                 }
+                other @ (Command::ConnectPeer { .. }
+                | Command::ClosePeer { .. }
+                | Command::Splice { .. }
+                | Command::HandOver { .. }) => self.tcp.push(other),
                 Command::CloseRelay { relay } => self.open.retain(|(r, _)| *r != relay),
             }
         }
