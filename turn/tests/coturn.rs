@@ -182,9 +182,7 @@ fn coturn_clients_reach_each_other_through_two_relays() {
 
 #[test]
 fn coturn_clients_reach_each_other_over_tcp_relays() {
-    if !installed() {
-        return;
-    }
+    need_coturn();
     let server = start();
     uclient(server.tcp()[0], &["-T"]);
 }
@@ -192,9 +190,7 @@ fn coturn_clients_reach_each_other_over_tcp_relays() {
 /// In this mode the program counts the half that its active side receives, against coturn's own server too (4.6.1).
 #[test]
 fn coturn_clients_accept_peers_over_tcp_relays() {
-    if !installed() {
-        return;
-    }
+    need_coturn();
     let server = start();
     let output = run_uclient(server.tcp()[0], &["-P"]);
     assert!(
