@@ -21,6 +21,10 @@ pub use sync::Applied;
 /// How long an edge may be unheard by everybody before its people are shown as gone.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
+/// How long the record of an outranked stay is left standing: nobody shows it, but its end must not arrive anywhere before
+/// the stay that outranks it.
+const OUTRANKED: Duration = Duration::from_secs(1);
+
 /// What changed, for the sessions of this edge and for the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoomEvent {
@@ -109,6 +113,8 @@ pub struct Room {
     events: VecDeque<RoomEvent>,
     /// Local departures to be forgotten, oldest first.
     departures: VecDeque<(Option<Instant>, u64)>,
+    /// Stays of this edge that a later one elsewhere outranks, and when their records are withdrawn.
+    outranked: VecDeque<(Instant, Identity, ParticipantSid)>,
     /// Own changes up to here were handed out by `poll_delta`.
     polled: u64,
     beat_dirty: bool,
@@ -139,6 +145,7 @@ impl Room {
             track_owners: HashMap::new(),
             events: VecDeque::new(),
             departures: VecDeque::new(),
+            outranked: VecDeque::new(),
             polled: 0,
             beat_dirty: false,
             next_beat: None,
@@ -419,6 +426,22 @@ impl Room {
         Ok(out)
     }
 
+    /// Withdraws the records of stays that others outrank, once everybody has had time to hear of the later stay. Withdrawn at
+    /// once, the news of the end could overtake the news of the move on its way to a third edge.
+    fn withdraw_outranked(&mut self, now: Instant) {
+        while let Some((_, identity, sid)) = self.outranked.pop_front_if(|(at, _, _)| *at <= now) {
+            if self
+                .own()
+                .records
+                .get(&identity)
+                .is_some_and(|record| record.facts.sid == sid)
+            {
+                self.withdraw(&identity, DisconnectReason::DuplicateIdentity);
+                self.refresh(&identity);
+            }
+        }
+    }
+
     /// Turns the local record into a departure, which is all that is kept of it.
     fn withdraw(&mut self, identity: &Identity, reason: DisconnectReason) {
         let now = self.now;
@@ -551,7 +574,7 @@ impl Room {
         let Some(own) = self.writers.get(&own_key).and_then(|w| w.records.get(identity)) else {
             return;
         };
-        if !own.facts.is_live() {
+        if !own.facts.is_live() || !self.locals.contains_key(&own.facts.sid) {
             return;
         }
         let mut facts = (*own.facts).clone();
@@ -563,7 +586,12 @@ impl Room {
             self.put(facts);
         } else {
             self.locals.remove(&facts.sid);
-            self.withdraw(identity, DisconnectReason::DuplicateIdentity);
+            match self.now {
+                Some(now) => self
+                    .outranked
+                    .push_back((now + OUTRANKED, identity.clone(), facts.sid.clone())),
+                None => self.withdraw(identity, DisconnectReason::DuplicateIdentity),
+            }
             self.events.push_back(RoomEvent::LocalEvicted {
                 sid: facts.sid,
                 identity: identity.clone(),

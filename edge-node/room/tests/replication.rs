@@ -327,6 +327,54 @@ fn a_later_join_elsewhere_evicts_the_earlier_one() {
 }
 
 #[test]
+fn a_move_to_another_edge_is_no_departure_whatever_arrives_first() {
+    let now = Instant::now();
+    let mut rng = SmallRng::seed_from_u64(14);
+    let mut edges = vec![edge(0, 1), edge(1, 1), edge(2, 1)];
+    edges[0].room.join(now, 0, person("ann", &mut rng)).expect("join");
+    settle(&mut edges, now);
+    let second = edges[1].room.join(now, 0, person("ann", &mut rng)).expect("join");
+    events(&mut edges[2].room);
+    // The old edge hears of the move first, and all it says reaches the third edge before the new edge's news does.
+    let (old, new) = (edges[0].room.node().clone(), edges[1].room.node().clone());
+    let moved: Vec<_> = std::iter::from_fn(|| edges[1].room.poll_delta()).collect();
+    for delta in &moved {
+        edges[0].room.apply(now, &new, delta.clone()).expect("same room");
+    }
+    while let Some(delta) = edges[0].room.poll_delta() {
+        edges[2].room.apply(now, &old, delta).expect("same room");
+    }
+    for delta in moved {
+        edges[2].room.apply(now, &new, delta).expect("same room");
+    }
+    let told = events(&mut edges[2].room);
+    assert!(
+        !told.iter().any(|e| matches!(e, RoomEvent::ParticipantLeft { .. })),
+        "{told:?}"
+    );
+    assert!(
+        told.iter()
+            .any(|e| matches!(e, RoomEvent::ParticipantReplaced { seamless: true, .. })),
+        "{told:?}"
+    );
+    // In the end the old record is gone, and nobody sees a difference.
+    let later = now + Duration::from_secs(2);
+    edges[0].room.handle_timeout(later);
+    settle(&mut edges, later);
+    for edge in &mut edges {
+        assert!(
+            !events(&mut edge.room)
+                .iter()
+                .any(|e| matches!(e, RoomEvent::ParticipantLeft { .. }))
+        );
+        assert_eq!(
+            edge.room.participant(&Identity::from("ann")).map(|p| p.sid.clone()),
+            Some(second.sid.clone())
+        );
+    }
+}
+
+#[test]
 fn joins_at_the_same_epoch_are_decided_by_node_id_everywhere_alike() {
     let now = Instant::now();
     let mut rng = SmallRng::seed_from_u64(5);

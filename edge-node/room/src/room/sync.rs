@@ -195,7 +195,8 @@ impl Room {
             Some(since) => Some(since + MEMORY),
             None => w.deadline,
         });
-        writers.chain(beat).chain(departure).min()
+        let outranked = self.outranked.front().map(|(at, _, _)| *at);
+        writers.chain(beat).chain(departure).chain(outranked).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -205,6 +206,7 @@ impl Room {
             self.own().beat += 1;
             self.beat_dirty = true;
         }
+        self.withdraw_outranked(now);
         while let Some((at, stamp)) = self.departures.front().copied() {
             if at.is_some_and(|at| at + MEMORY > now) {
                 break;
