@@ -335,7 +335,7 @@ impl JoinService {
             location,
             probes: request.probes.iter().take(PROBES_MAX).map(probe).collect(),
             avoid: request.avoid.iter().take(AVOID_MAX).cloned().collect(),
-            residency: Vec::new(),
+            ..Client::default()
         })
     }
 

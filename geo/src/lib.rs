@@ -6,13 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod assign;
+mod learn;
 mod mmdb;
 mod place;
 pub mod regions;
 
 pub use assign::{
-    Assignment, Candidate, CandidateState, Client, Excluded, Exclusion, Policy, Probe, Ranked, Reason, ReasonKind,
-    RttSource, assign,
+    Assignment, Candidate, CandidateState, Choice, Client, Excluded, Exclusion, LATELY, Policy, Probe, Ranked, Reason,
+    ReasonKind, RttSource, assign,
 };
+pub use learn::{Belief, BeliefSource, Measured, RegionMeasured, Stat};
 pub use mmdb::GeoDatabase;
 pub use place::{Location, Place, distance_km, predicted_rtt_ms};
