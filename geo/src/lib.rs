@@ -12,9 +12,11 @@ mod place;
 pub mod regions;
 
 pub use assign::{
-    Assignment, Candidate, CandidateState, Choice, Client, Excluded, Exclusion, LATELY, Policy, Probe, Ranked, Reason,
-    ReasonKind, RttSource, assign,
+    Assignment, Candidate, CandidateState, Candidates, Choice, Client, EXACT, Excluded, Exclusion, LATELY, Policy,
+    Probe, Ranked, Reason, ReasonKind, RttSource, assign,
 };
-pub use learn::{Belief, BeliefSource, Measured, RegionMeasured, Stat};
-pub use mmdb::GeoDatabase;
+pub use learn::{
+    Belief, BeliefSource, Key, LearnConfig, Learned, Measured, NoKey, Observation, RegionMeasured, Row, Session, Stat,
+};
+pub use mmdb::{GeoDatabase, Reload};
 pub use place::{Location, Place, distance_km, predicted_rtt_ms};

@@ -7,6 +7,10 @@ use crate::learn::{BeliefSource, unit_interval};
 /// When the client's place is in doubt, an edge never tried must promise to be this much nearer than one that was.
 const UNTRIED_MARGIN_MS: f64 = 10.0;
 
+/// So many recent joins, and this part of what an edge has left, are a burst for it.
+const CROWD_MIN: u32 = 8;
+const CROWD_PART: u32 = 20;
+
 /// How the first edge came to be first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
@@ -69,7 +73,13 @@ fn spread<'c>(
         .collect();
     let of = |at: &usize| candidate(ranked[*at].index);
     let lately: u64 = near.iter().map(|at| u64::from(of(at).lately)).sum();
-    if near.len() < 2 || lately < u64::from(question.policy.burst_joins_per_s).saturating_mul(LATELY.as_secs()) {
+    let many = lately >= u64::from(question.policy.burst_joins_per_s).saturating_mul(LATELY.as_secs());
+    // Few for a large edge may be a crowd for a small one.
+    let crowds = |at: &usize| {
+        let left = of(at).room_left().unwrap_or(u32::MAX);
+        of(at).lately >= CROWD_MIN.max(left / CROWD_PART)
+    };
+    if near.len() < 2 || !(many || near.iter().any(crowds)) {
         return None;
     }
     // Who does not tell a capacity counts as the others do on average.

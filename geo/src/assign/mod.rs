@@ -2,16 +2,18 @@
 //!
 //! Pure: the same inputs give the same answer, on any replica. Lower scores are better; everything is in milliseconds so that the
 //! terms can be weighed against each other by anybody who knows what 20 ms are. [`assign`] is the plain scorer, which looks at every
-//! edge and is the reference; `Candidates` gives the same answers from an index.
+//! edge and is the reference; [`Candidates`] gives the same answers from an index.
 
 mod candidate;
 mod choose;
+mod index;
 mod policy;
 mod reasons;
 mod score;
 
 pub use candidate::{Candidate, CandidateState, Exclusion, LATELY};
 pub use choose::Choice;
+pub use index::{Candidates, EXACT};
 pub use policy::Policy;
 pub use reasons::{Reason, ReasonKind};
 pub use score::{Ranked, RttSource};

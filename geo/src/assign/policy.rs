@@ -24,7 +24,8 @@ pub struct Policy {
     pub region_weights_ms: BTreeMap<String, f64>,
     /// Edges within so many ms of the best are as good as it: bursts spread over them, explorations go to them.
     pub near_ms: f64,
-    /// Joins a second, per replica, to edges that are as good as each other, from which on they are spread by free capacity.
+    /// Joins a second, per replica, to edges that are as good as each other, from which on they are spread by free capacity; a twentieth
+    /// of what an edge has left is enough too.
     pub burst_joins_per_s: u32,
     /// Share of assignments that go to a second edge near the best one, so that measurements do not only confirm themselves.
     pub explore_share: f64,
@@ -40,7 +41,7 @@ impl Default for Policy {
             unknown_rtt_ms: 100.0,
             region_weights_ms: BTreeMap::new(),
             near_ms: 20.0,
-            burst_joins_per_s: 25,
+            burst_joins_per_s: 20,
             explore_share: 0.01,
         }
     }

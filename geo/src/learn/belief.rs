@@ -13,12 +13,12 @@ use std::sync::LazyLock;
 
 /// How often an address database is wrong by a continent or so.
 const WRONG_ENTRY: f64 = 0.05;
-/// A measurement contradicts the database when it is longer than expected by this and by [`SLOW_FACTOR`]: slower access networks
-/// exist, but they are rarer than wrong entries.
-const SLOW_MS: f64 = 80.0;
-const SLOW_FACTOR: f64 = 3.0;
+/// A measurement contradicts the database when it is longer than expected by this and by [`SLOW_FACTOR`]: access networks that slow are
+/// rare enough to look whether the entry is wrong.
+const SLOW_MS: f64 = 40.0;
+const SLOW_FACTOR: f64 = 2.0;
 /// Or shorter by this and by [`FAST_FACTOR`]: no access network explains that.
-const FAST_MS: f64 = 30.0;
+const FAST_MS: f64 = 20.0;
 const FAST_FACTOR: f64 = 0.6;
 /// Evidence weaker than this contradicts nothing.
 const EVIDENCE_MIN: f64 = 0.4;
