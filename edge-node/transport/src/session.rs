@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-
 use crate::dtls::{DimplDtls, Dtls, DtlsEvent, DtlsIdentity, Fingerprint};
 use crate::peer::{CloseReason, PeerEvent};
 use crate::sctp::{Channel, DataChannels, DataEvent, SendDataError};
