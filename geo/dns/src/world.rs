@@ -6,7 +6,7 @@ use std::net::IpAddr;
 const NEAR_TIE_MS: f64 = 10.0;
 /// Edges in an answer.
 const EDGES_MAX: usize = 3;
-/// Addresses in an answer: 8 IPv6 addresses stay below 512 bytes with any name.
+/// Addresses in an answer: so many IPv6 addresses stay below 512 bytes with the longest name.
 const ADDRESSES_MAX: usize = 6;
 
 /// Ranks edges for an address; must answer at once, from memory.
