@@ -8,7 +8,7 @@ use crate::join::{JoinParts, JoinService};
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
 use crate::store::{MeetingStore, StoreError, now_ms};
-use meridian_api::network::Network;
+use meridian_api::listener;
 use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
 use meridian_api::v1;
@@ -28,6 +28,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 /// How often edges report their load.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 const PURGE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// A page load takes six connections, a join one; a company behind one address still has its morning.
+const HTTP_LIMITS: listener::Limits = listener::Limits {
+    connections: 8_192,
+    connections_per_address: 256,
+};
 /// Open requests may take this long to finish when the process stops.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -74,9 +79,7 @@ impl ControlPlane {
     /// [`StartError`].
     pub async fn start(config: ControlPlaneConfig, registry: SharedRegistry) -> Result<Self, StartError> {
         meridian_api::install_crypto();
-        if !config.http.may_bind() {
-            return Err(StartError::NeedsCertificate(config.http.why_not_bind()));
-        }
+        config.http.keys().may_bind().map_err(StartError::NeedsCertificate)?;
         std::fs::create_dir_all(&config.data_directory).map_err(|source| StartError::File {
             path: config.data_directory.clone(),
             source,
@@ -272,29 +275,23 @@ async fn serve_http(
     joins: Arc<JoinService>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
-    let (listener, address) = listen("HTTP", config.bind).await?;
-    let tls = match config.certificate.as_deref().zip(config.key.as_deref()) {
-        Some((certificate, key)) => Some(http::tls_acceptor(certificate, key)?),
-        None => None,
-    };
-    let proxies: Vec<Network> = config
-        .trusted_proxies
-        .iter()
-        .filter_map(|text| Network::parse(text))
-        .collect();
+    let (socket, address) = listen("HTTP", config.bind).await?;
+    let proxies = config.keys().proxies();
     let app = App {
         joins,
         trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
     };
-    let server = http::Server {
+    let server = listener::Server {
         router: http::router(Arc::new(app)),
-        tls,
+        tls: config.keys().tls(&[])?,
+        limits: HTTP_LIMITS,
+        takeover: None,
         is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
         stopped,
     };
-    Ok((address, tokio::spawn(http::serve(listener, server))))
+    Ok((address, tokio::spawn(listener::serve(socket, server))))
 }
 
 async fn serve_grpc(

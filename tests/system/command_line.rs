@@ -113,7 +113,6 @@ fn is_default(line: &str) -> bool {
         "longitude",
         "certificate",
         "private_key",
-        "key",
         "advertise = \"",
         "web_directory",
         "database",

@@ -1,6 +1,6 @@
 //! The handlers of `/api/v1`.
 
-use super::{App, Peer, refuse};
+use super::{App, refuse};
 use crate::join::{MeetingInfo, NewMeeting};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -8,6 +8,7 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meridian_api::join::{JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_api::listener::ClientAddress;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ struct Created {
 
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -53,7 +54,7 @@ pub(super) async fn create(
 
 pub(super) async fn info(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     Path(code): Path<String>,
 ) -> Response {
@@ -65,7 +66,7 @@ pub(super) async fn info(
 
 pub(super) async fn end(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     Path(code): Path<String>,
 ) -> Response {
@@ -81,7 +82,7 @@ pub(super) async fn end(
 
 pub(super) async fn join(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     Path(code): Path<String>,
     body: Result<Bytes, BytesRejection>,

@@ -1,10 +1,7 @@
 //! HTTP: what browsers and scripts talk to. The API under `/api/v1`, the web app everywhere else, and what probes and Prometheus read.
 
 mod api;
-mod listener;
 mod web;
-
-pub(crate) use listener::{Peer, Server, serve, tls_acceptor};
 
 use crate::join::JoinService;
 use axum::Router;

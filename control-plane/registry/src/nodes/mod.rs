@@ -8,6 +8,7 @@ use crate::{Registration, RegistrationState, SharedRegistry, register, watch};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch as watch_channel;
@@ -17,6 +18,9 @@ use tokio::task::JoinHandle;
 pub const NODES_PREFIX: &str = "nodes/";
 /// The version this code writes into [`NodeRecord::version`].
 pub const NODE_RECORD_VERSION: u32 = 1;
+/// What `registry.lease_s` may be, in seconds: shorter leases end while a busy registry elects a leader, longer ones send people to
+/// edges that are gone.
+pub const LEASE_S: RangeInclusive<u64> = 2..=60;
 /// How long a crashed node stays in the registry, unless configured otherwise.
 pub const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(10);
 

@@ -3,7 +3,6 @@
 mod join;
 mod metrics;
 pub(crate) mod rtc;
-mod tls;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,12 +13,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::{HeaderMap, StatusCode};
 use meridian_api::join::BODY_BYTES_MAX;
+use meridian_api::listener::ClientAddress;
 use meridian_api::network::client_address;
 
 use crate::edge::EdgeState;
-
-pub(crate) use tls::TlsError;
-pub(crate) use tls::{ClientAddress, serve};
 
 pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
     Router::new()
