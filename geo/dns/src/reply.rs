@@ -11,6 +11,7 @@ use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::serialize::binary::{BinDecoder, BinEncoder};
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -126,22 +127,32 @@ impl Responder {
             .answer(name, question.query_class(), question.query_type(), edges)
     }
 
-    /// Counters for `/metrics`, as (name, labels, value).
-    pub fn counters(&self) -> [(&'static str, &'static str, u64); 6] {
-        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    /// What was counted, in Prometheus' text format.
+    pub(crate) fn render_metrics(&self) -> String {
         let of = &self.counters;
-        [
-            ("meridian_dns_queries_total", "transport=\"udp\"", value(&of.udp)),
-            ("meridian_dns_queries_total", "transport=\"tcp\"", value(&of.tcp)),
-            ("meridian_dns_refused_total", "", value(&of.refused)),
-            ("meridian_dns_malformed_total", "", value(&of.malformed)),
-            ("meridian_dns_rate_limited_total", "outcome=\"tcp\"", value(&of.slipped)),
+        let families = [
+            (
+                "meridian_dns_queries_total",
+                vec![("{transport=\"udp\"}", &of.udp), ("{transport=\"tcp\"}", &of.tcp)],
+            ),
+            ("meridian_dns_refused_total", vec![("", &of.refused)]),
+            ("meridian_dns_malformed_total", vec![("", &of.malformed)]),
             (
                 "meridian_dns_rate_limited_total",
-                "outcome=\"silence\"",
-                value(&of.silenced),
+                vec![
+                    ("{outcome=\"tcp\"}", &of.slipped),
+                    ("{outcome=\"silence\"}", &of.silenced),
+                ],
             ),
-        ]
+        ];
+        let mut text = String::new();
+        for (name, counters) in families {
+            let _ = writeln!(text, "# TYPE {name} counter");
+            for (labels, counter) in counters {
+                let _ = writeln!(text, "{name}{labels} {}", counter.load(Ordering::Relaxed));
+            }
+        }
+        text
     }
 }
 

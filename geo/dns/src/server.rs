@@ -86,9 +86,9 @@ impl GeoDns {
         &self.addresses
     }
 
-    /// Counters for `/metrics`, as (name, labels, value).
-    pub fn counters(&self) -> [(&'static str, &'static str, u64); 6] {
-        self.responder.counters()
+    /// What was counted, in Prometheus' text format.
+    pub fn render_metrics(&self) -> String {
+        self.responder.render_metrics()
     }
 }
 

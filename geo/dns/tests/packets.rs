@@ -15,7 +15,9 @@ struct Everywhere;
 impl World for Everywhere {
     fn choose(&self, client: IpAddr) -> Choice {
         let addresses = match client {
-            IpAddr::V4(v4) => (0..20).map(|last| IpAddr::from([192, 0, v4.octets()[0], last])).collect(),
+            IpAddr::V4(v4) => (0..20)
+                .map(|last| IpAddr::from([192, 0, v4.octets()[0], last]))
+                .collect(),
             IpAddr::V6(_) => vec![IpAddr::from([192, 0, 2, 6])],
         };
         let v6 = (0..20).map(|last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]));
@@ -34,7 +36,9 @@ fn responder() -> Responder {
         bind: vec!["127.0.0.1:0".parse().unwrap()],
         zone: "meridian.test".into(),
         hostnames: vec!["join.meridian.test".into()],
-        name_servers: (1..=8).map(|n| format!("a-name-server-with-a-rather-long-name-{n}.some-other-domain-{n}.test")).collect(),
+        name_servers: (1..=8)
+            .map(|n| format!("a-name-server-with-a-rather-long-name-{n}.some-other-domain-{n}.test"))
+            .collect(),
         responses_per_second: 1_000_000,
         ..DnsConfig::default()
     };
@@ -69,7 +73,12 @@ fn addresses(reply: &[u8]) -> Vec<String> {
 #[test]
 fn the_subnet_decides_before_the_resolvers_address_and_comes_back_with_its_scope() {
     let responder = responder();
-    let by_resolver = ask(&responder, &query("join.meridian.test.", RecordType::A, None), Transport::Udp).unwrap();
+    let by_resolver = ask(
+        &responder,
+        &query("join.meridian.test.", RecordType::A, None),
+        Transport::Udp,
+    )
+    .unwrap();
     assert_eq!(addresses(&by_resolver)[0], "192.0.203.0");
     let packet = query("join.meridian.test.", RecordType::A, Some((1232, Some("81.2.69.0/24"))));
     let by_subnet = ask(&responder, &packet, Transport::Udp).unwrap();
@@ -78,7 +87,14 @@ fn the_subnet_decides_before_the_resolvers_address_and_comes_back_with_its_scope
     let Some(EdnsOption::Subnet(subnet)) = edns.options().as_ref().iter().map(|(_, option)| option).next() else {
         panic!("no subnet in the reply");
     };
-    assert_eq!((subnet.addr().to_string().as_str(), subnet.source_prefix(), subnet.scope_prefix()), ("81.2.69.0", 24, 8));
+    assert_eq!(
+        (
+            subnet.addr().to_string().as_str(),
+            subnet.source_prefix(),
+            subnet.scope_prefix()
+        ),
+        ("81.2.69.0", 24, 8)
+    );
     assert_eq!(edns.max_payload(), UDP_BYTES_MAX);
 }
 
@@ -104,17 +120,25 @@ fn who_is_over_the_rate_hears_no_more_than_was_asked() {
         responses_per_second: 2,
         ..DnsConfig::default()
     };
-    let (responder, now) = (Responder::new(&config, 1, Box::new(Everywhere)).unwrap(), Instant::now());
+    let (responder, now) = (
+        Responder::new(&config, 1, Box::new(Everywhere)).unwrap(),
+        Instant::now(),
+    );
     let packet = query("meridian.test.", RecordType::A, Some((1232, Some("81.2.69.0/24"))));
     let source = "198.51.100.7".parse().unwrap();
-    let sent: Vec<Option<Vec<u8>>> = (0..6).map(|_| responder.respond(&packet, source, Transport::Udp, now)).collect();
+    let sent: Vec<Option<Vec<u8>>> = (0..6)
+        .map(|_| responder.respond(&packet, source, Transport::Udp, now))
+        .collect();
     assert!(sent[0].is_some() && sent[1].is_some() && sent[3].is_none() && sent[5].is_none());
     for slip in [&sent[2], &sent[4]] {
         let slip = slip.as_ref().unwrap();
         let message = Message::from_vec(slip).unwrap();
         assert!(message.metadata.truncation && message.answers.is_empty() && slip.len() <= packet.len());
     }
-    assert!(responder.respond(&packet, source, Transport::Tcp, now).is_some(), "TCP gets through");
+    assert!(
+        responder.respond(&packet, source, Transport::Tcp, now).is_some(),
+        "TCP gets through"
+    );
 }
 
 #[test]
@@ -128,14 +152,23 @@ fn other_versions_of_edns_and_other_operations_are_told_so() {
     assert_eq!(code, u16::from(ResponseCode::BADVERS));
     message.metadata.op_code = OpCode::Notify;
     let reply = ask(&responder, &message.to_vec().unwrap(), Transport::Udp).unwrap();
-    assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, ResponseCode::NotImp);
+    assert_eq!(
+        Message::from_vec(&reply).unwrap().metadata.response_code,
+        ResponseCode::NotImp
+    );
     message.metadata.message_type = MessageType::Response;
     assert_eq!(ask(&responder, &message.to_vec().unwrap(), Transport::Udp), None);
 }
 
 /// A real query with some bytes changed, some added, or cut short.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
-    let names = prop::sample::select(vec!["join.meridian.test.", "meridian.test.", "x.meridian.test.", "other.test.", "."]);
+    let names = prop::sample::select(vec![
+        "join.meridian.test.",
+        "meridian.test.",
+        "x.meridian.test.",
+        "other.test.",
+        ".",
+    ]);
     let kinds = prop::sample::select(vec![
         RecordType::A,
         RecordType::AAAA,
@@ -148,8 +181,16 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let edns = prop::option::of((any::<u16>(), subnets));
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     let tail = prop::collection::vec(any::<u8>(), 0..40);
-    (names, kinds, edns, changes, tail, any::<prop::sample::Index>(), any::<bool>()).prop_map(
-        |(name, kind, edns, changes, tail, cut, shorten)| {
+    (
+        names,
+        kinds,
+        edns,
+        changes,
+        tail,
+        any::<prop::sample::Index>(),
+        any::<bool>(),
+    )
+        .prop_map(|(name, kind, edns, changes, tail, cut, shorten)| {
             let mut packet = query(name, kind, edns);
             for (at, byte) in changes {
                 let at = at.index(packet.len());
@@ -160,8 +201,7 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
                 packet.truncate(cut.index(packet.len()));
             }
             packet
-        },
-    )
+        })
 }
 
 fn check(responder: &Responder, packet: &[u8]) -> Result<(), TestCaseError> {
