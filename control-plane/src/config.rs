@@ -4,7 +4,7 @@ use meridian_api::config::{Problems, Settings};
 use meridian_api::listener::HttpKeys;
 use meridian_api::token::API_SECRET_BYTES_MIN;
 use meridian_geo::Policy;
-use meridian_geodns::DnsConfig;
+pub use meridian_geodns::DnsConfig;
 use meridian_registry::nodes::LEASE_S;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -118,6 +118,8 @@ fn is_default(line: &str) -> bool {
         "database",
         "region_weights_ms",
         "devkey",
+        "zone",
+        "name_servers",
     ];
     let is_setting = line
         .split_once(" = ")
