@@ -114,6 +114,8 @@ impl RoleArgs {
                 "MERIDIAN_LOG",
                 "MERIDIAN_LOG_FORMAT",
                 "MERIDIAN_ENROLMENT_TOKEN",
+                "MERIDIAN_OPERATOR_TOKEN",
+                "MERIDIAN_URL",
             ])
             .env(std::env::vars())
             .flag("--etcd", "registry.kind", self.etcd.as_ref().map(|_| "etcd"))
