@@ -38,6 +38,7 @@ pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
             "# TYPE meridian_media_{name}_total counter\nmeridian_media_{name}_total {value}"
         );
     }
+    edge.rooms.counters.render(&mut text);
     edge.mesh.render_metrics(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
