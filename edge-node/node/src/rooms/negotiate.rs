@@ -222,6 +222,8 @@ impl RoomTask {
         if let Some(now) = client.signalling.matched_track(&track.sid) {
             *facts = now.clone();
         }
+        // What was announced as layers may come as one stream: spatial layers of VP9 and AV1 do.
+        facts.simulcast &= track.layers > 1;
         if let Some(codec) = codec {
             describe_codec(&mut facts, codec, mid);
             // What flows comes first: subscribers that understand it get it without a switch.

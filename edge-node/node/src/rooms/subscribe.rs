@@ -213,15 +213,20 @@ impl RoomTask {
         }
     }
 
-    /// How a microphone is to be encoded is said in the answer: browsers read it there.
-    pub(super) fn prepare_audio(&mut self, key: SessionKey, sid: &TrackSid) {
+    /// How a track is to be encoded is said in the answer: browsers read it there.
+    pub(super) fn prepare(&mut self, key: SessionKey, sid: &TrackSid, kind: TrackKind) {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
+        if kind == TrackKind::Video {
+            for (cid, mime) in client.signalling.announced_codecs(sid) {
+                client.negotiation.prefer_video(&cid, &mime);
+            }
+        }
         let Some(track) = client.signalling.pending_tracks().find(|track| track.sid == *sid) else {
             return;
         };
-        if track.kind != TrackKind::Audio {
+        if kind != TrackKind::Audio {
             return;
         }
         let preferences = AudioPreferences {

@@ -213,7 +213,7 @@ impl RoomTask {
                         self.violation(key, &error.to_string());
                     }
                 }
-                Action::AddTrack { track, .. } => self.prepare_audio(key, &track),
+                Action::AddTrack { track, kind } => self.prepare(key, &track, kind),
                 Action::Mute { track, muted } => self.mute(key, &track, muted),
                 Action::Subscribe { track } => self.subscribe(key, &track),
                 Action::Unsubscribe { track } => self.unsubscribe(key, &track),
