@@ -109,6 +109,36 @@ export function watchDepartures() {
 
 export const departures = () => window.__departures;
 
+/** Begins to note when each new picture of somebody else was shown, whatever becomes of the video element. Read with `pictures`. */
+export function watchPictures() {
+  clearInterval(window.__pictures?.timer);
+  const watched = new WeakSet();
+  const shown = [];
+  const look = () => {
+    for (const video of document.querySelectorAll('[data-testid="tile"][data-local="false"] video')) {
+      if (watched.has(video)) continue;
+      watched.add(video);
+      const note = () => {
+        shown.push(Date.now());
+        video.requestVideoFrameCallback(note);
+      };
+      video.requestVideoFrameCallback(note);
+    }
+  };
+  window.__pictures = { shown, timer: setInterval(look, 20) };
+  look();
+}
+
+/** The longest pause between pictures that ends after `sinceMs` (Date.now() of this machine), and how many were shown after it. */
+export function pictures(sinceMs) {
+  const { shown } = window.__pictures;
+  let pause = { ms: 0, since: 0 };
+  for (let i = 1; i < shown.length; i += 1) {
+    if (shown[i] >= sinceMs && shown[i] - shown[i - 1] > pause.ms) pause = { ms: shown[i] - shown[i - 1], since: shown.length - i };
+  }
+  return { pauseMs: pause.ms, shownSince: pause.since };
+}
+
 export async function say(page, text) {
   await page.fill(testId('chat-input'), text);
   await page.press(testId('chat-input'), 'Enter');
