@@ -488,8 +488,12 @@ impl RoomTask {
         self.speaking_changed |= self.speaking.remove(&client.sid).is_some();
         self.edge
             .report_session(client.session_report(&self.name, Instant::now()));
-        // An error only says that the room withdrew this stay before (eviction).
-        let _ = self.room.leave(&client.sid, reason);
+        // Whoever an edge that goes away sends elsewhere is not shown leaving: other edges keep the stay until it is outranked by the
+        // next one, or until this edge has been silent for long.
+        if reason != DisconnectReason::ServerShutdown {
+            // An error only says that the room withdrew this stay before (eviction).
+            let _ = self.room.leave(&client.sid, reason);
+        }
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "left");
     }
 
