@@ -71,7 +71,8 @@ describe('processes die under a meeting', { timeout: 170_000 }, () => {
     await end(lost);
     const edge = await until(ana, 'another edge', () => document.querySelector('[data-testid="pop-badge"]')?.dataset.pop, (pop) => pop && pop !== lost);
     await mediaFlows();
-    const [byAna, byWei] = await Promise.all([ana, wei].map((page) => page.evaluate(pictures, atMs)));
+    const flowsMs = Date.now();
+    const [byAna, byWei] = await Promise.all([ana, wei].map((page) => until(page, 'pictures on the screen', pictures, ({ lastMs }) => lastMs > flowsMs, { argument: atMs })));
     t.diagnostic(`${lost} → ${edge}; pictures stood still for ${byAna.pauseMs} ms on the page that moved and ${byWei.pauseMs} ms on the other`);
     assert.equal(await identity(ana), me);
     assert.deepEqual(await wei.evaluate(departures), []);

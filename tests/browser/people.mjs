@@ -129,14 +129,11 @@ export function watchPictures() {
   look();
 }
 
-/** The longest pause between pictures that ends after `sinceMs` (Date.now() of this machine), and how many were shown after it. */
+/** The longest pause between pictures that ended after `sinceMs` (Date.now() of this machine), and when the last was shown. */
 export function pictures(sinceMs) {
   const { shown } = window.__pictures;
-  let pause = { ms: 0, since: 0 };
-  for (let i = 1; i < shown.length; i += 1) {
-    if (shown[i] >= sinceMs && shown[i] - shown[i - 1] > pause.ms) pause = { ms: shown[i] - shown[i - 1], since: shown.length - i };
-  }
-  return { pauseMs: pause.ms, shownSince: pause.since };
+  const pauses = shown.slice(1).map((at, i) => (at >= sinceMs ? at - shown[i] : 0));
+  return { pauseMs: Math.max(0, ...pauses), lastMs: shown.at(-1) ?? 0 };
 }
 
 export async function say(page, text) {

@@ -3,6 +3,7 @@
  * certificates of `meridian pki`. Everything it starts it stops, by process id, and its folder goes with it.
  */
 import { spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -35,6 +36,7 @@ export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0
 class Mesh {
   edges = new Map();
   relays = new Map();
+  ports = new Map();
 
   constructor(host, delayMs) {
     this.host = host;
@@ -85,18 +87,21 @@ class Mesh {
     this.controlPlane = this.spawn('control-plane', MERIDIAN, ['control-plane', '-c', file]);
   }
 
-  /** Starts an edge, with a new certificate if it has none. */
+  /** Starts an edge: the first time with a new certificate, later where it was, as people who are elsewhere know its address. */
   async startEdge(id) {
     const pki = this.path(`pki-${id}`);
-    if (!this.edges.has(id)) await this.run(`pki-${id}`, ['pki', 'node', id, '--authority', this.path('data'), '--out', pki]);
-    const [link] = await freePorts('127.0.0.1', 1);
+    if (!this.edges.has(id)) {
+      await this.run(`pki-${id}`, ['pki', 'node', id, '--authority', this.path('data'), '--out', pki]);
+      this.ports.set(id, await freePorts(this.host, 2));
+    }
+    const [http, link] = this.ports.get(id);
     const advertise = this.delayMs ? `advertise = '${await this.startRelay(id, link)}'` : '';
     const file = this.configure(id, `
       [node]
       id = '${id}'
       region = '${id}'
       [http]
-      bind = '${this.host}:0'
+      bind = '${this.host}:${http}'
       ${this.certificate('private_key')}
       [media]
       bind = ['${this.host}:0']
@@ -217,13 +222,19 @@ async function getJson(url) {
   return answer.json();
 }
 
-/** Ports that are free now, all different. */
+/** Ports that are free now, all different, outside of the range from which the kernel gives ports to anybody who asks for any. */
 async function freePorts(host, count) {
-  const servers = await Promise.all(Array.from({ length: count }, () => new Promise((resolve, reject) => {
-    const server = createServer().on('error', reject);
-    server.listen(0, host, () => resolve(server));
-  })));
-  const ports = servers.map((server) => server.address().port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
+  const found = new Set();
+  while (found.size < count) {
+    const port = randomInt(10_000, 32_000);
+    if (await isFree(host, port)) found.add(port);
+  }
+  return [...found];
+}
+
+function isFree(host, port) {
+  return new Promise((resolve) => {
+    const server = createServer().on('error', () => resolve(false));
+    server.listen(port, host, () => server.close(() => resolve(true)));
+  });
 }
