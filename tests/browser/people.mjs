@@ -113,7 +113,7 @@ export const departures = () => window.__departures;
 export function watchPictures() {
   clearInterval(window.__pictures?.timer);
   const watched = new WeakSet();
-  const shown = [];
+  const shown = [Date.now()];
   const look = () => {
     for (const video of document.querySelectorAll('[data-testid="tile"][data-local="false"] video')) {
       if (watched.has(video)) continue;
