@@ -5,6 +5,8 @@
 import { spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { get as httpGet } from 'node:http';
+import { get as httpsGet } from 'node:https';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -149,19 +151,24 @@ class Mesh {
     if (code !== 0) throw new Error(`meridian ${words.join(' ')}: exit ${code}\n${command.text()}`);
   }
 
+  /** JSON that the control plane answers. */
+  get(path) {
+    return getJson(`${this.url}${path}`, readFileSync(this.path('data/pki/ca.pem')));
+  }
+
   async regions() {
-    const { regions } = await getJson(`${this.url}/api/v1/regions`);
+    const { regions } = await this.get('/api/v1/regions');
     return regions.flatMap(({ edges }) => edges);
   }
 
   async controlPlaneAnswers() {
-    await eventually('the control plane is ready', () => getJson(`${this.url}/readyz`));
+    await eventually('the control plane is ready', () => this.get('/readyz'));
   }
 
   /** Until `count` edges are healthy in placement and attached to the control plane. */
   async edgesArePlaced(count) {
     await eventually(`${count} edges are placed`, async () => {
-      const { edges_attached: attached } = await getJson(`${this.url}/readyz`);
+      const { edges_attached: attached } = await this.get('/readyz');
       return attached === count && (await this.regions()).filter(({ healthy }) => healthy).length === count;
     });
   }
@@ -216,10 +223,17 @@ async function eventually(what, read) {
   }
 }
 
-async function getJson(url) {
-  const answer = await fetch(url, { signal: AbortSignal.timeout(5_000) });
-  if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
-  return answer.json();
+/** `ca`: the authority of an https server, PEM. */
+function getJson(url, ca) {
+  return new Promise((resolve, reject) => {
+    const get = url.startsWith('https:') ? httpsGet : httpGet;
+    const request = get(url, { ca, agent: false, timeout: 5_000 }, async (answer) => {
+      const text = (await answer.setEncoding('utf8').toArray().catch(reject))?.join('') ?? '';
+      if (answer.statusCode === 200) resolve(JSON.parse(text));
+      else reject(new Error(`${url}: ${answer.statusCode}`));
+    });
+    request.on('timeout', () => request.destroy(new Error(`${url}: no answer`))).on('error', reject);
+  });
 }
 
 /** Ports that are free now, all different, outside of the range from which the kernel gives ports to anybody who asks for any. */
