@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, test as nodeTest } from 'node:test';
 import { launch } from './chromium.mjs';
 import { launchFirefox } from './firefox.mjs';
-import { ARTIFACTS, departures, enter, hears, openWindow, received, say, testId, until, watchDepartures } from './people.mjs';
+import { ARTIFACTS, departures, enter, hears, openWindow, pictures, received, say, testId, until, VIEWPORT, watchDepartures, watchPictures } from './people.mjs';
 import { startMesh } from './processes.mjs';
 
 const HOST = process.env.MERIDIAN_ADDRESS;
@@ -41,6 +41,7 @@ describe('Firefox and Chromium across two points of presence', { skip: !HOST && 
     await fay.goto(`${mesh.url}/?from=fra&capture=360`);
     await fay.click(testId('start-meeting'));
     const code = await fay.textContent(testId('lobby-code'));
+    await fay.waitForSelector(`${testId('preview')}[data-camera="on"][data-microphone="on"]`);
     await shot(fay, 'firefox-preview');
     await enter(fay, 'Fay');
     await cleo.goto(`${mesh.url}/m/${code}?from=sin&capture=360`);
@@ -67,5 +68,53 @@ describe('Firefox and Chromium across two points of presence', { skip: !HOST && 
     await hears(fay, 'Hello from Chromium');
     await shot(fay, 'firefox-meeting');
     await shot(cleo, 'firefox-meeting-chromium');
+    await Promise.all([fay, cleo].map((page) => page.click(testId('control-chat'))));
+  });
+
+  test('each sees the other mute, and the camera go off and on', async () => {
+    const remote = (attribute) => `document.querySelector('[data-testid="tile"][data-local="false"]')?.${attribute}`;
+    for (const [acts, sees] of [[fay, cleo], [cleo, fay]]) {
+      await acts.click(testId('control-mic'));
+      await until(sees, 'muted', remote('dataset.mic'), (mic) => mic === 'false');
+      await acts.click(testId('control-mic'));
+      await until(sees, 'unmuted', remote('dataset.mic'), (mic) => mic === 'true');
+      await acts.click(testId('control-camera'));
+      await until(sees, 'camera off', remote('querySelector("video") === null'), (off) => off === true);
+      await acts.click(testId('control-camera'));
+      await until(sees, 'camera on', remote('querySelector("video") !== null'), (on) => on === true);
+      const { camera } = await sees.evaluate(received);
+      await until(sees, 'pictures again', received, (now) => now.camera.frames >= camera.frames + 30 || now.camera.frames < camera.frames);
+    }
+  });
+
+  test('each gets the layer that fits its tile', async (t) => {
+    const width = async (page) => (await page.evaluate(received)).camera.width;
+    const [byFay, byCleo] = [await width(fay), await width(cleo)];
+    await cleo.setViewportSize({ width: 240, height: 380 });
+    const small = await until(cleo, 'a smaller picture of Firefox', received, ({ camera }) => camera.width < byCleo);
+    await cleo.setViewportSize(VIEWPORT);
+    await until(cleo, 'the larger picture again', received, ({ camera }) => camera.width === byCleo);
+    t.diagnostic(`Chromium received ${byCleo}, ${small.camera.width} and ${byCleo} pixels a row, Firefox ${byFay}`);
+  });
+
+  test('the edge of Firefox is killed: it is back on the other, and is not seen leaving', async (t) => {
+    await Promise.all([fay, cleo].map((page) => page.evaluate(watchPictures)));
+    await Promise.all([fay, cleo].map((page) => page.evaluate(watchDepartures)));
+    const atMs = Date.now();
+    await mesh.edges.get('fra').end('SIGKILL');
+    await until(fay, 'the other edge', () => document.querySelector('[data-testid="pop-badge"]')?.dataset.pop, (pop) => pop === 'sin');
+    const movedMs = Date.now();
+    const [byFay, byCleo] = await Promise.all([fay, cleo].map((page) => until(page, 'pictures again', pictures, ({ lastMs }) => lastMs > movedMs + 1_000, { argument: atMs })));
+    t.diagnostic(`pictures stood still for ${byFay.pauseMs} ms in Firefox and ${byCleo.pauseMs} ms in Chromium`);
+    assert.deepEqual([await fay.evaluate(departures), await cleo.evaluate(departures)], [[], []]);
+    await Promise.all([fay, cleo].map(async (page) => {
+      const { microphone } = await page.evaluate(received);
+      await until(page, 'sound again', received, (now) => now.microphone.energy > microphone.energy);
+    }));
+    await shot(fay, 'firefox-moved');
+  });
+
+  test('no page complained', () => {
+    assert.deepEqual(cleo.complaints, []);
   });
 });
