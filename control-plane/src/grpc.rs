@@ -2,8 +2,8 @@
 
 use crate::fleet::{Attachment, Fleet};
 use crate::join::JoinService;
-use crate::limits::Limiter;
 use crate::metrics::Metrics;
+use meridian_api::limits::Limiter;
 use meridian_api::pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_name_of};
 use meridian_api::v1::edge_control_server::EdgeControl;
 use meridian_api::v1::{self, edge_command, edge_report, join_answer};
@@ -102,6 +102,14 @@ impl EdgeControl for EdgeControlService {
         Ok(Response::new(v1::JoinAnswer { answer: Some(answer) }))
     }
 
+    async fn probes(&self, request: Request<v1::ProbesRequest>) -> Result<Response<v1::ProbesAnswer>, Status> {
+        edge_of(&request)?;
+        let request = request.into_inner();
+        let address = request.client_address.parse();
+        let address = address.map_err(|_| Status::invalid_argument("client_address is no IP address"))?;
+        Ok(Response::new(self.joins.probes(address, &request.from)))
+    }
+
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {
         let peer = request
             .remote_addr()
@@ -190,11 +198,8 @@ impl Session {
                 }
                 tracing::debug!(node = %self.node, rtt_ms = session.rtt_ms, room = %session.room, "session report");
             }
-            Some(edge_report::Report::Drain(drain)) => {
-                tracing::info!(node = %self.node, remaining = drain.remaining, moved = drain.moved, "draining");
-            }
-            // A closed room is gone from the next load report; an unknown report is a newer edge's.
-            Some(edge_report::Report::RoomClosed(_) | edge_report::Report::Hello(_)) | None => {}
+            // A second Hello says nothing new; an unknown report is a newer edge's.
+            Some(edge_report::Report::Hello(_)) | None => {}
         }
     }
 }

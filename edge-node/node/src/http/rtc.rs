@@ -13,12 +13,13 @@ use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use meridian_api::listener::ClientAddress;
 use meridian_api::token::Claims;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::{ClientAddress, client_of};
+use super::client_of;
 use crate::edge::EdgeState;
 use crate::rooms::{Connect, FrameLoss, Outgoing, RoomHandle, SessionKey, Slowness, ToRoom, ToSocket};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_room::{
-    DisconnectReason, ParticipantSid, ParticipantState, Room, RoomEvent, RoomInfo, RoomName, TrackSid,
+    DisconnectReason, NodeId, ParticipantSid, ParticipantState, Room, RoomEvent, RoomInfo, RoomName, TrackSid,
 };
 use meridian_shard::{Command, Event, PeerCloseReason, PeerId};
 use meridian_signalling::{Action, LeaveAction};
@@ -65,10 +65,10 @@ pub(super) async fn run(
     home_region: Option<String>,
 ) {
     let birth = edge.mesh.enter(&name, home_region, &handle).await;
-    let others = birth.others;
+    let others = birth.others.clone();
     let mut task = RoomTask::new(edge, name, handle, birth);
-    if others > 0 {
-        task.learn(others, &mut queue).await;
+    if !others.is_empty() {
+        task.learn(&others, &mut queue).await;
     }
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -123,12 +123,22 @@ impl RoomTask {
     }
 
     /// Takes in what the room's other edges know before anybody joins here: an identity that is there already must be outranked,
-    /// and the first JoinResponse should show everybody. Does not wait long: a room can live with less.
-    async fn learn(&mut self, others: usize, queue: &mut mpsc::Receiver<ToRoom>) {
+    /// and the first JoinResponse should show everybody. Does not wait long, and not for an edge that has fallen silent: people
+    /// come here because it did. A room can live with less.
+    async fn learn(&mut self, others: &BTreeSet<NodeId>, queue: &mut mpsc::Receiver<ToRoom>) {
         let mut early = Vec::new();
         let mut heard = BTreeSet::new();
+        let mut audible = self.edge.mesh.audible();
         let learning = async {
-            while let Some(message) = queue.recv().await {
+            while (others - &heard)
+                .iter()
+                .any(|node| audible.borrow_and_update().contains(node))
+            {
+                let message = tokio::select! {
+                    message = queue.recv() => message,
+                    _ = audible.changed() => continue,
+                };
+                let Some(message) = message else { return };
                 if let ToRoom::Mesh(FromMesh::Delta { from, .. }) = &message {
                     heard.insert(from.clone());
                 }
@@ -136,9 +146,6 @@ impl RoomTask {
                     ToRoom::Mesh(_) => self.handle(message),
                     _ if early.len() < EARLY_MAX => early.push(message),
                     _ => {}
-                }
-                if heard.len() >= others {
-                    return;
                 }
             }
         };
@@ -381,8 +388,12 @@ impl RoomTask {
         self.speaking_changed |= self.speaking.remove(&client.sid).is_some();
         self.edge
             .report_session(client.session_report(&self.name, Instant::now()));
-        // An error only says that the room withdrew this stay before (eviction).
-        let _ = self.room.leave(&client.sid, reason);
+        // Whoever an edge that goes away sends elsewhere is not shown leaving: other edges keep the stay until it is outranked by the
+        // next one, or until this edge has been silent for long.
+        if reason != DisconnectReason::ServerShutdown {
+            // An error only says that the room withdrew this stay before (eviction).
+            let _ = self.room.leave(&client.sid, reason);
+        }
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "left");
     }
 
