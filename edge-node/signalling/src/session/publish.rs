@@ -123,7 +123,8 @@ impl Session {
         let sid = TrackSid::from(info.sid.as_str());
         let publications = &mut self.publications;
         let known = publications.owns(&sid) || publications.pending_mut(&sid).is_some() || room.track(&sid).is_some();
-        if known || !info.sid.starts_with("TR_") || publications.len() >= limits::TRACKS {
+        let well_formed = info.sid.starts_with("TR_") && !info.sid.contains('/');
+        if known || !well_formed || publications.len() >= limits::TRACKS {
             return None;
         }
         let codecs = info.codecs.iter().map(|c| proto::SimulcastCodec {
