@@ -1,10 +1,14 @@
 //! The control plane's configuration: every key, its default, and what is checked about it.
 
 use meridian_api::config::{Problems, Settings};
+use meridian_api::listener::HttpKeys;
+use meridian_api::token::API_SECRET_BYTES_MIN;
 use meridian_geo::Policy;
+pub use meridian_geodns::DnsConfig;
+use meridian_registry::nodes::LEASE_S;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// See `meridian control-plane --help` and the documented example file.
@@ -19,6 +23,8 @@ pub struct ControlPlaneConfig {
     pub grpc: GrpcConfig,
     pub registry: RegistryConfig,
     pub geo: GeoConfig,
+    /// The name server of the join hostname.
+    pub dns: DnsConfig,
     pub assignment: Policy,
     pub limits: LimitsConfig,
     pub turn: TurnConfig,
@@ -33,11 +39,11 @@ pub struct ControlPlaneConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HttpConfig {
-    /// Anything but loopback needs `certificate` and `key`.
+    /// Anything but loopback needs `certificate` and `private_key`.
     pub bind: SocketAddr,
     /// PEM chain and key for HTTPS.
     pub certificate: Option<PathBuf>,
-    pub key: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
     /// Addresses or networks (`10.0.0.0/8`) of reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<String>,
     /// The built web app; without it only the API is served.
@@ -118,6 +124,7 @@ impl Default for ControlPlaneConfig {
             grpc: GrpcConfig::default(),
             registry: RegistryConfig::default(),
             geo: GeoConfig::default(),
+            dns: DnsConfig::default(),
             assignment: Policy::default(),
             limits: LimitsConfig::default(),
             turn: TurnConfig::default(),
@@ -133,7 +140,7 @@ impl Default for HttpConfig {
         HttpConfig {
             bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             certificate: None,
-            key: None,
+            private_key: None,
             trusted_proxies: Vec::new(),
             web_directory: None,
             allowed_origins: Vec::new(),
@@ -185,7 +192,7 @@ impl Default for TurnConfig {
 }
 
 impl Settings for ControlPlaneConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms"];
+    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms", "dns.hosts"];
 
     fn check(&self, problems: &mut Problems) {
         problems.require(
@@ -205,9 +212,9 @@ impl Settings for ControlPlaneConfig {
             "must end with /",
         );
         problems.require(
-            (1..=600).contains(&self.registry.lease_s),
+            LEASE_S.contains(&self.registry.lease_s),
             "registry.lease_s",
-            "1 to 600 seconds",
+            format!("must be between {} and {} seconds", LEASE_S.start(), LEASE_S.end()),
         );
         problems.require(
             self.turn.urls.is_empty()
@@ -233,9 +240,9 @@ impl Settings for ControlPlaneConfig {
         );
         for (key, secret) in &self.api_keys {
             problems.require(
-                secret.len() >= 16 || self.demo,
-                "api_keys",
-                format!("the secret of `{key}` has fewer than 16 characters"),
+                secret.len() >= API_SECRET_BYTES_MIN,
+                &format!("api_keys.{key}"),
+                format!("the secret needs at least {API_SECRET_BYTES_MIN} characters"),
             );
         }
         for token in &self.enrolment_tokens {
@@ -245,6 +252,9 @@ impl Settings for ControlPlaneConfig {
                 "a token has fewer than 24 characters: it could be guessed",
             );
         }
+        for (key, message) in self.dns.problems() {
+            problems.require(false, &format!("dns.{key}"), message);
+        }
         for (key, message) in self.assignment.problems() {
             problems.require(false, &format!("assignment.{key}"), message);
         }
@@ -252,22 +262,18 @@ impl Settings for ControlPlaneConfig {
 }
 
 impl HttpConfig {
-    fn check(&self, problems: &mut Problems) {
-        problems.require_file(self.certificate.as_deref(), "http.certificate");
-        problems.require_file(self.key.as_deref(), "http.key");
-        problems.require(
-            self.certificate.is_some() == self.key.is_some(),
-            "http.certificate",
-            "certificate and key belong together: set both or neither",
-        );
-        problems.require(self.may_bind(), "http.bind", self.why_not_bind());
-        for network in &self.trusted_proxies {
-            problems.require(
-                meridian_api::network::Network::parse(network).is_some(),
-                "http.trusted_proxies",
-                format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
-            );
+    /// The part that all listeners have in common.
+    pub(crate) fn keys(&self) -> HttpKeys<'_> {
+        HttpKeys {
+            bind: self.bind,
+            certificate: self.certificate.as_deref(),
+            private_key: self.private_key.as_deref(),
+            trusted_proxies: &self.trusted_proxies,
         }
+    }
+
+    fn check(&self, problems: &mut Problems) {
+        self.keys().check(problems);
         if let Some(directory) = &self.web_directory {
             problems.require(
                 directory.is_dir(),
@@ -276,21 +282,4 @@ impl HttpConfig {
             );
         }
     }
-
-    /// Browsers give cameras and microphones only to HTTPS pages and to loopback; and nobody's passcode should cross a network in the clear.
-    pub(crate) fn may_bind(&self) -> bool {
-        self.certificate.is_some() || is_loopback(self.bind.ip())
-    }
-
-    pub(crate) fn why_not_bind(&self) -> String {
-        format!(
-            "{} is reachable from other machines, so it needs HTTPS: browsers refuse cameras on plain HTTP. Set http.certificate and \
-             http.key to a PEM certificate and its key (for example from an ACME client), or bind to 127.0.0.1 behind a reverse proxy",
-            self.bind
-        )
-    }
-}
-
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
 }

@@ -1,19 +1,21 @@
 //! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
 
 use crate::config::{ControlPlaneConfig, HttpConfig};
+use crate::dns::FleetWorld;
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
 use crate::http::{self, App};
 use crate::join::{JoinParts, JoinService};
-use crate::limits::Limiter;
 use crate::metrics::Metrics;
 use crate::store::{MeetingStore, StoreError, now_ms};
-use meridian_api::network::Network;
+use meridian_api::limits::Limiter;
+use meridian_api::listener;
 use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
 use meridian_api::v1;
 use meridian_api::v1::edge_control_server::EdgeControlServer;
 use meridian_geo::GeoDatabase;
+use meridian_geodns::{DnsError, GeoDns};
 use meridian_registry::SharedRegistry;
 use meridian_registry::nodes::{KeeperConfig, NodeWatch};
 use std::net::SocketAddr;
@@ -28,6 +30,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 /// How often edges report their load.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 const PURGE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// A page load takes six connections, a join one; a company behind one address still has its morning.
+const HTTP_LIMITS: listener::Limits = listener::Limits {
+    connections: 8_192,
+    connections_per_address: 256,
+};
 /// Open requests may take this long to finish when the process stops.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -50,6 +57,8 @@ pub enum StartError {
     SigningKey(#[from] TokenError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Dns(#[from] DnsError),
     #[error("gRPC: {0}")]
     Grpc(#[from] tonic::transport::Error),
 }
@@ -63,6 +72,7 @@ pub struct ControlPlane {
     keys: KeyRing,
     joins: Arc<JoinService>,
     store: MeetingStore,
+    dns: Option<Arc<GeoDns>>,
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -74,9 +84,7 @@ impl ControlPlane {
     /// [`StartError`].
     pub async fn start(config: ControlPlaneConfig, registry: SharedRegistry) -> Result<Self, StartError> {
         meridian_api::install_crypto();
-        if !config.http.may_bind() {
-            return Err(StartError::NeedsCertificate(config.http.why_not_bind()));
-        }
+        config.http.keys().may_bind().map_err(StartError::NeedsCertificate)?;
         std::fs::create_dir_all(&config.data_directory).map_err(|source| StartError::File {
             path: config.data_directory.clone(),
             source,
@@ -116,7 +124,13 @@ impl ControlPlane {
             demo: config.demo,
         }));
         let (shutdown, stopped) = watch::channel(false);
-        let (http_address, http) = serve_http(&config.http, joins.clone(), stopped.clone()).await?;
+        let dns = match config.dns.is_on() {
+            true => Some(Arc::new(
+                GeoDns::start(&config.dns, FleetWorld::new(joins.clone())).await?,
+            )),
+            false => None,
+        };
+        let (http_address, http) = serve_http(&config.http, joins.clone(), dns.clone(), stopped.clone()).await?;
         let service = EdgeControlService {
             joins: joins.clone(),
             fleet,
@@ -139,6 +153,7 @@ impl ControlPlane {
             keys,
             joins,
             store,
+            dns,
             shutdown,
             tasks: vec![http, grpc, purge],
         })
@@ -161,6 +176,11 @@ impl ControlPlane {
     /// Where edges connect.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc_address
+    }
+
+    /// Where DNS is served, if it is.
+    pub fn dns_addresses(&self) -> &[SocketAddr] {
+        self.dns.as_deref().map_or(&[], GeoDns::addresses)
     }
 
     /// Signs nodes' certificates.
@@ -270,31 +290,27 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 async fn serve_http(
     config: &HttpConfig,
     joins: Arc<JoinService>,
+    dns: Option<Arc<GeoDns>>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
-    let (listener, address) = listen("HTTP", config.bind).await?;
-    let tls = match config.certificate.as_deref().zip(config.key.as_deref()) {
-        Some((certificate, key)) => Some(http::tls_acceptor(certificate, key)?),
-        None => None,
-    };
-    let proxies: Vec<Network> = config
-        .trusted_proxies
-        .iter()
-        .filter_map(|text| Network::parse(text))
-        .collect();
+    let (socket, address) = listen("HTTP", config.bind).await?;
+    let proxies = config.keys().proxies();
     let app = App {
         joins,
+        dns,
         trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
     };
-    let server = http::Server {
+    let server = listener::Server {
         router: http::router(Arc::new(app)),
-        tls,
+        tls: config.keys().tls(&[])?,
+        limits: HTTP_LIMITS,
+        takeover: None,
         is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
         stopped,
     };
-    Ok((address, tokio::spawn(http::serve(listener, server))))
+    Ok((address, tokio::spawn(listener::serve(socket, server))))
 }
 
 async fn serve_grpc(

@@ -2,6 +2,7 @@
 
 mod support;
 
+use meridian_api::join::PROBES_MAX;
 use meridian_api::token::{Claims, mint, verify};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig, StartError};
 use serde_json::json;
@@ -241,7 +242,7 @@ async fn who_rejoins_keeps_the_identity_and_needs_neither_passcode_nor_room() {
         (&answer.json()["identity"], &answer.json()["edge"]["id"]),
         (&first["identity"], &json!("iad-1"))
     );
-    let forged = mint(&Claims::join("u-x", "Eve", &code), "devkey", "secret-of-the-devkey").unwrap();
+    let forged = mint(&Claims::join("u-x", "Eve", &code), "devkey", support::API_SECRET).unwrap();
     let answer = world
         .join(&code, json!({"name": "Eve", "previous_token": forged}))
         .await;
@@ -268,6 +269,29 @@ async fn measured_round_trips_beat_distance() {
             .unwrap()
             .contains("measured by the client")
     );
+}
+
+#[tokio::test]
+async fn measurements_that_cannot_be_true_or_are_of_no_region_change_nothing() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let (code, _) = world.meeting(json!({})).await;
+    let hostile = [
+        json!({"region": "sin", "rtt_ms": 0.0}),
+        json!({"region": "sin", "rtt_ms": -5.0}),
+        json!({"region": "sin", "rtt_ms": 1e39}),
+        json!({"region": "iad", "rtt_ms": 90_000.0}),
+        json!({"region": "atlantis", "rtt_ms": 1.0}),
+        json!({"region": "x".repeat(2_000), "rtt_ms": 1.0}),
+    ];
+    // Only the first eight are read, whatever comes after them.
+    let mut probes = hostile.iter().cycle().take(PROBES_MAX).cloned().collect::<Vec<_>>();
+    probes.push(json!({"region": "sin", "rtt_ms": 1.0}));
+    let answer = world
+        .join(&code, json!({"name": "Ana", "from": "fra", "probes": probes}))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(answer.json()["edge"]["id"], "fra-1");
+    assert!(!answer.text.contains("measured by the client"), "{}", answer.text);
 }
 
 #[tokio::test]
@@ -378,7 +402,7 @@ async fn plain_http_is_for_loopback_and_https_for_the_world() {
     let identity = authority.issue_node("web", &[]).unwrap();
     identity.save(&directory).unwrap();
     open.http.certificate = Some(directory.join("node.pem"));
-    open.http.key = Some(directory.join("node.key"));
+    open.http.private_key = Some(directory.join("node.key"));
     let world = World::with(open).await;
     let client = tokio_rustls::TlsConnector::from(Arc::new(identity.client_config(&[b"http/1.1"]).unwrap()));
     let address = format!("127.0.0.1:{}", world.plane.http_address().port());
@@ -433,7 +457,7 @@ fn settings_without_sense_are_refused_with_file_line_and_key() {
         "m.toml:3: http.trusted_proxies: `proxy` is neither",
         "registry.endpoints: etcd needs at least one URL",
         "m.toml:7: assignment.load_knee: must be 0 to 1",
-        "m.toml:8: api_keys: the secret of `k`",
+        "api_keys.k: the secret needs at least 32 characters",
         "turn.secret: TURN servers need the secret",
     ] {
         assert!(problems.contains(expected), "{expected}\nnot in\n{problems}");

@@ -113,12 +113,13 @@ fn is_default(line: &str) -> bool {
         "longitude",
         "certificate",
         "private_key",
-        "key",
         "advertise = \"",
         "web_directory",
         "database",
         "region_weights_ms",
         "devkey",
+        "zone",
+        "name_servers",
     ];
     let is_setting = line
         .split_once(" = ")

@@ -6,8 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use meridian_api::config::{Problems, Settings};
-use meridian_api::network::Network;
+use meridian_api::listener::HttpKeys;
 use meridian_api::pki::is_valid_node_id;
+use meridian_api::token::API_SECRET_BYTES_MIN;
+use meridian_registry::nodes::LEASE_S;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -59,6 +61,8 @@ pub struct HttpSettings {
     pub bind: SocketAddr,
     /// What clients are told to connect to, `wss://fra-1.example.org`. Empty = made from `bind` (loopback only).
     pub public_url: String,
+    /// The addresses of that URL's host: what GeoDNS answers with. Empty = the address in `public_url`, or `media.advertise`, or `bind`.
+    pub public_addresses: Vec<IpAddr>,
     /// PEM files. Required unless `bind` is a loopback address: browsers give cameras to secure pages only.
     pub certificate: Option<PathBuf>,
     pub private_key: Option<PathBuf>,
@@ -71,6 +75,7 @@ impl Default for HttpSettings {
         HttpSettings {
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 7880)),
             public_url: String::new(),
+            public_addresses: vec![],
             certificate: None,
             private_key: None,
             trusted_proxies: vec![],
@@ -238,47 +243,35 @@ impl Settings for EdgeConfig {
             "must end with /",
         );
         problems.require(
-            (2..=60).contains(&self.registry.lease_s),
+            LEASE_S.contains(&self.registry.lease_s),
             "registry.lease_s",
-            "must be between 2 and 60 seconds",
+            format!("must be between {} and {} seconds", LEASE_S.start(), LEASE_S.end()),
         );
         for (key, secret) in &self.api_keys {
-            let long_enough = secret.len() >= 32;
             problems.require(
-                long_enough,
+                secret.len() >= API_SECRET_BYTES_MIN,
                 &format!("api_keys.{key}"),
-                "a secret needs at least 32 characters",
+                format!("the secret needs at least {API_SECRET_BYTES_MIN} characters"),
             );
+        }
+    }
+}
+
+impl HttpSettings {
+    /// The part that all listeners have in common.
+    pub(crate) fn keys(&self) -> HttpKeys<'_> {
+        HttpKeys {
+            bind: self.bind,
+            certificate: self.certificate.as_deref(),
+            private_key: self.private_key.as_deref(),
+            trusted_proxies: &self.trusted_proxies,
         }
     }
 }
 
 impl EdgeConfig {
     fn check_http(&self, problems: &mut Problems) {
-        let tls = self.http.certificate.is_some();
-        problems.require(
-            tls == self.http.private_key.is_some(),
-            "http.certificate",
-            "http.certificate and http.private_key go together: set both or neither",
-        );
-        problems.require(
-            tls || self.http.bind.ip().is_loopback(),
-            "http.bind",
-            format!(
-                "{} is not a loopback address, and browsers give cameras to secure pages only: set http.certificate and \
-                 http.private_key to PEM files (or bind 127.0.0.1 behind a TLS proxy)",
-                self.http.bind.ip()
-            ),
-        );
-        problems.require_file(self.http.certificate.as_deref(), "http.certificate");
-        problems.require_file(self.http.private_key.as_deref(), "http.private_key");
-        for network in &self.http.trusted_proxies {
-            problems.require(
-                Network::parse(network).is_some(),
-                "http.trusted_proxies",
-                format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
-            );
-        }
+        self.http.keys().check(problems);
         if let Some(url) = &self.control_plane.url {
             // The connection is always mutual TLS.
             problems.require(

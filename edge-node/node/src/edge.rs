@@ -1,10 +1,12 @@
 //! One edge: starts its parts in order, holds what they share, stops them in the reverse order.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use meridian_api::limits::Limiter;
+use meridian_api::listener;
 use meridian_api::network::Network;
 use meridian_api::pki::{NodeIdentity, PkiError};
 use meridian_api::token::KeyRing;
@@ -18,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::address::public_addresses;
 use crate::config::EdgeConfig;
 use crate::control::{self, ControlError, ControlPlane};
 use crate::http;
@@ -34,6 +37,11 @@ const TAP_BATCHES: usize = 4_096;
 const LINK_EVENTS: usize = 4_096;
 /// Ends of sessions that may wait for the control plane.
 const SESSION_REPORTS: usize = 4_096;
+/// One per client, for as long as it stays; a large office behind one address is one address.
+const HTTP_LIMITS: listener::Limits = listener::Limits {
+    connections: 65_536,
+    connections_per_address: 2_048,
+};
 /// How long stopping waits until everybody who follows the registry can know that this edge takes nobody new.
 const LEAVE_PLACEMENT: Duration = Duration::from_millis(300);
 /// How long stopping waits for clients to read their goodbye.
@@ -47,8 +55,8 @@ pub enum EdgeError {
     Media(std::io::Error),
     #[error("DTLS certificate: {0}")]
     Dtls(String),
-    #[error(transparent)]
-    Tls(#[from] http::TlsError),
+    #[error("http.certificate, http.private_key: {0}")]
+    Tls(PkiError),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
@@ -77,8 +85,12 @@ pub(crate) struct EdgeState {
     pub(crate) control: Option<ControlPlane>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Vec<Network>,
+    /// How often an address may ask `/probe`.
+    pub(crate) probes: Limiter<IpAddr>,
     /// Ends of sessions, for the control plane; dropped when it is away for long.
     sessions: mpsc::Sender<v1::SessionReport>,
+    /// What GeoDNS answers with.
+    addresses: Vec<IpAddr>,
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
@@ -211,6 +223,7 @@ impl EdgeState {
             lat: self.config.node.latitude,
             lon: self.config.node.longitude,
             client_url: self.url.clone(),
+            addresses: self.addresses.clone(),
             media: self.media.clone(),
             link: Some(self.link),
             state: *self.state.borrow(),
@@ -250,6 +263,7 @@ impl Edge {
             address: config.http.bind,
             error,
         })?;
+        let tls = config.http.keys().tls(&[]).map_err(EdgeError::Tls)?;
         let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
         let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
         let (taps, tapped) = mpsc::channel(TAP_BATCHES);
@@ -273,17 +287,14 @@ impl Edge {
         let state = Arc::new(EdgeState {
             sessions,
             url: client_url(&config, http_address),
+            addresses: public_addresses(&config, http_address),
+            probes: Limiter::new(http::PROBES_PER_MINUTE),
             incarnation: unix_now_ms(),
             fingerprint: dtls.fingerprint(),
             media: (0..shards.len() as u16)
                 .flat_map(|shard| shards.candidates(meridian_shard::PeerId { shard, index: 0 }))
                 .collect(),
-            trusted_proxies: config
-                .http
-                .trusted_proxies
-                .iter()
-                .filter_map(|text| Network::parse(text))
-                .collect(),
+            trusted_proxies: config.http.keys().proxies(),
             link,
             shards,
             router: MediaRouter::new(),
@@ -325,7 +336,7 @@ impl Edge {
         if let Some(control) = control {
             tasks.spawn(control::run(state.clone(), control, ended_sessions));
         }
-        tasks.spawn(serve(state.clone(), listener));
+        tasks.spawn(serve(state.clone(), listener, tls));
         tasks.spawn(register(state.clone(), registry));
         tracing::info!(node = %state.node, url = state.url, link = %state.link, media = ?state.media, "edge started");
         Ok(Edge { state, tasks, view })
@@ -401,12 +412,17 @@ fn client_url(config: &EdgeConfig, bound: SocketAddr) -> String {
     format!("{scheme}://{host}:{}", bound.port())
 }
 
-async fn serve(state: Arc<EdgeState>, listener: TcpListener) {
-    let stop = state.stop.subscribe();
-    let settings = state.config.http.clone();
-    if let Err(error) = http::serve(listener, &settings, http::router(state), stop).await {
-        tracing::error!(%error, "HTTP server ended");
-    }
+async fn serve(state: Arc<EdgeState>, socket: TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
+    let proxies = state.trusted_proxies.clone();
+    let server = listener::Server {
+        tls,
+        limits: HTTP_LIMITS,
+        is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
+        takeover: None,
+        stopped: state.stop.subscribe(),
+        router: http::router(state),
+    };
+    listener::serve(socket, server).await;
 }
 
 /// Keeps the edge's record in the registry and follows its state. An edge without token keys would refuse everybody who is sent to
