@@ -1,7 +1,7 @@
 //! A small address database, written byte by byte (<https://maxmind.github.io/MaxMind-DB/>): IPv4 networks and where they are.
 
 /// Networks (`81.0.0.0`, bits) with a latitude and a longitude each.
-pub fn database(networks: &[([u8; 4], u8, f64, f64)]) -> Vec<u8> {
+pub(crate) fn database(networks: &[([u8; 4], u8, f64, f64)]) -> Vec<u8> {
     // A binary trie: each node has two records, first of addresses in this file, then turned into the format's numbers.
     #[derive(Clone, Copy)]
     enum Record {

@@ -86,6 +86,7 @@ impl RoomTask {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
+        client.channel_lost(self.replay.next_serial());
         client.transport = Some(Transport {
             peer,
             local: local.clone(),

@@ -42,16 +42,9 @@ pub enum Action {
         track: TrackSid,
         change: TrackChange,
     },
-    /// What the client believes after a resume. Its tracks, subscriptions and disabled tracks are already dealt with, by the
-    /// actions before this one.
-    SyncState {
-        /// Tracks it publishes, with their cid and mid.
-        published: Vec<proto::TrackPublishedResponse>,
-        offer: Option<proto::SessionDescription>,
-        answer: Option<proto::SessionDescription>,
-        /// Per publisher, the last reliable data message received: later ones may be replayed.
-        received: Vec<(ParticipantSid, u32)>,
-    },
+    /// What the client said, resuming, to have received: per sender, the number of its last reliable data packet. Later ones are
+    /// to be repeated.
+    Received(Vec<(ParticipantSid, u32)>),
     /// The session ends: `room.leave` with this reason and forget the session.
     Leave {
         reason: DisconnectReason,
