@@ -205,7 +205,8 @@ impl Default for TurnConfig {
 }
 
 impl Settings for ControlPlaneConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms", "dns.hosts"];
+    const OPEN_TABLES: &'static [&'static str] =
+        &["api_keys", "assignment.region_weights_ms", "dns.hosts", "dns.aliases"];
 
     fn check(&self, problems: &mut Problems) {
         problems.require(
