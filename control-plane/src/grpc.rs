@@ -190,11 +190,8 @@ impl Session {
                 }
                 tracing::debug!(node = %self.node, rtt_ms = session.rtt_ms, room = %session.room, "session report");
             }
-            Some(edge_report::Report::Drain(drain)) => {
-                tracing::info!(node = %self.node, remaining = drain.remaining, moved = drain.moved, "draining");
-            }
-            // A closed room is gone from the next load report; an unknown report is a newer edge's.
-            Some(edge_report::Report::RoomClosed(_) | edge_report::Report::Hello(_)) | None => {}
+            // A second Hello says nothing new; an unknown report is a newer edge's.
+            Some(edge_report::Report::Hello(_)) | None => {}
         }
     }
 }

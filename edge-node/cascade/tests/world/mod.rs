@@ -102,11 +102,7 @@ pub(crate) fn any_message(rng: &mut SmallRng) -> wire::Body {
         "RM_made_up".to_owned(),
         ["", "eu", "mars"][rng.random_range(0..3)].to_owned(),
     );
-    match rng.random_range(0..12) {
-        0 => wire::Body::Hello(wire::Hello {
-            node: node(rng),
-            capabilities: Vec::new(),
-        }),
+    match rng.random_range(1..12) {
         1 => {
             let said = wire::AnnouncedRoom {
                 room,

@@ -223,7 +223,6 @@ impl Driver {
                             packet,
                             reliable,
                             destinations,
-                            sender: String::new(),
                         },
                     );
                 }
