@@ -12,7 +12,6 @@ pub mod listener;
 pub mod network;
 pub mod pki;
 pub mod token;
-pub mod turn;
 
 /// Version 1 of the gRPC protocol between edges and the control plane, generated from `proto/edge_control.proto`.
 pub mod v1 {

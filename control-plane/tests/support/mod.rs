@@ -193,6 +193,7 @@ pub fn record(region: &str) -> NodeRecord {
         client_url: format!("ws://127.0.0.1:1/{region}"),
         media: Vec::new(),
         link: None,
+        turn: Vec::new(),
         state: NodeState::Active,
         capacity: 100,
         software: String::new(),
