@@ -4,6 +4,7 @@ use meridian_api::config::{Problems, Settings};
 use meridian_api::listener::HttpKeys;
 use meridian_api::token::API_SECRET_BYTES_MIN;
 use meridian_geo::Policy;
+pub use meridian_geodns::DnsConfig;
 use meridian_registry::nodes::LEASE_S;
 use meridian_turn::settings::SECRET_BYTES_MIN;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub struct ControlPlaneConfig {
     pub grpc: GrpcConfig,
     pub registry: RegistryConfig,
     pub geo: GeoConfig,
+    /// The name server of the join hostname.
+    pub dns: DnsConfig,
     pub assignment: Policy,
     pub limits: LimitsConfig,
     pub turn: TurnConfig,
@@ -124,6 +127,7 @@ impl Default for ControlPlaneConfig {
             grpc: GrpcConfig::default(),
             registry: RegistryConfig::default(),
             geo: GeoConfig::default(),
+            dns: DnsConfig::default(),
             assignment: Policy::default(),
             limits: LimitsConfig::default(),
             turn: TurnConfig::default(),
@@ -191,7 +195,7 @@ impl Default for TurnConfig {
 }
 
 impl Settings for ControlPlaneConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms"];
+    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms", "dns.hosts"];
 
     fn check(&self, problems: &mut Problems) {
         problems.require(
@@ -255,6 +259,9 @@ impl Settings for ControlPlaneConfig {
                 "enrolment_tokens",
                 "a token has fewer than 24 characters: it could be guessed",
             );
+        }
+        for (key, message) in self.dns.problems() {
+            problems.require(false, &format!("dns.{key}"), message);
         }
         for (key, message) in self.assignment.problems() {
             problems.require(false, &format!("assignment.{key}"), message);

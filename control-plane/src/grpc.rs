@@ -2,8 +2,8 @@
 
 use crate::fleet::{Attachment, Fleet};
 use crate::join::JoinService;
-use crate::limits::Limiter;
 use crate::metrics::Metrics;
+use meridian_api::limits::Limiter;
 use meridian_api::pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_name_of};
 use meridian_api::v1::edge_control_server::EdgeControl;
 use meridian_api::v1::{self, edge_command, edge_report, join_answer};
@@ -100,6 +100,14 @@ impl EdgeControl for EdgeControlService {
             Err(refusal) => join_answer::Answer::Refused(refusal.into()),
         };
         Ok(Response::new(v1::JoinAnswer { answer: Some(answer) }))
+    }
+
+    async fn probes(&self, request: Request<v1::ProbesRequest>) -> Result<Response<v1::ProbesAnswer>, Status> {
+        edge_of(&request)?;
+        let request = request.into_inner();
+        let address = request.client_address.parse();
+        let address = address.map_err(|_| Status::invalid_argument("client_address is no IP address"))?;
+        Ok(Response::new(self.joins.probes(address, &request.from)))
     }
 
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {

@@ -2,7 +2,6 @@
 
 use crate::config::{LimitsConfig, TurnConfig};
 use crate::fleet::Fleet;
-use crate::limits::Limiter;
 use crate::metrics::Metrics;
 use crate::passcode::{PASSCODE_BYTES_MAX, Passcodes};
 use crate::store::{Meeting, MeetingCode, MeetingStore, normalise, now_ms};
@@ -10,6 +9,7 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_api::join::{AVOID_MAX, NAME_CHARS_MAX, PROBES_MAX, Refusal};
+use meridian_api::limits::Limiter;
 use meridian_api::network::limit_key;
 use meridian_api::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenError, unix_now_s, verify_at};
 use meridian_api::v1;
@@ -35,8 +35,8 @@ pub struct JoinService {
     pub(crate) store: MeetingStore,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) metrics: Arc<Metrics>,
-    geo: GeoDatabase,
-    policy: Policy,
+    pub(crate) geo: GeoDatabase,
+    pub(crate) policy: Policy,
     turn: TurnConfig,
     signing_key: SigningKey,
     keys: KeyRing,
@@ -324,25 +324,29 @@ impl JoinService {
         (grants.room == room && claims.meridian.is_some() && claims.iss == "meridian").then(|| claims.sub.clone())
     }
 
+    /// Somebody of whom only the address is known.
+    pub(crate) fn client_at(&self, address: IpAddr) -> Client {
+        Client {
+            location: self.geo.lookup(address).and_then(|place| place.location),
+            ..Client::default()
+        }
+    }
+
     fn client(&self, request: &v1::JoinRequest, address: IpAddr) -> Result<Client, Refusal> {
-        let location = if self.demo && !request.from.is_empty() {
-            Some(self.location_of(&request.from)?)
-        } else {
-            self.geo.lookup(address).and_then(|place| place.location)
-        };
+        let mut client = self.client_at(address);
+        if self.demo && !request.from.is_empty() {
+            client.location = Some(self.location_of(&request.from)?);
+        }
         let probe = |one: &v1::Probe| Probe {
             region: one.region.clone(),
             rtt_ms: f64::from(one.rtt_ms),
         };
-        Ok(Client {
-            location,
-            probes: request.probes.iter().take(PROBES_MAX).map(probe).collect(),
-            avoid: request.avoid.iter().take(AVOID_MAX).cloned().collect(),
-            residency: Vec::new(),
-        })
+        client.probes = request.probes.iter().take(PROBES_MAX).map(probe).collect();
+        client.avoid = request.avoid.iter().take(AVOID_MAX).cloned().collect();
+        Ok(client)
     }
 
-    fn location_of(&self, region: &str) -> Result<Location, Refusal> {
+    pub(crate) fn location_of(&self, region: &str) -> Result<Location, Refusal> {
         let known = regions::find(region).map(|region| region.location);
         let of_an_edge = || {
             self.fleet

@@ -9,13 +9,14 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod dns;
 pub mod fleet;
 mod grpc;
 pub mod http;
 pub mod join;
-mod limits;
 mod metrics;
 mod passcode;
+mod probes;
 mod server;
 mod store;
 

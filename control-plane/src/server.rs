@@ -1,22 +1,24 @@
 //! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
 
 use crate::config::{ControlPlaneConfig, HttpConfig, TurnConfig};
+use crate::dns::FleetWorld;
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
 use crate::http::{self, App};
 use crate::join::{JoinParts, JoinService};
-use crate::limits::Limiter;
 use crate::metrics::Metrics;
 use crate::store::{MeetingStore, StoreError, now_ms};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use meridian_api::limits::Limiter;
 use meridian_api::listener;
 use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
 use meridian_api::v1;
 use meridian_api::v1::edge_control_server::EdgeControlServer;
 use meridian_geo::GeoDatabase;
+use meridian_geodns::{DnsError, GeoDns};
 use meridian_registry::SharedRegistry;
 use meridian_registry::nodes::{KeeperConfig, NodeWatch};
 use std::net::SocketAddr;
@@ -58,6 +60,8 @@ pub enum StartError {
     SigningKey(#[from] TokenError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Dns(#[from] DnsError),
     #[error("gRPC: {0}")]
     Grpc(#[from] tonic::transport::Error),
 }
@@ -71,6 +75,7 @@ pub struct ControlPlane {
     keys: KeyRing,
     joins: Arc<JoinService>,
     store: MeetingStore,
+    dns: Option<Arc<GeoDns>>,
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -126,7 +131,13 @@ impl ControlPlane {
             demo: config.demo,
         }));
         let (shutdown, stopped) = watch::channel(false);
-        let (http_address, http) = serve_http(&config.http, joins.clone(), stopped.clone()).await?;
+        let dns = match config.dns.is_on() {
+            true => Some(Arc::new(
+                GeoDns::start(&config.dns, FleetWorld::new(joins.clone())).await?,
+            )),
+            false => None,
+        };
+        let (http_address, http) = serve_http(&config.http, joins.clone(), dns.clone(), stopped.clone()).await?;
         let service = EdgeControlService {
             joins: joins.clone(),
             fleet,
@@ -149,6 +160,7 @@ impl ControlPlane {
             keys,
             joins,
             store,
+            dns,
             shutdown,
             tasks: vec![http, grpc, purge],
         })
@@ -171,6 +183,11 @@ impl ControlPlane {
     /// Where edges connect.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc_address
+    }
+
+    /// Where DNS is served, if it is.
+    pub fn dns_addresses(&self) -> &[SocketAddr] {
+        self.dns.as_deref().map_or(&[], GeoDns::addresses)
     }
 
     /// Signs nodes' certificates.
@@ -290,12 +307,14 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 async fn serve_http(
     config: &HttpConfig,
     joins: Arc<JoinService>,
+    dns: Option<Arc<GeoDns>>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
     let (socket, address) = listen("HTTP", config.bind).await?;
     let proxies = config.keys().proxies();
     let app = App {
         joins,
+        dns,
         trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),

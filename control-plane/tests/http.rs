@@ -2,6 +2,7 @@
 
 mod support;
 
+use meridian_api::join::PROBES_MAX;
 use meridian_api::token::{Claims, mint, verify};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig, StartError};
 use serde_json::json;
@@ -268,6 +269,29 @@ async fn measured_round_trips_beat_distance() {
             .unwrap()
             .contains("measured by the client")
     );
+}
+
+#[tokio::test]
+async fn measurements_that_cannot_be_true_or_are_of_no_region_change_nothing() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let (code, _) = world.meeting(json!({})).await;
+    let hostile = [
+        json!({"region": "sin", "rtt_ms": 0.0}),
+        json!({"region": "sin", "rtt_ms": -5.0}),
+        json!({"region": "sin", "rtt_ms": 1e39}),
+        json!({"region": "iad", "rtt_ms": 90_000.0}),
+        json!({"region": "atlantis", "rtt_ms": 1.0}),
+        json!({"region": "x".repeat(2_000), "rtt_ms": 1.0}),
+    ];
+    // Only the first eight are read, whatever comes after them.
+    let mut probes = hostile.iter().cycle().take(PROBES_MAX).cloned().collect::<Vec<_>>();
+    probes.push(json!({"region": "sin", "rtt_ms": 1.0}));
+    let answer = world
+        .join(&code, json!({"name": "Ana", "from": "fra", "probes": probes}))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(answer.json()["edge"]["id"], "fra-1");
+    assert!(!answer.text.contains("measured by the client"), "{}", answer.text);
 }
 
 #[tokio::test]

@@ -79,6 +79,23 @@ impl GeoDatabase {
     }
 }
 
+impl GeoDatabase {
+    /// Length, in bits of the address's own family, of the network around it of which the database knows one thing (or nothing):
+    /// for which one answer holds. 0 without a database: one answer holds for everybody.
+    pub fn network_bits(&self, address: IpAddr) -> u8 {
+        let address = address.to_canonical();
+        let found = self
+            .reader
+            .as_ref()
+            .and_then(|reader| reader.lookup(address).ok()?.network().ok());
+        match found {
+            // An IPv6 network around an IPv4 address: all of IPv4 is one entry of such a database.
+            Some(network) if network.is_ipv6() == address.is_ipv6() => network.prefix(),
+            _ => 0,
+        }
+    }
+}
+
 fn place(value: &Value) -> Place {
     let nested = value.get("location");
     let coordinate = |names: &[&str]| {

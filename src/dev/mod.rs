@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use meridian_control_plane::config::{GrpcConfig, HttpConfig, LimitsConfig};
+use meridian_control_plane::config::{DnsConfig, GeoConfig, GrpcConfig, HttpConfig, LimitsConfig};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
@@ -26,6 +26,8 @@ mod engines;
 const POPS: [&str; 3] = ["fra", "iad", "sin"];
 /// Seconds after which a killed edge gets nobody new: shorter than in production, so that it can be watched.
 const LEASE_S: u64 = 2;
+/// What GeoDNS serves, if asked for; `.test` is nobody's (RFC 6761).
+const JOIN_HOSTNAME: &str = "join.meridian.test";
 const API_KEY: &str = "devkey";
 
 #[derive(Args)]
@@ -48,6 +50,12 @@ pub(crate) struct DevArgs {
     /// The built browser app.
     #[arg(long, default_value = "control-plane/web/dist")]
     web: PathBuf,
+    /// Serves join.meridian.test by DNS, on this port of loopback; 0 = any free one. Default: no DNS.
+    #[arg(long, value_name = "PORT")]
+    dns: Option<u16>,
+    /// A MaxMind database of places by address, for joins and DNS.
+    #[arg(long, value_name = "FILE")]
+    geo: Option<PathBuf>,
     /// Where meetings, keys and certificates are kept. Default: a directory that is removed at the end.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -96,16 +104,26 @@ impl Demo {
         let secret: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
         let control = ControlPlane::start(control_config(args, &data.path, &secret), engine.connect().await?).await?;
         let mut edges = Vec::new();
-        for pop in POPS {
+        for (number, pop) in POPS.iter().enumerate() {
             let identity = control.certificate_authority().issue_node(pop, &[])?;
-            let config = edge_config(args, pop, &secret, control.grpc_address());
+            let mut config = edge_config(args, pop, &secret, control.grpc_address());
+            if args.dns.is_some() {
+                config.http.public_addresses = vec![documentation_address(number)];
+            }
             let started = Edge::start(config, engine.connect().await?, identity).await;
             edges.push(started.with_context(|| format!("PoP {pop}"))?);
         }
         let page = control.http_url();
         welcome(&page, &secret, &edges);
+        if let Some(dns) = control.dns_addresses().first() {
+            println!(
+                "\n  DNS           dig @{} -p {} {JOIN_HOSTNAME} +subnet=…",
+                dns.ip(),
+                dns.port()
+            );
+        }
         if let Some(path) = &args.ready_file {
-            let ready = ready(&page, &secret, &edges).to_string();
+            let ready = ready(&page, &secret, &edges, control.dns_addresses()).to_string();
             std::fs::write(path, ready).with_context(|| format!("--ready-file {}", path.display()))?;
         }
         Ok(Demo { engine, control, edges })
@@ -138,12 +156,12 @@ fn welcome(page: &str, secret: &str, edges: &[Edge]) {
     println!("\nCtrl-C stops everything.");
 }
 
-fn ready(page: &str, secret: &str, edges: &[Edge]) -> serde_json::Value {
+fn ready(page: &str, secret: &str, edges: &[Edge], dns: &[SocketAddr]) -> serde_json::Value {
     let edges: Vec<_> = edges
         .iter()
         .map(|edge| serde_json::json!({ "id": edge.id(), "region": edge.id(), "url": edge.url(), "turn": edge.turn_urls() }))
         .collect();
-    serde_json::json!({ "page": page, "api_key": API_KEY, "api_secret": secret, "edges": edges })
+    serde_json::json!({ "page": page, "api_key": API_KEY, "api_secret": secret, "edges": edges, "dns": dns })
 }
 
 fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConfig {
@@ -165,6 +183,10 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
             lease_s: LEASE_S,
             ..Default::default()
         },
+        geo: GeoConfig {
+            database: args.geo.clone(),
+        },
+        dns: args.dns.map(|port| dns_config(loopback(port))).unwrap_or_default(),
         api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),
         // Everybody in the demo has the same address.
         limits: LimitsConfig {
@@ -175,6 +197,23 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
         demo: true,
         ..ControlPlaneConfig::default()
     }
+}
+
+fn dns_config(bind: SocketAddr) -> DnsConfig {
+    const NAME_SERVER: &str = "ns1.meridian.test";
+    DnsConfig {
+        bind: vec![bind],
+        zone: "meridian.test".to_owned(),
+        hostnames: vec![JOIN_HOSTNAME.to_owned()],
+        name_servers: vec![NAME_SERVER.to_owned()],
+        hosts: BTreeMap::from([(NAME_SERVER.to_owned(), vec![bind.ip()])]),
+        ..DnsConfig::default()
+    }
+}
+
+/// All PoPs of the demo are on loopback; so that DNS answers can be told apart, each has an address made for examples (RFC 5737).
+fn documentation_address(number: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10 * (number as u8 + 1)))
 }
 
 fn edge_config(args: &DevArgs, pop: &str, secret: &str, control_plane: SocketAddr) -> EdgeConfig {

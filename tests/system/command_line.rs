@@ -123,6 +123,8 @@ fn is_default(line: &str) -> bool {
         "region_weights_ms",
         "devkey",
         "ana",
+        "zone",
+        "name_servers",
     ];
     let is_setting = line
         .split_once(" = ")

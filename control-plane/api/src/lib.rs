@@ -8,9 +8,11 @@ pub mod config;
 pub mod crypto;
 pub mod enrolment;
 pub mod join;
+pub mod limits;
 pub mod listener;
 pub mod network;
 pub mod pki;
+pub mod probes;
 pub mod token;
 
 /// Version 1 of the gRPC protocol between edges and the control plane, generated from `proto/edge_control.proto`.

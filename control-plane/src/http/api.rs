@@ -4,11 +4,12 @@ use super::{App, refuse};
 use crate::join::{MeetingInfo, NewMeeting};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meridian_api::join::{JoinBody, JoinReply, Refusal, body_too_large, read_json};
 use meridian_api::listener::ClientAddress;
+use meridian_api::probes::{CACHE_CONTROL, ProbesQuery, ProbesReply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -139,10 +140,25 @@ pub(super) async fn regions(State(app): State<Arc<App>>) -> Response {
     .into_response()
 }
 
+/// Which regions the web app may measure while somebody gets ready to join.
+pub(super) async fn probes(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
+    headers: HeaderMap,
+    Query(query): Query<ProbesQuery>,
+) -> Response {
+    let answer = app.joins.probes(app.client(peer.0, &headers), &query.from);
+    (
+        [(header::CACHE_CONTROL, CACHE_CONTROL)],
+        axum::Json(ProbesReply::from(answer)),
+    )
+        .into_response()
+}
+
 pub(super) async fn unknown() -> Response {
     let body = serde_json::json!({
         "code": "no_such_endpoint",
-        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions.",
+        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes.",
     });
     (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
 }

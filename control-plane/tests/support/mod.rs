@@ -191,6 +191,7 @@ pub fn record(region: &str) -> NodeRecord {
         lat: None,
         lon: None,
         client_url: format!("ws://127.0.0.1:1/{region}"),
+        addresses: Vec::new(),
         media: Vec::new(),
         link: None,
         turn: Vec::new(),

@@ -64,6 +64,8 @@ pub struct HttpSettings {
     pub bind: SocketAddr,
     /// What clients are told to connect to, `wss://fra-1.example.org`. Empty = made from `bind` (loopback only).
     pub public_url: String,
+    /// The addresses of that URL's host: what GeoDNS answers with. Empty = the address in `public_url`, or `media.advertise`, or `bind`.
+    pub public_addresses: Vec<IpAddr>,
     /// PEM files. Required unless `bind` is a loopback address: browsers give cameras to secure pages only.
     pub certificate: Option<PathBuf>,
     pub private_key: Option<PathBuf>,
@@ -76,6 +78,7 @@ impl Default for HttpSettings {
         HttpSettings {
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 7880)),
             public_url: String::new(),
+            public_addresses: vec![],
             certificate: None,
             private_key: None,
             trusted_proxies: vec![],

@@ -21,6 +21,8 @@ const LOAD_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A forwarded join is a person waiting: past this another edge or an error serves them better.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nobody waits for probes: a late list is no use.
+const PROBES_TIMEOUT: Duration = Duration::from_secs(1);
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,13 @@ impl ControlPlane {
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true);
         Ok(ControlPlane(EdgeControlClient::new(endpoint.connect_lazy())))
+    }
+
+    /// Asks which regions a client may measure.
+    pub(crate) async fn probes(&self, request: v1::ProbesRequest) -> Result<v1::ProbesAnswer, tonic::Status> {
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(PROBES_TIMEOUT);
+        Ok(self.0.clone().probes(request).await?.into_inner())
     }
 
     /// Forwards a client's join.

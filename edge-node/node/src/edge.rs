@@ -1,10 +1,11 @@
 //! One edge: starts its parts in order, holds what they share, stops them in the reverse order.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use meridian_api::limits::Limiter;
 use meridian_api::listener;
 use meridian_api::network::Network;
 use meridian_api::pki::{NodeIdentity, PkiError};
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::address::public_addresses;
 use crate::config::EdgeConfig;
 use crate::control::{self, ControlError, ControlPlane};
 use crate::http;
@@ -87,8 +89,12 @@ pub(crate) struct EdgeState {
     pub(crate) turn: Arc<Turn>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Vec<Network>,
+    /// How often an address may ask `/probe`.
+    pub(crate) probes: Limiter<IpAddr>,
     /// Ends of sessions, for the control plane; dropped when it is away for long.
     sessions: mpsc::Sender<v1::SessionReport>,
+    /// What GeoDNS answers with.
+    addresses: Vec<IpAddr>,
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
@@ -215,6 +221,7 @@ impl EdgeState {
             lat: self.config.node.latitude,
             lon: self.config.node.longitude,
             client_url: self.url.clone(),
+            addresses: self.addresses.clone(),
             media: self.media.clone(),
             link: Some(self.link),
             turn: self.turn.urls().to_vec(),
@@ -282,6 +289,8 @@ impl Edge {
         let state = Arc::new(EdgeState {
             sessions,
             url: client_url(&config, http_address),
+            addresses: public_addresses(&config, http_address),
+            probes: Limiter::new(http::PROBES_PER_MINUTE),
             incarnation: unix_now_ms(),
             fingerprint: dtls.fingerprint(),
             media: (0..shards.len() as u16)

@@ -10,6 +10,7 @@
 //! - `control`: the stream to the control plane.
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod config;
 mod control;
 mod edge;

@@ -7,7 +7,7 @@ pub use keeper::{KeeperConfig, View, ViewKeeper, ViewNode};
 use crate::{Registration, RegistrationState, SharedRegistry, register, watch};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +56,9 @@ pub struct NodeRecord {
     pub lon: Option<f64>,
     /// Where clients connect: `wss://host[:port]` (plain `ws://` on loopback).
     pub client_url: String,
+    /// The addresses of `client_url`'s host, which GeoDNS answers with. Empty: the edge is not found by DNS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Addresses in ICE candidates.
     #[serde(default)]
     pub media: Vec<SocketAddr>,
@@ -233,6 +236,7 @@ pub(crate) mod tests_support {
             lat: None,
             lon: None,
             client_url: "ws://127.0.0.1:1".to_owned(),
+            addresses: Vec::new(),
             media: Vec::new(),
             link: None,
             turn: Vec::new(),

@@ -69,6 +69,7 @@ beforeEach(async () => {
   const api: JoinApi = {
     create: () => Promise.reject(new Error('unused')),
     meeting: () => Promise.reject(new Error('unused')),
+    probes: async () => [],
     join: async (_code, request) => {
       joins.push(request);
       return answer();

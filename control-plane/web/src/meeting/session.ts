@@ -10,6 +10,7 @@ import { Changes } from './changes';
 import { rtcConfigFor, type Relay } from './ice';
 import { ChatLog } from './chat';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
+import type { Measurement } from './probes';
 import { watchPulse } from './pulse';
 import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
 import { audioOf, peopleOf } from './roomView';
@@ -49,6 +50,8 @@ export interface SessionOptions {
   passcode: string | undefined;
   from: string | undefined;
   relay: Relay | undefined;
+  /** Round trips measured so far; asked for at the first join. */
+  probes?: () => Measurement[];
 }
 
 export class MeetingSession extends Changes implements MeetingSource {
@@ -81,8 +84,8 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   /** The first join. Rejects with an ApiError (or the edge's refusal) and leaves nothing behind, so that it can simply be called again. */
   async join(tracks: LocalTrack[]): Promise<void> {
-    const { api, code, name, passcode, from } = this.options;
-    const answer = await api.join(code, { name, passcode, from });
+    const { api, code, name, passcode, from, probes } = this.options;
+    const answer = await api.join(code, { name, passcode, from, probes: probes?.() ?? [] });
     if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), PATIENT))) throw new ApiError('unavailable', 0, '');
     await this.publish(tracks);
   }

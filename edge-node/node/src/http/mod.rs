@@ -2,6 +2,7 @@
 
 mod join;
 mod metrics;
+mod probe;
 pub(crate) mod rtc;
 
 use std::net::IpAddr;
@@ -18,6 +19,8 @@ use meridian_api::network::client_address;
 
 use crate::edge::EdgeState;
 
+pub(crate) use probe::PROBES_PER_MINUTE;
+
 pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
     Router::new()
         .route("/rtc/v1", get(rtc::connect))
@@ -30,16 +33,12 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
                 .options(join::preflight)
                 .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
         )
-        .route("/probe", get(probe))
+        .route("/api/v1/probes", get(probe::targets))
+        .route("/probe", get(probe::probe))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics::render))
         .with_state(edge)
-}
-
-/// The smallest possible answer: clients time it to learn how far this PoP is.
-async fn probe() -> Response {
-    rtc::with_cors(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Ready = this edge may be given new people.
