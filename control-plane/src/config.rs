@@ -22,6 +22,7 @@ pub struct ControlPlaneConfig {
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
     pub registry: RegistryConfig,
+    pub discovery: DiscoveryConfig,
     pub geo: GeoConfig,
     /// The name server of the join hostname.
     pub dns: DnsConfig,
@@ -75,10 +76,20 @@ pub struct RegistryConfig {
     pub kind: RegistryKind,
     /// etcd's client URLs, `http://host:2379`.
     pub endpoints: Vec<String>,
+    /// Or the name of SRV records that say where etcd is: `_etcd-client._tcp.example.org`.
+    pub srv: Option<String>,
     /// Prefix of all keys, ending in `/`.
     pub prefix: String,
     /// Seconds that a crashed edge stays visible.
     pub lease_s: u64,
+}
+
+/// How SRV records are looked up.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiscoveryConfig {
+    /// DNS servers to ask. Empty: the system's.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -123,6 +134,7 @@ impl Default for ControlPlaneConfig {
             http: HttpConfig::default(),
             grpc: GrpcConfig::default(),
             registry: RegistryConfig::default(),
+            discovery: DiscoveryConfig::default(),
             geo: GeoConfig::default(),
             dns: DnsConfig::default(),
             assignment: Policy::default(),
@@ -162,6 +174,7 @@ impl Default for RegistryConfig {
         RegistryConfig {
             kind: RegistryKind::Memory,
             endpoints: Vec::new(),
+            srv: None,
             prefix: "meridian/v1/".to_owned(),
             lease_s: 10,
         }
@@ -202,9 +215,24 @@ impl Settings for ControlPlaneConfig {
         );
         self.http.check(problems);
         problems.require(
-            self.registry.kind == RegistryKind::Memory || !self.registry.endpoints.is_empty(),
+            self.registry.kind == RegistryKind::Memory
+                || !self.registry.endpoints.is_empty()
+                || self.registry.srv.is_some(),
             "registry.endpoints",
-            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"]",
+            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"] (or set registry.srv)",
+        );
+        problems.require(
+            self.registry.srv.is_none() || self.registry.endpoints.is_empty(),
+            "registry.srv",
+            "either registry.srv or registry.endpoints says where etcd is, not both",
+        );
+        problems.require(
+            self.registry
+                .srv
+                .as_deref()
+                .is_none_or(meridian_registry::srv::is_srv_name),
+            "registry.srv",
+            "must be a name of SRV records, for example \"_etcd-client._tcp.example.org\"",
         );
         problems.require(
             self.registry.prefix.ends_with('/'),

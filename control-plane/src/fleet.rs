@@ -315,6 +315,7 @@ fn candidate(record: &NodeRecord, suspect: bool, edge: Option<&Edge>, room: &str
         },
         participants: edge.map_or(0, |edge| edge.participants),
         recent: u32::try_from(recent).unwrap_or(u32::MAX),
+        lately: 0,
         cpu: edge.map_or(0.0, |edge| f64::from(edge.cpu)),
         accepting: edge.is_none_or(|edge| !edge.refuses),
         has_room: edge

@@ -119,6 +119,7 @@ fn is_default(line: &str) -> bool {
         "region_weights_ms",
         "devkey",
         "zone",
+        "srv",
         "name_servers",
     ];
     let is_setting = line

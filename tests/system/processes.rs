@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod demo;
+mod discovery;
 mod mesh;
 
 use std::net::{Ipv4Addr, SocketAddr};
