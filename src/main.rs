@@ -6,6 +6,7 @@ mod dev;
 mod flags;
 mod pki;
 mod run;
+mod turn;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,8 @@ enum Command {
     ControlPlane(flags::ControlPlaneArgs),
     /// One PoP: signalling, media, links to other edges.
     Edge(flags::EdgeArgs),
+    /// A TURN server alone: relays media for clients behind strict firewalls. Edges have one of their own ([turn] in edge.toml).
+    Turn(flags::TurnArgs),
     /// A control plane and three PoPs (fra, iad, sin) on this machine, to try things out. What `./run demo` runs.
     Dev(dev::DevArgs),
     /// Where a client would be sent, and why.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::ControlPlane(args) => run::control_plane(args).await,
             Command::Edge(args) => run::edge(args).await,
+            Command::Turn(args) => turn::run(args).await,
             Command::Dev(args) => dev::run(args).await,
             Command::Assign(args) => assign::run(args).await,
             Command::Pki(args) => pki::run(args).await,
