@@ -1,7 +1,7 @@
 //! Which of the ranked edges comes first. Usually the best; the exceptions are here: bursts, explorations, and places in doubt.
 
 use super::score::{Question, Ranked, RttSource};
-use super::{Candidate, LATELY};
+use super::{Candidate, LATELY, Policy};
 use crate::learn::{BeliefSource, unit_interval};
 
 /// When the client's place is in doubt, an edge never tried must promise to be this much nearer than one that was.
@@ -34,9 +34,27 @@ pub(crate) fn sort<'c>(ranked: &mut [Ranked], candidate: impl Fn(usize) -> &'c C
     });
 }
 
-/// How far above the best score an edge may lie and still be chosen, ms. `best` is without the room's bonus.
-pub(crate) fn reach_ms(question: &Question<'_>) -> f64 {
-    question.policy.near_ms.max(UNTRIED_MARGIN_MS)
+/// How far above the best score, with or without the room's bonus, an edge may lie and still be chosen, ms. `None`: the best edges are
+/// all that matters. `burst`: there may be one.
+pub(crate) fn reach_ms(question: &Question<'_>, burst: bool) -> Option<f64> {
+    let inferred = matches!(question.belief.source, BeliefSource::Inferred { .. });
+    let exploring = exploring(question).is_some();
+    match (burst || exploring, inferred) {
+        (true, _) => Some(question.policy.near_ms.max(UNTRIED_MARGIN_MS)),
+        (false, true) => Some(UNTRIED_MARGIN_MS),
+        (false, false) => None,
+    }
+}
+
+/// Whether so many recent joins are a burst wherever they go.
+pub(crate) fn are_many(lately: u64, policy: &Policy) -> bool {
+    lately >= u64::from(policy.burst_joins_per_s).saturating_mul(LATELY.as_secs())
+}
+
+/// Few for a large edge may be a crowd for a small one.
+pub(crate) fn is_crowd(candidate: &Candidate) -> bool {
+    let left = candidate.room_left().unwrap_or(u32::MAX);
+    candidate.lately >= CROWD_MIN.max(left / CROWD_PART)
 }
 
 /// Moves the chosen edge to the front of the sorted list.
@@ -73,13 +91,8 @@ fn spread<'c>(
         .collect();
     let of = |at: &usize| candidate(ranked[*at].index);
     let lately: u64 = near.iter().map(|at| u64::from(of(at).lately)).sum();
-    let many = lately >= u64::from(question.policy.burst_joins_per_s).saturating_mul(LATELY.as_secs());
-    // Few for a large edge may be a crowd for a small one.
-    let crowds = |at: &usize| {
-        let left = of(at).room_left().unwrap_or(u32::MAX);
-        of(at).lately >= CROWD_MIN.max(left / CROWD_PART)
-    };
-    if near.len() < 2 || !(many || near.iter().any(crowds)) {
+    let burst = are_many(lately, question.policy) || near.iter().any(|at| is_crowd(of(at)));
+    if near.len() < 2 || !burst {
         return None;
     }
     // Who does not tell a capacity counts as the others do on average.
@@ -106,16 +119,19 @@ fn known(question: &Question<'_>, ranked: &[Ranked]) -> Option<usize> {
         .filter(|at| ranked[*at].score_ms <= first.score_ms + UNTRIED_MARGIN_MS)
 }
 
+/// Whether it is the turn of an exploration, and its draw.
+fn exploring(question: &Question<'_>) -> Option<u64> {
+    let draw = mix(question.client.draw?);
+    (unit_interval(draw) < question.policy.explore_share).then_some(draw)
+}
+
 /// Now and then, another region that is about as near as the best.
 fn explore<'c>(
     question: &Question<'_>,
     ranked: &[Ranked],
     candidate: &impl Fn(usize) -> &'c Candidate,
 ) -> Option<usize> {
-    let draw = mix(question.client.draw?);
-    if unit_interval(draw) >= question.policy.explore_share {
-        return None;
-    }
+    let draw = exploring(question)?;
     let first = ranked.first()?;
     let others: Vec<usize> = (1..ranked.len())
         .take_while(|at| ranked[*at].score_ms <= first.score_ms + question.policy.near_ms)

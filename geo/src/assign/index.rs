@@ -35,6 +35,10 @@ pub struct Candidates {
     unplaced: Vec<u32>,
     /// The lowest weight of any region in use, ms.
     weight_min_ms: f64,
+    /// Joins of all edges together that this replica sent them lately, and edges that are a crowd by themselves: without either there is
+    /// no burst anywhere.
+    lately: u64,
+    crowds: usize,
     policy: Policy,
 }
 
@@ -72,12 +76,14 @@ impl Candidates {
             unplaced: (0..list.len() as u32)
                 .filter(|index| terms[*index as usize].at.is_none())
                 .collect(),
-            list,
             terms,
             region,
             regions,
             by_name,
             weight_min_ms,
+            lately: list.iter().map(|one| u64::from(one.lately)).sum(),
+            crowds: list.iter().filter(|one| choose::is_crowd(one)).count(),
+            list,
             policy: policy.clone(),
         }
     }
@@ -89,7 +95,11 @@ impl Candidates {
     /// Changes an edge's state or load. Id, region and place must stay: they need a new [`Self::new`].
     pub fn update(&mut self, index: usize, change: impl FnOnce(&mut Candidate)) {
         if let Some(candidate) = self.list.get_mut(index) {
+            self.lately -= u64::from(candidate.lately);
+            self.crowds -= usize::from(choose::is_crowd(candidate));
             change(candidate);
+            self.lately += u64::from(candidate.lately);
+            self.crowds += usize::from(choose::is_crowd(candidate));
             self.terms[index].refresh(candidate, &self.policy);
         }
     }
@@ -168,14 +178,18 @@ struct Search<'a> {
     within_ms: f64,
     /// The same as a squared chord in the tree.
     within_chord: f64,
+    /// How far above the best an edge may lie and still be chosen, ms.
+    reach_ms: Option<f64>,
 }
 
 impl<'a> Search<'a> {
     fn new(all: &'a Candidates, question: &'a Question<'a>, with_room: &'a [usize]) -> Self {
-        let measured = (0..all.regions.len() as u32)
-            .filter(|_| !question.evidence.is_empty() || !question.client.probes.is_empty())
-            .filter(|id| question.is_measured(&all.regions[*id as usize].name))
+        let mut measured: Vec<u32> = question
+            .measured_regions()
+            .filter_map(|region| all.by_name.get(region).copied())
             .collect();
+        measured.sort_unstable();
+        measured.dedup();
         let rules = &question.client.residency;
         let allowed = match rules.is_empty() {
             true => Vec::new(),
@@ -192,6 +206,10 @@ impl<'a> Search<'a> {
             best_plain: f64::INFINITY,
             within_ms: f64::INFINITY,
             within_chord: f64::INFINITY,
+            reach_ms: reach_ms(
+                question,
+                all.crowds > 0 || choose::are_many(all.lately, question.policy),
+            ),
         }
     }
 
@@ -243,10 +261,10 @@ impl<'a> Search<'a> {
 
     /// What may still matter: the best few, and all that lie near the best with or without the bonus.
     fn narrow(&mut self) {
-        let reach = reach_ms(self.question);
-        let within_ms = self.best[EXACT - 1]
-            .max(self.best[0] + reach)
-            .max(self.best_plain + reach);
+        let mut within_ms = self.best[EXACT - 1];
+        if let Some(reach) = self.reach_ms {
+            within_ms = within_ms.max(self.best[0] + reach).max(self.best_plain + reach);
+        }
         if within_ms < self.within_ms {
             self.within_ms = within_ms;
             // An idle edge in the most attractive region at this distance scores just that. A hair more, because of rounding.

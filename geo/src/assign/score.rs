@@ -185,9 +185,9 @@ impl<'a> Question<'a> {
         probes.map(|probe| probe.rtt_ms).min_by(f64::total_cmp)
     }
 
-    /// Whether distance does not decide the round trip to this region's edges.
-    pub(crate) fn is_measured(&self, region: &str) -> bool {
-        self.evidence.iter().any(|one| *one.region == *region)
-            || self.client.probes.iter().any(|one| one.region == region)
+    /// Regions to which distance does not decide the round trip.
+    pub(crate) fn measured_regions(&self) -> impl Iterator<Item = &str> {
+        let learned = self.evidence.iter().map(|one| &*one.region);
+        learned.chain(self.client.probes.iter().map(|one| one.region.as_str()))
     }
 }
