@@ -22,7 +22,7 @@ fn reports(client: &TestClient, ssrc: u32) -> Vec<SenderReportInfo> {
 
 /// How far a report is off the line through [`REPORT`], in ticks of a 48 kHz clock.
 fn off_the_line(report: SenderReportInfo) -> i32 {
-    let elapsed = i128::from(report.ntp.wrapping_sub(REPORT.ntp)) * 48_000 >> 32;
+    let elapsed = (i128::from(report.ntp.wrapping_sub(REPORT.ntp)) * 48_000) >> 32;
     report
         .rtp_timestamp
         .wrapping_sub(REPORT.rtp_timestamp.wrapping_add(elapsed as u32)) as i32
