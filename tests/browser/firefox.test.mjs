@@ -50,6 +50,7 @@ describe('Firefox and Chromium across two points of presence', { skip: !HOST && 
     await fay.click(testId('start-meeting'));
     const code = await fay.textContent(testId('lobby-code'));
     await fay.waitForSelector(`${testId('preview')}[data-camera="on"][data-microphone="on"]`);
+    await fay.waitForFunction(() => document.querySelector('video')?.currentTime > 0.5);
     await shot(fay, 'firefox-preview');
     await enter(fay, 'Fay');
     await cleo.goto(`${mesh.url}/m/${code}?from=sin&capture=360`);
@@ -119,6 +120,7 @@ describe('Firefox and Chromium across two points of presence', { skip: !HOST && 
       const { microphone } = await page.evaluate(received);
       await until(page, 'sound again', received, (now) => now.microphone.energy > microphone.energy);
     }));
+    assert.equal(await fay.evaluate(() => document.querySelector('[data-testid="allow-sound"]')), null, 'no question about sound that plays');
     await shot(fay, 'firefox-moved');
   });
 
