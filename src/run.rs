@@ -124,7 +124,7 @@ impl StopSignal {
     }
 
     /// Runs until the first signal, then stops; a second signal cuts the stopping short.
-    async fn serve<T>(
+    pub(crate) async fn serve<T>(
         mut self,
         start: impl Future<Output = anyhow::Result<T>>,
         stop: impl AsyncFnOnce(T),

@@ -6,6 +6,7 @@ use meridian_api::token::API_SECRET_BYTES_MIN;
 use meridian_geo::{LearnConfig, Policy};
 pub use meridian_geodns::DnsConfig;
 use meridian_registry::nodes::LEASE_S;
+use meridian_turn::settings::SECRET_BYTES_MIN;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -127,9 +128,11 @@ pub struct LimitsConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TurnConfig {
-    /// `turn:host:3478?transport=udp`, `turns:host:443?transport=tcp`, `stun:…`.
+    /// Servers beside those in the edges, which are known anyway: `turn:host:3478?transport=udp`, `turns:host:443?transport=tcp`,
+    /// `stun:…`.
     pub urls: Vec<String>,
-    /// Shared with the TURN servers; clients get time-limited credentials made from it.
+    /// Shared with the TURN servers; clients get time-limited credentials made from it. Empty: made from the key that signs tokens, for
+    /// the edges' own servers.
     pub secret: String,
     pub ttl_s: u32,
 }
@@ -262,6 +265,11 @@ impl Settings for ControlPlaneConfig {
                 || self.turn.urls.iter().all(|url| url.starts_with("stun")),
             "turn.secret",
             "TURN servers need the secret they share with this control plane",
+        );
+        problems.require(
+            self.turn.secret.is_empty() || self.turn.secret.len() >= SECRET_BYTES_MIN,
+            "turn.secret",
+            format!("the secret needs at least {SECRET_BYTES_MIN} characters"),
         );
         problems.require(
             (60..=86_400).contains(&self.turn.ttl_s),

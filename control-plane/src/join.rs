@@ -14,9 +14,10 @@ use meridian_api::join::{AVOID_MAX, NAME_CHARS_MAX, PROBES_MAX, Refusal};
 use meridian_api::limits::Limiter;
 use meridian_api::network::limit_key;
 use meridian_api::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenError, unix_now_s, verify_at};
-use meridian_api::{turn, v1};
+use meridian_api::v1;
 use meridian_geo::{Client, Location, Policy, Probe, regions};
 use meridian_registry::nodes::NodeRecord;
+use meridian_turn::credentials::{self, IceServer};
 use rand::Rng as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -246,6 +247,7 @@ impl JoinService {
         };
         let placement = self.fleet.place(&client, &meeting.code, note, Instant::now());
         let (edge, alternates) = placement.edges.split_first().ok_or(Refusal::NoEdge)?;
+        let nearest_turn = placement.edges.iter().find(|record| !record.turn.is_empty());
         if placement.full {
             return Err(Refusal::Full {
                 people_max: meeting.max_participants,
@@ -258,6 +260,7 @@ impl JoinService {
         let identity = returning.unwrap_or_else(new_identity);
         let claims = self.claims(&identity, &name, &meeting);
         let token = self.signing_key.mint(&claims).map_err(unavailable)?;
+        let ice_servers = self.ice_servers(&identity, nearest_turn);
         let reason = |one: meridian_geo::Reason| v1::Reason {
             edge: one.edge,
             kind: one.kind.as_str().to_owned(),
@@ -267,7 +270,7 @@ impl JoinService {
         Ok(v1::JoinGranted {
             edge: Some(edge_address(edge)),
             alternates: alternates.iter().map(edge_address).collect(),
-            ice_servers: self.ice_servers(&identity),
+            ice_servers,
             token,
             identity,
             room: meeting.code,
@@ -447,26 +450,22 @@ impl JoinService {
         claims
     }
 
-    fn ice_servers(&self, identity: &str) -> Vec<v1::IceServer> {
-        let (stun, turns): (Vec<String>, Vec<String>) =
-            self.turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
-        let mut servers = Vec::new();
-        if !stun.is_empty() {
-            servers.push(v1::IceServer {
-                urls: stun,
-                ..v1::IceServer::default()
-            });
-        }
-        if !turns.is_empty() {
-            let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
-            let (username, credential) = turn::credentials(&self.turn.secret, identity, expires_s);
-            servers.push(v1::IceServer {
-                urls: turns,
-                username,
-                credential,
-            });
-        }
-        servers
+    /// The nearest edge's TURN server, then those of the configuration. All know the one secret.
+    fn ice_servers(&self, identity: &str, nearest: Option<&NodeRecord>) -> Vec<v1::IceServer> {
+        let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
+        let mint = |urls: &[String]| credentials::ice_servers(urls, self.turn.secret.as_bytes(), identity, expires_s);
+        let mut servers = nearest.map(|edge| mint(&edge.turn)).unwrap_or_default();
+        servers.extend(mint(&self.turn.urls));
+        let ice_server = |IceServer {
+                              urls,
+                              username,
+                              credential,
+                          }| v1::IceServer {
+            urls,
+            username,
+            credential,
+        };
+        servers.into_iter().map(ice_server).collect()
     }
 
     fn info_of(&self, meeting: &Meeting) -> MeetingInfo {

@@ -1,6 +1,6 @@
 //! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
 
-use crate::config::ControlPlaneConfig;
+use crate::config::{ControlPlaneConfig, TurnConfig};
 use crate::dns::FleetWorld;
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
@@ -10,6 +10,9 @@ use crate::learning::Learning;
 use crate::metrics::Metrics;
 use crate::replicas::{self, ReplicasService, Sharing};
 use crate::store::{MeetingStore, StoreError, now_ms};
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_api::limits::Limiter;
 use meridian_api::listener;
 use meridian_api::pki::{CertificateAuthority, NodeIdentity, PkiError, write_secret};
@@ -112,7 +115,11 @@ impl ControlPlane {
         let fleet = Arc::new(Fleet::new(nodes, config.assignment.clone()));
         let learning = Arc::new(learning(&config, &signing_key));
         let saved = learning.load(&store).await;
-        let policy = policy(&config, &keys);
+        let turn = TurnConfig {
+            secret: turn_secret(&config.turn, &signing_key),
+            ..config.turn.clone()
+        };
+        let policy = policy(&turn, &keys);
         let metrics = Arc::new(Metrics::default());
         let joins = Arc::new(JoinService::new(JoinParts {
             store: store.clone(),
@@ -120,7 +127,7 @@ impl ControlPlane {
             metrics: metrics.clone(),
             learning: learning.clone(),
             policy: config.assignment.clone(),
-            turn: config.turn.clone(),
+            turn,
             signing_key,
             keys: keys.clone(),
             limits: config.limits.clone(),
@@ -319,13 +326,23 @@ fn key_ring(config: &ControlPlaneConfig, signing_key: &SigningKey) -> KeyRing {
     keys
 }
 
-fn policy(config: &ControlPlaneConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
+/// What TURN credentials are made with. If nobody configured a secret (edges need none of the operator's), it follows from the key that
+/// signs tokens: so replicas that share the one agree on the other, and it outlives restarts.
+fn turn_secret(configured: &TurnConfig, signing_key: &SigningKey) -> String {
+    if !configured.secret.is_empty() {
+        return configured.secret.clone();
+    }
+    let key = hmac::Key::new(hmac::HMAC_SHA256, signing_key.to_pem().as_bytes());
+    URL_SAFE_NO_PAD.encode(hmac::sign(&key, b"meridian turn secret, version 1"))
+}
+
+fn policy(turn: &TurnConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
     let policy = v1::Policy {
         version: 1,
         turn: Some(v1::TurnPolicy {
-            urls: config.turn.urls.clone(),
-            secret: config.turn.secret.clone(),
-            ttl_s: config.turn.ttl_s,
+            urls: turn.urls.clone(),
+            secret: turn.secret.clone(),
+            ttl_s: turn.ttl_s,
         }),
         load_interval_ms: u32::try_from(LOAD_INTERVAL.as_millis()).unwrap_or(1000),
         ..v1::Policy::from(keys)

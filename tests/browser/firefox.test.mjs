@@ -1,6 +1,6 @@
 /**
  * Firefox and Chromium meet in one room through two points of presence. Firefox does not do ICE over loopback, so this runs in a network
- * namespace (MERIDIAN_ADDRESS is an address there; `./run test firefox` makes it), which off loopback also means HTTPS everywhere.
+ * namespace (MERIDIAN_ADDRESS is an address there; `./run test browser` makes it), which off loopback also means HTTPS everywhere.
  */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
@@ -15,6 +15,7 @@ const shot = (page, name) => page.screenshot({ path: join(ARTIFACTS, `${name}.pn
 
 describe('Firefox and Chromium across two points of presence', { skip: !HOST && 'MERIDIAN_ADDRESS is not set', timeout: 150_000 }, () => {
   let mesh, browser, firefox, fay, cleo;
+  let starting = [];
   let broken = true;
   let failed = false;
   const test = (name, body) => nodeTest(name, async (t) => {
@@ -25,13 +26,20 @@ describe('Firefox and Chromium across two points of presence', { skip: !HOST && 
   });
 
   before(async () => {
-    [mesh, browser, firefox] = await Promise.all([startMesh({ host: HOST, regions: ['fra', 'sin'] }), launch(), launchFirefox()]);
+    starting = [
+      startMesh({ host: HOST, regions: ['fra', 'sin'] }).then((started) => (mesh = started)),
+      launch().then((started) => (browser = started)),
+      launchFirefox().then((started) => (firefox = started)),
+    ];
+    await Promise.all(starting);
     fay = firefox.page;
     cleo = await openWindow(browser, { ignoreHTTPSErrors: true });
     broken = false;
   });
 
   after(async () => {
+    // What came up although something else did not has to go as well.
+    await Promise.allSettled(starting);
     await Promise.allSettled([fay && shot(fay, 'firefox-last'), cleo && shot(cleo, 'firefox-last-chromium')]);
     await Promise.allSettled([firefox?.close(), browser?.close()]);
     await mesh?.close({ failed });

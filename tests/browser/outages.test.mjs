@@ -13,6 +13,7 @@ const shot = (page, name) => page.screenshot({ path: join(ARTIFACTS, `${name}.pn
 
 describe('processes die under a meeting', { timeout: 170_000 }, () => {
   let mesh, browser, ana, wei, code;
+  let starting = [];
   let broken = true;
   let failed = false;
   const test = (name, body) => nodeTest(name, async (t) => {
@@ -23,7 +24,8 @@ describe('processes die under a meeting', { timeout: 170_000 }, () => {
   });
 
   before(async () => {
-    [mesh, browser] = await Promise.all([startMesh(), launch()]);
+    starting = [startMesh().then((started) => (mesh = started)), launch().then((started) => (browser = started))];
+    await Promise.all(starting);
     [ana, wei] = await Promise.all([openWindow(browser), openWindow(browser)]);
     await ana.goto(`${mesh.url}/?from=fra&capture=360`);
     await ana.click(testId('start-meeting'));
@@ -34,6 +36,8 @@ describe('processes die under a meeting', { timeout: 170_000 }, () => {
   });
 
   after(async () => {
+    // What came up although something else did not has to go as well.
+    await Promise.allSettled(starting);
     if (failed) await Promise.allSettled([shot(ana, 'outages-last-a'), shot(wei, 'outages-last-b')]);
     await browser?.close();
     await mesh?.close({ failed });

@@ -80,7 +80,7 @@ class Mesh {
       [http]
       bind = '${this.host}:${this.http}'
       web_directory = '${WEB}'
-      ${this.certificate('key')}
+      ${this.certificate()}
       [grpc]
       bind = '127.0.0.1:${this.grpc}'
       ${this.registry()}
@@ -104,7 +104,7 @@ class Mesh {
       region = '${id}'
       [http]
       bind = '${this.host}:${http}'
-      ${this.certificate('private_key')}
+      ${this.certificate()}
       [media]
       bind = ['${this.host}:0']
       threads = 1
@@ -131,8 +131,8 @@ class Mesh {
     return `[registry]\nkind = 'etcd'\nendpoints = ['http://127.0.0.1:${this.etcdClients}']\nlease_s = ${LEASE_S}`;
   }
 
-  certificate(key) {
-    return this.secure ? `certificate = '${this.path('https/node.pem')}'\n${key} = '${this.path('https/node.key')}'` : '';
+  certificate() {
+    return this.secure ? `certificate = '${this.path('https/node.pem')}'\nprivate_key = '${this.path('https/node.key')}'` : '';
   }
 
   configure(name, text) {

@@ -14,7 +14,6 @@ pub mod network;
 pub mod pki;
 pub mod probes;
 pub mod token;
-pub mod turn;
 
 /// Version 1 of the gRPC protocols between edges and the control plane, and between control planes, generated from `proto/`.
 pub mod v1 {

@@ -194,6 +194,7 @@ pub fn record(region: &str) -> NodeRecord {
         addresses: Vec::new(),
         media: Vec::new(),
         link: None,
+        turn: Vec::new(),
         state: NodeState::Active,
         capacity: 100,
         software: String::new(),

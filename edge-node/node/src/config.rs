@@ -11,6 +11,7 @@ use meridian_api::pki::is_valid_node_id;
 use meridian_api::token::API_SECRET_BYTES_MIN;
 use meridian_registry::nodes::LEASE_S;
 use meridian_registry::srv::is_srv_name;
+use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub struct EdgeConfig {
     pub node: NodeSettings,
     pub http: HttpSettings,
     pub media: MediaSettings,
+    /// TURN for clients behind strict firewalls; off unless it is told where to listen. Over TLS it shares `http.bind`.
+    pub turn: TurnSettings,
     pub link: LinkSettings,
     pub registry: RegistrySettings,
     pub control_plane: ControlPlaneSettings,
@@ -196,7 +199,7 @@ impl Default for PkiSettings {
 }
 
 impl Settings for EdgeConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys"];
+    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "turn.users"];
 
     fn check(&self, problems: &mut Problems) {
         let name = |text: &str| {
@@ -257,6 +260,14 @@ impl Settings for EdgeConfig {
             LEASE_S.contains(&self.registry.lease_s),
             "registry.lease_s",
             format!("must be between {} and {} seconds", LEASE_S.start(), LEASE_S.end()),
+        );
+        for (key, message) in self.turn.problems() {
+            problems.require(false, &format!("turn.{key}"), message);
+        }
+        problems.require(
+            self.turn.tls.is_empty() || self.http.certificate.is_some(),
+            "turn.tls",
+            "needs http.certificate and http.private_key",
         );
         for (key, secret) in &self.api_keys {
             problems.require(

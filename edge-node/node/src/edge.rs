@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use meridian_api::limits::Limiter;
@@ -28,6 +28,7 @@ use crate::link::{LinkConfig, LinkEndpoint, LinkError};
 use crate::media::{self, MediaRouter};
 use crate::mesh::{self, MeshHandle};
 use crate::rooms::{CloseKind, Rooms, ToRoom};
+use crate::turn::{self, Turn};
 
 /// Media events that may wait for the router task.
 const MEDIA_EVENTS: usize = 8_192;
@@ -55,6 +56,8 @@ pub enum EdgeError {
     Media(std::io::Error),
     #[error("DTLS certificate: {0}")]
     Dtls(String),
+    #[error("turn: {0}")]
+    Turn(meridian_turn::io::StartError),
     #[error("http.certificate, http.private_key: {0}")]
     Tls(PkiError),
     #[error(transparent)]
@@ -83,6 +86,7 @@ pub(crate) struct EdgeState {
     pub(crate) rooms: Rooms,
     pub(crate) mesh: MeshHandle,
     pub(crate) control: Option<ControlPlane>,
+    pub(crate) turn: Arc<Turn>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Vec<Network>,
     /// How often an address may ask `/probe`.
@@ -94,7 +98,6 @@ pub(crate) struct EdgeState {
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
-    turn: RwLock<Option<v1::TurnPolicy>>,
     control_connected: AtomicBool,
     state: watch::Sender<NodeState>,
     stop: watch::Sender<bool>,
@@ -112,14 +115,6 @@ impl EdgeState {
             keys.add_api_key(key, secret);
         }
         self.keys.send_replace(Arc::new(keys));
-    }
-
-    pub(crate) fn turn(&self) -> Option<v1::TurnPolicy> {
-        self.turn.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_turn(&self, turn: Option<v1::TurnPolicy>) {
-        *self.turn.write().unwrap_or_else(PoisonError::into_inner) = turn.filter(|turn| !turn.urls.is_empty());
     }
 
     /// Notes whether the stream to the control plane stands; returns whether it did before.
@@ -145,6 +140,9 @@ impl EdgeState {
             }
             changed
         });
+        // Who is here may need another allocation as long as nobody sends them away.
+        let leaving = matches!(*self.state.borrow(), NodeState::Draining | NodeState::Leaving);
+        self.turn.set_draining(leaving);
     }
 
     /// Why this edge should get nobody new, if so.
@@ -226,6 +224,7 @@ impl EdgeState {
             addresses: self.addresses.clone(),
             media: self.media.clone(),
             link: Some(self.link),
+            turn: self.turn.urls().to_vec(),
             state: *self.state.borrow(),
             capacity: self.config.node.capacity,
             software: env!("CARGO_PKG_VERSION").to_owned(),
@@ -263,11 +262,14 @@ impl Edge {
             address: config.http.bind,
             error,
         })?;
-        let tls = config.http.keys().tls(&[]).map_err(EdgeError::Tls)?;
+        let shared: &[&[u8]] = if config.turn.is_on() { &turn::ALPN } else { &[] };
+        let tls = config.http.keys().tls(shared).map_err(EdgeError::Tls)?;
         let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
         let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
         let (taps, tapped) = mpsc::channel(TAP_BATCHES);
         let shards = Shards::start(shards_config(&config), dtls.clone(), events, taps).map_err(EdgeError::Media)?;
+        let https = tls.is_some().then_some(http_address);
+        let turn = Arc::new(Turn::start(&config, https, &shards)?);
         let (link_events, links) = mpsc::channel(LINK_EVENTS);
         let link_config = LinkConfig::new(node.clone(), config.link.bind, identity.clone());
         let endpoint = LinkEndpoint::start(link_config, link_events).await?;
@@ -297,7 +299,7 @@ impl Edge {
             mesh,
             control: control.clone(),
             keys: watch::Sender::default(),
-            turn: RwLock::default(),
+            turn,
             control_connected: AtomicBool::new(false),
             state: watch::Sender::new(NodeState::Active),
             stop: watch::Sender::new(false),
@@ -346,10 +348,16 @@ impl Edge {
         &self.state.url
     }
 
+    /// What clients call the TURN server in it; empty without one.
+    pub fn turn_urls(&self) -> &[String] {
+        self.state.turn.urls()
+    }
+
     /// Leaves placement, tells every client to come back elsewhere, leaves the registry, stops.
     pub async fn stop(mut self) {
         // First, or those who are sent away now would be sent back here.
         self.state.state.send_replace(NodeState::Leaving);
+        self.state.turn.set_draining(true);
         let own = self.state.node.as_str();
         let leaving = self
             .view
@@ -413,7 +421,10 @@ async fn serve(state: Arc<EdgeState>, socket: TcpListener, tls: Option<Arc<rustl
         tls,
         limits: HTTP_LIMITS,
         is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
-        takeover: None,
+        takeover: state
+            .turn
+            .is_on()
+            .then(|| state.turn.clone() as Arc<dyn listener::Takeover>),
         stopped: state.stop.subscribe(),
         router: http::router(state),
     };

@@ -65,6 +65,9 @@ pub struct NodeRecord {
     /// Where other edges connect by QUIC; absent: takes no part in the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<SocketAddr>,
+    /// URLs of the TURN server in it (RFC 7065); empty: runs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turn: Vec<String>,
     #[serde(default)]
     pub state: NodeState,
     /// Participants it is meant to hold; 0: unknown.
@@ -236,6 +239,7 @@ pub(crate) mod tests_support {
             addresses: Vec::new(),
             media: Vec::new(),
             link: None,
+            turn: Vec::new(),
             state: NodeState::Active,
             capacity: 0,
             software: String::new(),

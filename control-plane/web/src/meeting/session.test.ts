@@ -75,7 +75,7 @@ beforeEach(async () => {
       return answer();
     },
   };
-  session = new MeetingSession({ api, makeRoom: () => new FakeRoom() as unknown as Room, code: 'abc-defg-hij', title: '', name: 'Ana', passcode: undefined, from: 'fra' });
+  session = new MeetingSession({ api, makeRoom: () => new FakeRoom() as unknown as Room, code: 'abc-defg-hij', title: '', name: 'Ana', passcode: undefined, from: 'fra', relay: undefined });
 });
 
 afterEach(() => {

@@ -7,6 +7,7 @@ import { ApiError } from '../api/errors';
 import type { EdgeAddress, JoinAnswer, JoinApi } from '../api/client';
 import { candidates, type Candidate } from './candidates';
 import { Changes } from './changes';
+import { rtcConfigFor, type Relay } from './ice';
 import { ChatLog } from './chat';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
 import type { Measurement } from './probes';
@@ -48,6 +49,7 @@ export interface SessionOptions {
   name: string;
   passcode: string | undefined;
   from: string | undefined;
+  relay: Relay | undefined;
   /** Round trips measured so far; asked for at the first join. */
   probes?: () => Measurement[];
 }
@@ -122,7 +124,7 @@ export class MeetingSession extends Changes implements MeetingSource {
       const room: Room = this.options.makeRoom(() => room === this.room && void this.rejoin());
       this.attach(room);
       try {
-        const rtcConfig = answer.iceServers.length ? { iceServers: answer.iceServers } : undefined;
+        const rtcConfig = rtcConfigFor(answer, candidate.edge, this.options.relay);
         await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: patience.socketMs, peerConnectionTimeout: patience.mediaMs, ...(rtcConfig && { rtcConfig }) });
       } catch {
         abandon(room);

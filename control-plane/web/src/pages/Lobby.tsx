@@ -28,7 +28,7 @@ interface Props {
 }
 
 export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
-  const { from, captureHeight } = pageOptions();
+  const { from, relay, captureHeight } = pageOptions();
   const media = useLocalMedia(true, captureHeight);
   const devices = useDevices(`${media.camera.status} ${media.microphone.status}`);
   const [name, setName] = useState(rememberedName);
@@ -45,7 +45,7 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
     setBusy(true);
     setError('');
     remember(trimmed);
-    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from, probes });
+    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from, relay, probes });
     try {
       await session.join(media.take());
       onJoined(session);

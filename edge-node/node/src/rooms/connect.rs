@@ -138,23 +138,15 @@ impl RoomTask {
     fn session_config(&self, identity: &str) -> SessionConfig {
         let region = self.edge.config.node.region.clone();
         let mut config = SessionConfig::new(self.edge.node.as_str(), region, rand::rng().random());
-        config.ice_servers = self
-            .edge
-            .turn()
-            .map(|turn| ice_server(&turn, identity))
-            .into_iter()
+        let servers = self.edge.turn.ice_servers(identity).into_iter();
+        config.ice_servers = servers
+            .map(|server| IceServer {
+                urls: server.urls,
+                username: server.username,
+                credential: server.credential,
+            })
             .collect();
         config
-    }
-}
-
-fn ice_server(turn: &meridian_api::v1::TurnPolicy, identity: &str) -> IceServer {
-    let expires_s = unix_now_ms() / 1000 + u64::from(turn.ttl_s);
-    let (username, credential) = meridian_api::turn::credentials(&turn.secret, identity, expires_s);
-    IceServer {
-        urls: turn.urls.clone(),
-        username,
-        credential,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything that concerns a room goes through its task's queue as a [`ToRoom`], so nothing in a room needs a lock and a
 //! room that misbehaves stops at its own door. A task ends when nobody is left on this edge; the next join starts another.
 
+mod backup;
 mod client;
 mod connect;
 mod counters;

@@ -50,6 +50,8 @@ pub(super) struct RoomTask {
     pub(super) speaking_changed: bool,
     /// Who is shown as speaking because it asked for that, and until when.
     pub(super) simulated_speakers: HashMap<ParticipantSid, Instant>,
+    /// This edge stops, and its people are on their way to others.
+    edge_leaves: bool,
     /// Reliable data of the last seconds.
     pub(super) replay: Replay,
     pub(super) last_room_update: Instant,
@@ -115,6 +117,7 @@ impl RoomTask {
             speaking: HashMap::new(),
             speaking_changed: false,
             simulated_speakers: HashMap::new(),
+            edge_leaves: false,
             replay: Replay::default(),
             last_room_update: now,
             last_quality: now,
@@ -220,7 +223,7 @@ impl RoomTask {
                         self.violation(key, &error.to_string());
                     }
                 }
-                Action::AddTrack { track, .. } => self.prepare_audio(key, &track),
+                Action::AddTrack { track, kind } => self.prepare(key, &track, kind),
                 Action::Mute { track, muted } => self.mute(key, &track, muted),
                 Action::Subscribe { track } => self.subscribe(key, &track),
                 Action::Unsubscribe { track } => self.unsubscribe(key, &track),
@@ -356,6 +359,7 @@ impl RoomTask {
     }
 
     fn close(&mut self, kind: CloseKind) {
+        self.edge_leaves = matches!(kind, CloseKind::EdgeLeaves);
         let (action, reason) = match kind {
             CloseKind::EdgeLeaves => (LeaveAction::Reconnect, DisconnectReason::ServerShutdown),
             CloseKind::RoomClosed => (LeaveAction::Disconnect, DisconnectReason::RoomClosed),
@@ -390,7 +394,7 @@ impl RoomTask {
             .report_session(client.session_report(&self.name, Instant::now()));
         // Whoever an edge that goes away sends elsewhere is not shown leaving: other edges keep the stay until it is outranked by the
         // next one, or until this edge has been silent for long.
-        if reason != DisconnectReason::ServerShutdown {
+        if !self.edge_leaves {
             // An error only says that the room withdrew this stay before (eviction).
             let _ = self.room.leave(&client.sid, reason);
         }

@@ -11,7 +11,7 @@ pub enum Action {
         id: u32,
         sdp: String,
     },
-    /// A track was announced and accepted (a new one, or one that came with a session taken over); the client is answered. Its media will come with an offer:
+    /// A track, or another codec of one, was announced and accepted (a new one, or one that came with a session taken over); the client is answered. Its media will come with an offer:
     /// [`super::Session::match_publication`] hands the facts out then.
     AddTrack {
         track: TrackSid,
