@@ -219,7 +219,11 @@ impl<'a> Search<'a> {
             let region = self.measured[id] as usize;
             self.each(&self.all.regions[region].members);
         }
-        self.each(&self.all.unplaced);
+        for index in &self.all.unplaced {
+            if !self.measured.contains(&self.all.region[*index as usize]) {
+                self.each(std::slice::from_ref(index));
+            }
+        }
         if let Some(here) = self.question.here {
             self.walk(0, here, 0.0);
         }
