@@ -62,6 +62,8 @@ pub(super) struct Client {
     pub(super) unheard_from: Option<u64>,
     /// What it said, resuming, to have received last of each sender, while its data channel was not open.
     pub(super) received: Option<HashMap<ParticipantSid, u32>>,
+    /// When the client's token expires, seconds since 1970; `None`: it is not ours to refresh.
+    pub(super) token_expires_s: Option<u64>,
     joined_at: Instant,
     /// When a report of this session was last due.
     reported_at: Instant,
@@ -107,6 +109,7 @@ impl Client {
             came_at: serial,
             unheard_from: Some(serial),
             received: None,
+            token_expires_s: None,
             joined_at: now,
             reported_at: now,
             detached_at: None,

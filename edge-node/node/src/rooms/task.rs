@@ -430,6 +430,7 @@ impl RoomTask {
             self.remove(key, reason, why);
         }
         self.tracks.iter_mut().for_each(|track| track.end_lingering(now));
+        self.refresh_tokens(unix_now_ms() / 1000);
         self.end_simulations(now);
         self.replay.expire(now);
         self.tell_periodically(now);
