@@ -7,6 +7,7 @@ mod demo;
 mod discovery;
 mod mesh;
 mod probes;
+mod replicas;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
