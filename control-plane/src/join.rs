@@ -30,6 +30,8 @@ const REASONS_MAX: usize = 40;
 /// Residency rules of one meeting, and the characters of one.
 const RULES_MAX: usize = 16;
 const RULE_CHARS_MAX: usize = 40;
+/// Lists of regions to measure, a minute, for one client address: an office opens many lobbies at ten o'clock.
+const PROBE_LISTS_PER_MINUTE: u32 = 600;
 /// Longest title of a meeting, in characters.
 const TITLE_CHARS_MAX: usize = 120;
 
@@ -54,6 +56,7 @@ struct Limits {
     wrong_codes: Limiter<IpAddr>,
     wrong_passcodes: Limiter<String>,
     meetings: Limiter<IpAddr>,
+    probes: Limiter<IpAddr>,
 }
 
 /// What [`JoinService::new`] puts together.
@@ -106,6 +109,7 @@ impl JoinService {
             wrong_codes: Limiter::new(parts.limits.wrong_codes_per_minute_address),
             wrong_passcodes: Limiter::new(parts.limits.wrong_passcodes_per_minute_meeting),
             meetings: Limiter::new(parts.limits.meetings_per_minute_address),
+            probes: Limiter::new(PROBE_LISTS_PER_MINUTE),
         };
         JoinService {
             store: parts.store,
@@ -394,6 +398,11 @@ impl JoinService {
         let grants = claims.join_grants().ok()?;
         // Only the join API writes this claim: a token minted with an API key does not pass for a passcode.
         (grants.room == room && claims.meridian.is_some() && claims.iss == "meridian").then(|| claims.sub.clone())
+    }
+
+    /// Whether `client` may have another list of regions to measure.
+    pub(crate) fn may_list_probes(&self, client: IpAddr, now: Instant) -> bool {
+        self.limits.probes.take(limit_key(client), now).is_ok()
     }
 
     /// Somebody of whom only the address is known.
