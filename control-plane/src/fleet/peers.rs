@@ -58,7 +58,7 @@ pub(crate) struct Told {
 impl Fleet {
     /// What another replica has said.
     pub(crate) fn hear(&self, replica: &str, news: v1::ReplicaNews, now: Instant) {
-        let mut state = self.lock();
+        let mut state = self.refreshed(now);
         if state.peers.len() >= PEERS_MAX && !state.peers.contains_key(replica) {
             return;
         }
