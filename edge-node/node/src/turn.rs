@@ -63,7 +63,9 @@ impl Turn {
         let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
         let mut turn = config.turn.config(tls.transpose().map_err(EdgeError::Tls)?);
         turn.server.policy.media = media_ports(config, shards);
+        turn.local = Some(shards.local_ports());
         let server = TurnServer::start(turn).map_err(EdgeError::Turn)?;
+        shards.set_turn(server.local_ports());
         let urls = urls_of(config, &server, https);
         tracing::info!(?urls, "TURN started");
         let turn = Turn {

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use meridian_udp::{RecvBatch, Socket, SocketOptions};
+use meridian_udp::{Handed, Handover, RecvBatch, Socket, SocketOptions};
 use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::outbound::{Outbound, RelayEnd, relay_slot};
+use super::outbound::{Local, Outbound, RelayEnd, relay_slot};
 use super::splice::Pumped;
 use super::stream::Stream;
 use super::{Gauges, StartError, TurnConfig, wall_clock};
@@ -111,6 +111,19 @@ pub(crate) struct Newcomer {
 const NEWCOMERS_MAX: usize = 1_024;
 
 impl Inbox {
+    /// Datagrams of a peer in this process to a relay of this worker. `false`: too many wait.
+    pub(crate) fn relay(&self, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
+        self.local.push(from, to, segment, bytes)
+    }
+
+    pub(crate) fn wake_if_relayed(&self) {
+        if self.local.take_news()
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::warn!(%error, "cannot wake a TURN worker");
+        }
+    }
+
     /// `false`: too many wait already; the connection is dropped.
     pub(crate) fn welcome(&self, newcomer: Newcomer) -> bool {
         let mut newcomers = self.newcomers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,6 +140,8 @@ impl Inbox {
 pub(crate) struct Inbox {
     streams: Mutex<Vec<Stream>>,
     newcomers: Mutex<Vec<Newcomer>>,
+    /// From peers in this process.
+    local: Handover,
     waker: Arc<mio::Waker>,
 }
 
@@ -147,6 +162,7 @@ pub(crate) struct Worker {
     per_source: HashMap<IpAddr, usize>,
     from_clients: RecvBatch,
     from_peers: RecvBatch,
+    handed: Handed,
     again: Vec<Token>,
     /// To be tried again at the next sweep.
     later: Vec<Token>,
@@ -180,6 +196,7 @@ impl Worker {
             inbox: Arc::new(Inbox {
                 streams: Mutex::default(),
                 newcomers: Mutex::default(),
+                local: Handover::default(),
                 waker: waker.clone(),
             }),
             inboxes: Arc::from([]),
@@ -195,6 +212,7 @@ impl Worker {
             per_source: HashMap::new(),
             from_clients: RecvBatch::new(CLIENT_BUFFERS),
             from_peers: RecvBatch::new(PEER_BUFFERS),
+            handed: Handed::default(),
             again: Vec::new(),
             later: Vec::new(),
             now,
@@ -212,6 +230,11 @@ impl Worker {
 
     pub(crate) fn inbox(&self) -> Arc<Inbox> {
         self.inbox.clone()
+    }
+
+    /// Peers in this process.
+    pub(crate) fn neighbour(&mut self, local: Local) {
+        self.out.local = Some(local);
     }
 
     /// All workers' inboxes, by their number.
@@ -267,7 +290,10 @@ impl Worker {
             RELAY => self.receive_from_peers(index),
             STREAM => self.receive_from_stream(index),
             PEER => self.peer_event(index),
-            0 => self.open_inbox(),
+            0 => {
+                self.open_inbox();
+                self.receive_locally();
+            }
             _ => {}
         }
     }
@@ -512,6 +538,28 @@ impl Worker {
             // What it has sent already is read when it is first found writable, which is at once.
             self.welcome(mio::net::TcpStream::from_std(socket), remote, Transport::Tls, Some(tls));
         }
+    }
+
+    /// Datagrams of peers in this process, as if they had come to the relays' sockets.
+    fn receive_locally(&mut self) {
+        if !self.inbox.local.take(&mut self.handed) {
+            return;
+        }
+        let (mut taken, mut lost) = (0, 0);
+        for datagram in self.handed.datagrams() {
+            let relay = self.server.relay_at(datagram.local);
+            let packet = relay.and_then(|relay| self.server.handle_peer(self.now, relay, datagram.from, datagram.data));
+            match packet {
+                Some(packet) => {
+                    self.out.relay_to_client(packet);
+                    taken += 1;
+                }
+                // A refused one was counted where it was refused.
+                None => lost += u64::from(relay.is_none()),
+            }
+        }
+        self.out.gauges.local_down.fetch_add(taken, Ordering::Relaxed);
+        self.out.gauges.local_dropped.fetch_add(lost, Ordering::Relaxed);
     }
 
     /// Connections to a relayed TCP address (RFC 6062 §5.3).
