@@ -3,7 +3,7 @@
 use meridian_api::config::{Problems, Settings};
 use meridian_api::listener::HttpKeys;
 use meridian_api::token::API_SECRET_BYTES_MIN;
-use meridian_geo::Policy;
+use meridian_geo::{LearnConfig, Policy};
 pub use meridian_geodns::DnsConfig;
 use meridian_registry::nodes::LEASE_S;
 use meridian_turn::settings::SECRET_BYTES_MIN;
@@ -23,16 +23,21 @@ pub struct ControlPlaneConfig {
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
     pub registry: RegistryConfig,
+    pub discovery: DiscoveryConfig,
     pub geo: GeoConfig,
     /// The name server of the join hostname.
     pub dns: DnsConfig,
     pub assignment: Policy,
+    /// What is remembered of measured round trips.
+    pub learning: LearnConfig,
     pub limits: LimitsConfig,
     pub turn: TurnConfig,
     /// LiveKit API keys and their secrets, handed to every edge.
     pub api_keys: BTreeMap<String, String>,
     /// Tokens (secrets) with which a new edge may enrol. Empty: no enrolment.
     pub enrolment_tokens: Vec<String>,
+    /// Tokens (secrets) with which operators ask over HTTP (`meridian assign explain`). Empty: nobody may.
+    pub operator_tokens: Vec<String>,
     /// Accepts `from` in join requests, a region that stands in for the client's place. For the demo only.
     pub demo: bool,
 }
@@ -60,6 +65,8 @@ pub struct GrpcConfig {
     pub bind: SocketAddr,
     /// Further names or addresses for this replica's certificate.
     pub names: Vec<String>,
+    /// Where other control planes reach this one, `host:port`. Absent: `bind`, if that is one address.
+    pub advertise: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,10 +83,20 @@ pub struct RegistryConfig {
     pub kind: RegistryKind,
     /// etcd's client URLs, `http://host:2379`.
     pub endpoints: Vec<String>,
+    /// Or the name of SRV records that say where etcd is: `_etcd-client._tcp.example.org`.
+    pub srv: Option<String>,
     /// Prefix of all keys, ending in `/`.
     pub prefix: String,
     /// Seconds that a crashed edge stays visible.
     pub lease_s: u64,
+}
+
+/// How SRV records are looked up.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiscoveryConfig {
+    /// DNS servers to ask. Empty: the system's.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -87,6 +104,8 @@ pub struct RegistryConfig {
 pub struct GeoConfig {
     /// An MMDB file (GeoLite2-City or alike). Without it, or if it is missing, distance plays no part in placement.
     pub database: Option<PathBuf>,
+    /// An MMDB file of autonomous systems (GeoLite2-ASN or alike), if `database` does not tell them. Without, systems play no part.
+    pub asn_database: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -126,13 +145,16 @@ impl Default for ControlPlaneConfig {
             http: HttpConfig::default(),
             grpc: GrpcConfig::default(),
             registry: RegistryConfig::default(),
+            discovery: DiscoveryConfig::default(),
             geo: GeoConfig::default(),
             dns: DnsConfig::default(),
             assignment: Policy::default(),
+            learning: LearnConfig::default(),
             limits: LimitsConfig::default(),
             turn: TurnConfig::default(),
             api_keys: BTreeMap::new(),
             enrolment_tokens: Vec::new(),
+            operator_tokens: Vec::new(),
             demo: false,
         }
     }
@@ -156,6 +178,7 @@ impl Default for GrpcConfig {
         GrpcConfig {
             bind: SocketAddr::from(([127, 0, 0, 1], 8090)),
             names: Vec::new(),
+            advertise: None,
         }
     }
 }
@@ -165,6 +188,7 @@ impl Default for RegistryConfig {
         RegistryConfig {
             kind: RegistryKind::Memory,
             endpoints: Vec::new(),
+            srv: None,
             prefix: "meridian/v1/".to_owned(),
             lease_s: 10,
         }
@@ -195,7 +219,8 @@ impl Default for TurnConfig {
 }
 
 impl Settings for ControlPlaneConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms", "dns.hosts"];
+    const OPEN_TABLES: &'static [&'static str] =
+        &["api_keys", "assignment.region_weights_ms", "dns.hosts", "dns.aliases"];
 
     fn check(&self, problems: &mut Problems) {
         problems.require(
@@ -205,9 +230,24 @@ impl Settings for ControlPlaneConfig {
         );
         self.http.check(problems);
         problems.require(
-            self.registry.kind == RegistryKind::Memory || !self.registry.endpoints.is_empty(),
+            self.registry.kind == RegistryKind::Memory
+                || !self.registry.endpoints.is_empty()
+                || self.registry.srv.is_some(),
             "registry.endpoints",
-            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"]",
+            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"] (or set registry.srv)",
+        );
+        problems.require(
+            self.registry.srv.is_none() || self.registry.endpoints.is_empty(),
+            "registry.srv",
+            "either registry.srv or registry.endpoints says where etcd is, not both",
+        );
+        problems.require(
+            self.registry
+                .srv
+                .as_deref()
+                .is_none_or(meridian_registry::srv::is_srv_name),
+            "registry.srv",
+            "must be a name of SRV records, for example \"_etcd-client._tcp.example.org\"",
         );
         problems.require(
             self.registry.prefix.ends_with('/'),
@@ -253,16 +293,24 @@ impl Settings for ControlPlaneConfig {
                 format!("the secret needs at least {API_SECRET_BYTES_MIN} characters"),
             );
         }
-        for token in &self.enrolment_tokens {
+        for (key, tokens) in [
+            ("enrolment_tokens", &self.enrolment_tokens),
+            ("operator_tokens", &self.operator_tokens),
+        ] {
             problems.require(
-                token.len() >= 24,
-                "enrolment_tokens",
+                tokens.iter().all(|token| token.len() >= 24),
+                key,
                 "a token has fewer than 24 characters: it could be guessed",
             );
         }
-        for (key, message) in self.dns.problems() {
-            problems.require(false, &format!("dns.{key}"), message);
+        for (key, message) in self.learning.problems() {
+            problems.require(false, &format!("learning.{key}"), message);
         }
+        problems.require(
+            self.grpc.advertise.as_deref().is_none_or(is_host_and_port),
+            "grpc.advertise",
+            "host:port, for example control-1.example.org:8090",
+        );
         for (key, message) in self.assignment.problems() {
             problems.require(false, &format!("assignment.{key}"), message);
         }
@@ -290,4 +338,10 @@ impl HttpConfig {
             );
         }
     }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let sane = |host: &str| !host.is_empty() && !host.contains(['/', ' ', '@']);
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| sane(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
 }

@@ -47,6 +47,12 @@ impl FleetWorld {
 
     fn rank(&self, edges: &Edges, client: IpAddr) -> Choice {
         let client_at = self.joins.client_at(client);
+        // What was measured holds for the prefix it was measured in, whatever the address database takes for one network.
+        let learned_bits = match client_at.measured.regions.is_empty() {
+            true => 0,
+            false if client.to_canonical().is_ipv4() => 24,
+            false => 48,
+        };
         let mut assignment = assign(&client_at, &edges.candidates, &self.joins.policy);
         if assignment.ranked.is_empty() {
             // Nobody takes people now. A name that leads to the nearest edge, and there to a refusal that says so, is better than a
@@ -61,7 +67,7 @@ impl FleetWorld {
         };
         Choice {
             targets: assignment.ranked.iter().filter_map(target).take(TARGETS_MAX).collect(),
-            prefix: self.joins.geo.network_bits(client),
+            prefix: self.joins.learning.network_bits(client).max(learned_bits),
         }
     }
 }

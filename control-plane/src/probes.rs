@@ -12,10 +12,10 @@ impl JoinService {
     /// At most [`TARGETS_MAX`] regions with an edge each that answers `GET /probe`, the likeliest first; none if there is no choice.
     /// `from` is a region that stands in for the client's place, in the demo.
     pub(crate) fn probes(&self, client: IpAddr, from: &str) -> v1::ProbesAnswer {
-        let mut client = self.client_at(client);
-        if self.is_demo() && !from.is_empty() {
-            client.location = self.location_of(from).ok();
-        }
+        let client = match self.is_demo() && !from.is_empty() {
+            true => self.client_from(from).unwrap_or_default(),
+            false => self.client_at(client),
+        };
         let (records, candidates) = self.fleet.candidates("", Instant::now());
         let assignment = assign(&client, &candidates, &self.policy);
         let mut seen = BTreeSet::new();

@@ -1,26 +1,29 @@
 //! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
 
-use crate::config::{ControlPlaneConfig, HttpConfig, TurnConfig};
+use crate::config::{ControlPlaneConfig, TurnConfig};
 use crate::dns::FleetWorld;
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
-use crate::http::{self, App};
+use crate::http::{self, App, Operators};
 use crate::join::{JoinParts, JoinService};
+use crate::learning::Learning;
 use crate::metrics::Metrics;
+use crate::replicas::{self, ReplicasService, Sharing};
 use crate::store::{MeetingStore, StoreError, now_ms};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_api::limits::Limiter;
 use meridian_api::listener;
-use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
+use meridian_api::pki::{CertificateAuthority, NodeIdentity, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
 use meridian_api::v1;
 use meridian_api::v1::edge_control_server::EdgeControlServer;
+use meridian_api::v1::replicas_server::ReplicasServer;
 use meridian_geo::GeoDatabase;
 use meridian_geodns::{DnsError, GeoDns};
-use meridian_registry::SharedRegistry;
 use meridian_registry::nodes::{KeeperConfig, NodeWatch};
+use meridian_registry::{Registration, SharedRegistry};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +79,8 @@ pub struct ControlPlane {
     joins: Arc<JoinService>,
     store: MeetingStore,
     dns: Option<Arc<GeoDns>>,
+    /// This replica's record in the registry; absent if others could not reach it.
+    announced: Option<Registration>,
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -101,13 +106,15 @@ impl ControlPlane {
         // Vanishing "together" must span a lease: leases end at different moments.
         let window = Duration::from_secs(config.registry.lease_s + 2);
         let nodes = NodeWatch::start(
-            registry,
+            registry.clone(),
             KeeperConfig {
                 window,
                 ..KeeperConfig::default()
             },
         );
-        let fleet = Arc::new(Fleet::new(nodes));
+        let fleet = Arc::new(Fleet::new(nodes, config.assignment.clone()));
+        let learning = Arc::new(learning(&config, &signing_key));
+        let saved = learning.load(&store).await;
         let turn = TurnConfig {
             secret: turn_secret(&config.turn, &signing_key),
             ..config.turn.clone()
@@ -118,11 +125,7 @@ impl ControlPlane {
             store: store.clone(),
             fleet: fleet.clone(),
             metrics: metrics.clone(),
-            geo: config
-                .geo
-                .database
-                .as_deref()
-                .map_or_else(GeoDatabase::none, GeoDatabase::open),
+            learning: learning.clone(),
             policy: config.assignment.clone(),
             turn,
             signing_key,
@@ -137,10 +140,10 @@ impl ControlPlane {
             )),
             false => None,
         };
-        let (http_address, http) = serve_http(&config.http, joins.clone(), dns.clone(), stopped.clone()).await?;
+        let (http_address, http) = serve_http(&config, joins.clone(), dns.clone(), stopped.clone()).await?;
         let service = EdgeControlService {
             joins: joins.clone(),
-            fleet,
+            fleet: fleet.clone(),
             metrics,
             authority: authority.clone(),
             policy,
@@ -149,7 +152,16 @@ impl ControlPlane {
             shutdown: stopped.clone(),
         };
         let purge = tokio::spawn(purge(store.clone(), config.limits.meeting_idle_days, stopped.clone()));
-        let (grpc_address, grpc) = serve_grpc(&config, &authority, service, stopped).await?;
+        let learn = tokio::spawn(learning.clone().run(store.clone(), saved, stopped.clone()));
+        let sharing = Sharing {
+            id: config.id.clone(),
+            identity: authority.issue_control_plane(&config.id, &config.grpc.names)?,
+            fleet,
+            learning,
+        };
+        let (grpc_address, grpc) = serve_grpc(&config, &sharing, service, stopped).await?;
+        let announced = announce(&config, grpc_address, registry.clone());
+        let tell = tokio::spawn(tell(registry, sharing, shutdown.subscribe()));
         tracing::info!(%http_address, %grpc_address, "control plane started");
         let https = config.http.certificate.is_some();
         Ok(ControlPlane {
@@ -161,8 +173,9 @@ impl ControlPlane {
             joins,
             store,
             dns,
+            announced,
             shutdown,
-            tasks: vec![http, grpc, purge],
+            tasks: vec![http, grpc, purge, tell, learn],
         })
     }
 
@@ -212,6 +225,10 @@ impl ControlPlane {
 
     /// Stops listening, lets open requests finish for two seconds, closes the database.
     pub async fn shutdown(mut self) {
+        if let Some(announced) = self.announced.take() {
+            // Others stop telling us; if the registry does not answer, the lease ends by itself.
+            let _ = tokio::time::timeout(GRACE, announced.leave()).await;
+        }
         self.shutdown.send_replace(true);
         for mut task in std::mem::take(&mut self.tasks) {
             if tokio::time::timeout(GRACE, &mut task).await.is_err() {
@@ -228,6 +245,43 @@ impl Drop for ControlPlane {
         for task in &self.tasks {
             task.abort();
         }
+    }
+}
+
+fn learning(config: &ControlPlaneConfig, signing_key: &SigningKey) -> Learning {
+    let open = |path: Option<&Path>| path.map_or_else(GeoDatabase::none, GeoDatabase::open);
+    let places = open(config.geo.database.as_deref());
+    let systems = open(config.geo.asn_database.as_deref());
+    // Replicas share the signing key, so they tag addresses alike.
+    let secret = signing_key.to_pem();
+    Learning::new(places, systems, config.learning.clone(), secret.as_bytes())
+}
+
+/// Puts this replica into the registry, so that others tell it what they do.
+fn announce(config: &ControlPlaneConfig, bound: SocketAddr, registry: SharedRegistry) -> Option<Registration> {
+    let address = match &config.grpc.advertise {
+        Some(advertised) => advertised.clone(),
+        None if !bound.ip().is_unspecified() => bound.to_string(),
+        None => {
+            tracing::info!(
+                "grpc.bind is every address and grpc.advertise is not set: other control planes cannot tell this one what they do"
+            );
+            return None;
+        }
+    };
+    let ttl = Duration::from_secs(config.registry.lease_s);
+    Some(replicas::announce(
+        registry,
+        &config.id,
+        format!("https://{address}"),
+        ttl,
+    ))
+}
+
+async fn tell(registry: SharedRegistry, sharing: Sharing, mut stopped: watch::Receiver<bool>) {
+    tokio::select! {
+        () = replicas::tell_all(registry, sharing) => {}
+        _ = stopped.wait_for(|down| *down) => {}
     }
 }
 
@@ -305,16 +359,19 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 }
 
 async fn serve_http(
-    config: &HttpConfig,
+    config: &ControlPlaneConfig,
     joins: Arc<JoinService>,
     dns: Option<Arc<GeoDns>>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
+    let operators = Operators::new(config.operator_tokens.clone());
+    let config = &config.http;
     let (socket, address) = listen("HTTP", config.bind).await?;
     let proxies = config.keys().proxies();
     let app = App {
         joins,
         dns,
+        operators,
         trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
@@ -332,11 +389,17 @@ async fn serve_http(
 
 async fn serve_grpc(
     config: &ControlPlaneConfig,
-    authority: &CertificateAuthority,
+    sharing: &Sharing,
     service: EdgeControlService,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
-    let identity = authority.issue_control_plane(&config.id, &config.grpc.names)?;
+    let identity: &NodeIdentity = &sharing.identity;
+    let replicas = ReplicasService {
+        id: sharing.id.clone(),
+        fleet: sharing.fleet.clone(),
+        learning: sharing.learning.clone(),
+        shutdown: stopped.clone(),
+    };
     let (listener, address) = listen("gRPC", config.grpc.bind).await?;
     let enrolment = !config.enrolment_tokens.is_empty();
     let router = tonic::transport::Server::builder()
@@ -344,7 +407,8 @@ async fn serve_grpc(
         // Finds out within seconds about an edge that vanished without a word.
         .http2_keepalive_interval(Some(Duration::from_secs(2)))
         .http2_keepalive_timeout(Some(Duration::from_secs(3)))
-        .add_service(EdgeControlServer::new(service));
+        .add_service(EdgeControlServer::new(service))
+        .add_service(ReplicasServer::new(replicas));
     let until = async move {
         let _ = stopped.wait_for(|down| *down).await;
     };

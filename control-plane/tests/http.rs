@@ -463,3 +463,92 @@ fn settings_without_sense_are_refused_with_file_line_and_key() {
         assert!(problems.contains(expected), "{expected}\nnot in\n{problems}");
     }
 }
+
+#[tokio::test]
+async fn a_meeting_that_may_be_held_in_the_eu_only_is_held_there() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let (code, _) = world.meeting(json!({"title": "Board", "residency": [" EU "]})).await;
+    let info = world.get(&format!("/api/v1/meetings/{code}")).await.json();
+    assert_eq!(info["residency"], json!(["eu"]));
+    for from in ["fra", "iad", "sin"] {
+        let join = world.join(&code, json!({"name": "Ana", "from": from})).await.json();
+        assert_eq!(join["edge"]["id"], "fra-1", "from {from}");
+        assert_eq!(join["alternates"], json!([]), "no other may hold it");
+    }
+    let (anywhere, _) = world.meeting(json!({"title": "x"})).await;
+    let info = world.get(&format!("/api/v1/meetings/{anywhere}")).await.json();
+    assert!(info.get("residency").is_none());
+    let (far, _) = world.meeting(json!({"residency": ["oceania"]})).await;
+    assert_eq!(
+        world.join(&far, json!({"name": "Ana"})).await.refusal(),
+        (503, "no_edge".into())
+    );
+    for wrong in [json!(["atlantis"]), json!(["eu,us"]), json!(vec!["eu"; 17])] {
+        let answer = world.post("/api/v1/meetings", json!({"residency": wrong})).await;
+        assert_eq!(answer.status, 400, "{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn operators_are_told_the_whole_reckoning_and_nobody_else_is() {
+    let mut config = config();
+    let path = "/api/v1/operator/assign?address=203.0.113.9&from=iad";
+    let (world, _edges) = World::with_edges(config.clone()).await;
+    assert_eq!(world.get(path).await.refusal(), (403, "no_operators".into()));
+    config.data_directory = support::directory();
+    config.operator_tokens = vec!["an-operators-token-of-some-length".into()];
+    let (world, mut edges) = World::with_edges(config).await;
+    edges[2].set_state(meridian_registry::nodes::NodeState::Cordoned);
+    let (code, _) = world.meeting(json!({"residency": ["eu"]})).await;
+    assert_eq!(world.get(path).await.refusal(), (401, "not_operator".into()));
+    let wrong = [("Authorization", "Bearer nearly-an-operators-token-of-length")];
+    assert_eq!(
+        world.http("GET", path, &wrong, None).await.refusal(),
+        (401, "not_operator".into())
+    );
+    let right = [("Authorization", "Bearer an-operators-token-of-some-length")];
+    world
+        .plane
+        .fleet()
+        .nodes()
+        .wait_for(|view| {
+            view.get("sin-1")
+                .is_some_and(|node| node.state != meridian_registry::nodes::NodeState::Active)
+        })
+        .await;
+    let explanation = world.http("GET", path, &right, None).await.json();
+    let ranked: Vec<_> = explanation["ranked"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["edge"].clone())
+        .collect();
+    assert_eq!(ranked, [json!("iad-1"), json!("fra-1")]);
+    let sum = |one: &serde_json::Value| {
+        let term = |key: &str| one[key].as_f64().unwrap();
+        term("rtt_ms") + term("load_penalty_ms") - term("room_bonus_ms") + term("weight_ms") - term("score_ms")
+    };
+    assert!(sum(&explanation["ranked"][0]).abs() < 1e-6);
+    assert_eq!(explanation["excluded"][0]["why"], "cordoned");
+    assert_eq!(explanation["client"]["near"], "Ashburn");
+    let held = world
+        .http("GET", &format!("{path}&meeting={code}"), &right, None)
+        .await
+        .json();
+    assert_eq!(
+        (
+            held["ranked"][0]["edge"].as_str(),
+            held["residency"]["meeting"][0].as_str()
+        ),
+        (Some("fra-1"), Some("eu"))
+    );
+    assert_eq!(held["excluded"].as_array().unwrap().len(), 2);
+    let missing = world
+        .http("GET", &format!("{path}&meeting=zzz-zzzz-zzz"), &right, None)
+        .await;
+    assert_eq!(missing.refusal(), (404, "not_found".into()));
+    let nonsense = world
+        .http("GET", "/api/v1/operator/assign?address=nowhere", &right, None)
+        .await;
+    assert_eq!(nonsense.refusal(), (400, "bad_request".into()));
+}

@@ -185,6 +185,7 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
         },
         geo: GeoConfig {
             database: args.geo.clone(),
+            ..GeoConfig::default()
         },
         dns: args.dns.map(|port| dns_config(loopback(port))).unwrap_or_default(),
         api_keys: BTreeMap::from([(API_KEY.to_owned(), secret.to_owned())]),

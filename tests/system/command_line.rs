@@ -124,6 +124,7 @@ fn is_default(line: &str) -> bool {
         "devkey",
         "ana",
         "zone",
+        "srv",
         "name_servers",
     ];
     let is_setting = line

@@ -15,7 +15,7 @@ pub mod pki;
 pub mod probes;
 pub mod token;
 
-/// Version 1 of the gRPC protocol between edges and the control plane, generated from `proto/edge_control.proto`.
+/// Version 1 of the gRPC protocols between edges and the control plane, and between control planes, generated from `proto/`.
 pub mod v1 {
     tonic::include_proto!("meridian.v1");
 }

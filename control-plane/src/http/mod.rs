@@ -1,7 +1,10 @@
 //! HTTP: what browsers and scripts talk to. The API under `/api/v1`, the web app everywhere else, and what probes and Prometheus read.
 
 mod api;
+mod operator;
 mod web;
+
+pub(crate) use operator::Operators;
 
 use crate::join::JoinService;
 use axum::Router;
@@ -22,6 +25,7 @@ use std::time::Instant;
 pub(crate) struct App {
     pub(crate) joins: Arc<JoinService>,
     pub(crate) dns: Option<Arc<GeoDns>>,
+    pub(crate) operators: Operators,
     pub(crate) trusted_proxies: Vec<Network>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) web_directory: Option<PathBuf>,
@@ -48,6 +52,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/meetings/{code}/join", post(api::join))
         .route("/regions", get(api::regions))
         .route("/probes", get(api::probes))
+        .route("/operator/assign", get(operator::explain))
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -89,6 +94,8 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     let mut gauges = vec![
         ("meridian_edges_attached", String::new(), fleet.attached() as f64),
         ("meridian_nodes", String::new(), fleet.view().nodes.len() as f64),
+        ("meridian_replicas", String::new(), fleet.replicas() as f64),
+        ("meridian_learned_rows", String::new(), app.joins.learning.rows() as f64),
     ];
     let edges = fleet.summaries(Instant::now());
     let label = |id: &str| format!("node=\"{id}\"");

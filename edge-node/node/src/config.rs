@@ -10,6 +10,7 @@ use meridian_api::listener::HttpKeys;
 use meridian_api::pki::is_valid_node_id;
 use meridian_api::token::API_SECRET_BYTES_MIN;
 use meridian_registry::nodes::LEASE_S;
+use meridian_registry::srv::is_srv_name;
 use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ pub struct EdgeConfig {
     pub link: LinkSettings,
     pub registry: RegistrySettings,
     pub control_plane: ControlPlaneSettings,
+    pub discovery: DiscoverySettings,
     pub pki: PkiSettings,
     /// API key → secret: whoever signs a token with one of them may join rooms here. Secrets have at least 32 characters.
     pub api_keys: BTreeMap<String, String>,
@@ -142,6 +144,8 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// etcd's client URLs.
     pub endpoints: Vec<String>,
+    /// Or the name of SRV records that say where etcd is: `_etcd-client._tcp.example.org`.
+    pub srv: Option<String>,
     /// Prefix of all keys, ending in `/`; the same in the whole mesh.
     pub prefix: String,
     /// Seconds after which an edge that stopped renewing gets no new people. 2 to 60.
@@ -153,6 +157,7 @@ impl Default for RegistrySettings {
         RegistrySettings {
             kind: RegistryKind::Memory,
             endpoints: vec![],
+            srv: None,
             prefix: "meridian/v1/".to_owned(),
             lease_s: 10,
         }
@@ -165,6 +170,16 @@ impl Default for RegistrySettings {
 pub struct ControlPlaneSettings {
     /// `https://host:port`; absent = none.
     pub url: Option<String>,
+    /// Or the name of SRV records that say where control planes are: `_meridian-control._tcp.example.org`.
+    pub srv: Option<String>,
+}
+
+/// How SRV records are looked up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiscoverySettings {
+    /// DNS servers to ask; empty = the system's.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// The certificate by which the mesh knows this edge.
@@ -235,11 +250,7 @@ impl Settings for EdgeConfig {
             "link.advertise",
             "must name the address other edges reach, because link.bind is a wildcard address",
         );
-        problems.require(
-            self.registry.kind != RegistryKind::Etcd || !self.registry.endpoints.is_empty(),
-            "registry.endpoints",
-            "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\"",
-        );
+        self.check_found(problems);
         problems.require(
             self.registry.prefix.ends_with('/'),
             "registry.prefix",
@@ -281,6 +292,36 @@ impl HttpSettings {
 }
 
 impl EdgeConfig {
+    /// Where etcd and the control plane are.
+    fn check_found(&self, problems: &mut Problems) {
+        let etcd = self.registry.kind == RegistryKind::Etcd;
+        problems.require(
+            !etcd || !self.registry.endpoints.is_empty() || self.registry.srv.is_some(),
+            "registry.endpoints",
+            "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\" (or set registry.srv)",
+        );
+        problems.require(
+            self.registry.srv.is_none() || self.registry.endpoints.is_empty(),
+            "registry.srv",
+            "either registry.srv or registry.endpoints says where etcd is, not both",
+        );
+        problems.require(
+            self.control_plane.srv.is_none() || self.control_plane.url.is_none(),
+            "control_plane.srv",
+            "either control_plane.srv or control_plane.url says where the control plane is, not both",
+        );
+        for (key, name) in [
+            ("registry.srv", &self.registry.srv),
+            ("control_plane.srv", &self.control_plane.srv),
+        ] {
+            problems.require(
+                name.as_deref().is_none_or(is_srv_name),
+                key,
+                "must be a name of SRV records, for example \"_meridian-control._tcp.example.org\"",
+            );
+        }
+    }
+
     fn check_http(&self, problems: &mut Problems) {
         self.http.keys().check(problems);
         if let Some(url) = &self.control_plane.url {

@@ -278,12 +278,7 @@ impl Edge {
             source,
         })?;
         let link = config.link.advertise.unwrap_or(bound);
-        let control = config
-            .control_plane
-            .url
-            .as_deref()
-            .map(|url| ControlPlane::new(url, &identity))
-            .transpose()?;
+        let control = ControlPlane::new(&config, &identity)?;
         let (mesh, to_mesh) = MeshHandle::new();
         let (sessions, ended_sessions) = mpsc::channel(SESSION_REPORTS);
         let state = Arc::new(EdgeState {

@@ -421,7 +421,7 @@ fn a_resumed_session_is_told_everything_again_and_who_left_meanwhile() {
         ..Default::default()
     };
     let actions = edge.ask(bob, Ask::SyncState(state));
-    let [Action::TrackSetting { setting, .. }, Action::SyncState { received, .. }] = &actions[..] else {
+    let [Action::TrackSetting { setting, .. }, Action::Received(received)] = &actions[..] else {
         panic!("{actions:?}")
     };
     assert!(!setting.enabled);

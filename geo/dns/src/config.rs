@@ -21,6 +21,8 @@ pub struct DnsConfig {
     pub name_servers: Vec<String>,
     /// Fixed addresses of further names in the zone: of name servers, if they are named in it.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Names in the zone that stand for names elsewhere (CNAME): `_acme-challenge` of the hostname, answered where certificates are made.
+    pub aliases: BTreeMap<String, String>,
     /// Who cares for the zone, in the SOA: `hostmaster.example.org` stands for hostmaster@example.org. Empty: hostmaster of the zone.
     pub contact: String,
     /// Seconds for which resolvers may keep an answer, and the fact that there is none. 1 to 3600.
@@ -39,6 +41,7 @@ impl Default for DnsConfig {
             hostnames: Vec::new(),
             name_servers: Vec::new(),
             hosts: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             contact: String::new(),
             ttl_s: 30,
             responses_per_second: 100,
@@ -107,6 +110,19 @@ impl DnsConfig {
                 format!("`{name}` needs 1 to {NAMES_MAX} addresses"),
             );
         }
+        for (name, target) in &self.aliases {
+            let taken = self.hosts.contains_key(name) || self.hostnames.contains(name) || *name == self.zone;
+            require(
+                inside(name) && !taken,
+                "aliases",
+                format!("`{name}` must be a name in the zone that has nothing else"),
+            );
+            require(
+                parse_name(target).is_some(),
+                "aliases",
+                format!("`{target}` is no domain name"),
+            );
+        }
         require(
             self.contact.is_empty() || parse_name(&self.contact).is_some(),
             "contact",
@@ -172,6 +188,10 @@ mod tests {
             key(|config| config.name_servers = vec!["ns1.join.meridian.test".into()]),
             "hosts"
         );
+        let alias = |name: &str| [(name.to_owned(), "elsewhere.test".to_owned())].into();
+        let mut taken = good();
+        taken.aliases = alias("join.meridian.test");
+        assert_eq!(taken.problems()[0].0, "aliases", "a CNAME stands alone");
         assert_eq!(key(|config| config.ttl_s = 0), "ttl_s");
         assert_eq!(key(|config| config.contact = "a@b".into()), "contact");
     }

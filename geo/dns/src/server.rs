@@ -4,6 +4,7 @@ use crate::config::DnsConfig;
 use crate::reply::{Responder, Transport};
 use crate::subnet::network;
 use crate::world::World;
+use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,7 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 const TCP_QUERIES_MAX: usize = 100;
 /// One source network may hold this share of the TCP connections.
 const TCP_SHARE: usize = 8;
+const TCP_BACKLOG: i32 = 256;
 /// Attempts at a port that is free for UDP and TCP, when any may be chosen.
 const PORT_ATTEMPTS: usize = 20;
 
@@ -64,7 +66,7 @@ impl GeoDns {
         let connections = Arc::new(Connections::new(config.tcp_connections_max));
         let (mut tasks, mut addresses) = (JoinSet::new(), Vec::new());
         for address in &config.bind {
-            let bound = bind(*address).await;
+            let bound = bind(*address);
             let (udp, tcp, address) = bound.map_err(|source| DnsError::Listen {
                 address: *address,
                 source,
@@ -93,18 +95,35 @@ impl GeoDns {
 }
 
 /// UDP and TCP on the same port.
-async fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener, SocketAddr)> {
+fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener, SocketAddr)> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let tcp = TcpListener::bind(address).await?;
+        let tcp = socket(address, Type::STREAM)?;
+        tcp.listen(TCP_BACKLOG)?;
+        let tcp = TcpListener::from_std(tcp.into())?;
         let bound = tcp.local_addr()?;
-        match UdpSocket::bind(bound).await {
-            Ok(udp) => return Ok((udp, tcp, bound)),
+        match socket(bound, Type::DGRAM) {
+            Ok(udp) => return Ok((UdpSocket::from_std(udp.into())?, tcp, bound)),
             Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+fn socket(address: SocketAddr, kind: Type) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() {
+        // Or [::]:53 would take IPv4 as well, and 0.0.0.0:53 beside it would be refused.
+        socket.set_only_v6(true)?;
+    }
+    if kind == Type::STREAM {
+        // Connections of the last process that are still fading away are no reason not to start.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 async fn serve_udp(socket: UdpSocket, responder: Arc<Responder>) {

@@ -2,7 +2,7 @@
 
 use crate::config::DnsConfig;
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, NS, SOA};
 use hickory_proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ pub struct Zone {
     apex: LowerName,
     hostnames: Vec<LowerName>,
     hosts: BTreeMap<LowerName, Vec<IpAddr>>,
+    aliases: BTreeMap<LowerName, Name>,
     name_servers: Vec<Name>,
     soa: Record,
     ttl_s: u32,
@@ -85,8 +86,13 @@ impl Zone {
             .hosts
             .iter()
             .filter_map(|(host, addresses)| Some((parse_name(host)?, addresses.clone())));
+        let aliases = config
+            .aliases
+            .iter()
+            .filter_map(|(alias, target)| Some((parse_name(alias)?, Name::from(parse_name(target)?))));
         Some(Zone {
             hosts: hosts.collect(),
+            aliases: aliases.collect(),
             hostnames,
             name_servers,
             // A negative answer holds for the lesser of the SOA's TTL and its minimum (RFC 2308, 5).
@@ -115,6 +121,10 @@ impl Zone {
         let is_apex = lower == self.apex;
         let is_edges = self.hostnames.contains(&lower);
         let fixed = self.hosts.get(&lower);
+        if let Some(target) = self.aliases.get(&lower) {
+            let data = RData::CNAME(CNAME(target.clone()));
+            return self.positive(vec![self.record(name, self.ttl_s, data)]);
+        }
         match kind {
             RecordType::SOA if is_apex => self.positive(vec![self.soa_record()]),
             RecordType::NS if is_apex => {
@@ -156,7 +166,11 @@ impl Zone {
 
     /// Whether a name is in the zone, be it only because another lies below it (RFC 8020).
     fn exists(&self, name: &LowerName) -> bool {
-        let mut names = self.hostnames.iter().chain(self.hosts.keys());
+        let mut names = self
+            .hostnames
+            .iter()
+            .chain(self.hosts.keys())
+            .chain(self.aliases.keys());
         *name == self.apex || names.any(|known| name.zone_of(known))
     }
 
@@ -208,6 +222,11 @@ mod tests {
             hostnames: vec!["Join.meridian.test".into(), "a.b.meridian.test.".into()],
             name_servers: vec!["ns1.meridian.test".into(), "ns2.elsewhere.test".into()],
             hosts: [("ns1.meridian.test".to_owned(), vec!["192.0.2.53".parse().unwrap()])].into(),
+            aliases: [(
+                "_acme-challenge.join.meridian.test".to_owned(),
+                "join.acme.test".to_owned(),
+            )]
+            .into(),
             ..DnsConfig::default()
         };
         assert_eq!(config.problems(), []);
@@ -309,6 +328,14 @@ mod tests {
             ask("ns1.meridian.test.", RecordType::A).answers[0].data.to_string(),
             "192.0.2.53"
         );
+    }
+
+    #[test]
+    fn an_alias_stands_for_a_name_elsewhere_whatever_is_asked() {
+        for kind in [RecordType::TXT, RecordType::A, RecordType::CNAME, RecordType::ANY] {
+            let content = ask("_acme-challenge.join.meridian.test.", kind);
+            assert_eq!(content.answers[0].data.to_string(), "join.acme.test.", "{kind}");
+        }
     }
 
     #[test]

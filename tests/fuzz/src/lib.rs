@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod dns;
 mod media;
 mod mesh;
 mod signalling;
@@ -33,6 +34,11 @@ pub const TARGETS: &[Target] = &[
         name: "api_token",
         run: signalling::token,
         seeds: signalling::token_seeds,
+    },
+    Target {
+        name: "dns_queries",
+        run: dns::queries,
+        seeds: dns::query_seeds,
     },
     Target {
         name: "link_datagrams",

@@ -1,13 +1,14 @@
-//! Load generators and benchmarks of the packet path. `./run bench fanout` runs `meridian-load fanout` in release.
+//! Load generators and benchmarks, of the packet path and of placement. `./run bench fanout` runs `meridian-load fanout` in release.
 //! Each benchmark prints what load it made, a table, and as its last line one JSON object.
 #![forbid(unsafe_code)]
 
+mod assign;
 mod fanout;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "meridian-load", about = "Benchmarks of Meridian's packet path")]
+#[command(name = "meridian-load", about = "Benchmarks of Meridian")]
 struct Cli {
     #[command(subcommand)]
     bench: Bench,
@@ -15,6 +16,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Placing joins among 1,000 PoPs: assignments a second on one core, checked against the plain scorer.
+    Assign(assign::Options),
     /// One publisher, N viewers, through a real media thread: CPU per forwarded packet beside the floor.
     Fanout(fanout::Options),
     /// One row of `fanout` in a process of its own (started by it).
@@ -27,6 +30,7 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
+        Bench::Assign(options) => assign::run(&options),
         Bench::Fanout(options) => fanout::run(&options),
         Bench::FanoutRow(options) => fanout::run_row(&options),
         Bench::FanoutClients(options) => fanout::run_clients(&options),

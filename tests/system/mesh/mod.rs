@@ -219,7 +219,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    fn start(folder: &Folder) -> Etcd {
+    pub(super) fn start(folder: &Folder) -> Etcd {
         let url = || format!("http://127.0.0.1:{}", free_port());
         let mut etcd = Etcd {
             process: None,
@@ -262,10 +262,10 @@ impl Etcd {
     }
 }
 
-fn strings(arguments: &[&str]) -> Vec<String> {
+pub(super) fn strings(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|argument| (*argument).to_owned()).collect()
 }
 
-fn text(path: &std::path::Path) -> String {
+pub(super) fn text(path: &std::path::Path) -> String {
     path.to_str().unwrap().to_owned()
 }

@@ -49,6 +49,7 @@ pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
             "# HELP meridian_media_{name}{suffix} {help}\n# TYPE meridian_media_{name}{suffix} {kind}\nmeridian_media_{name}{suffix} {value}"
         );
     }
+    edge.rooms.counters.render(&mut text);
     edge.mesh.render_metrics(&mut text);
     edge.turn.render_metrics(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

@@ -81,6 +81,7 @@ impl Shard {
         self.visit_some_peers(now);
         if self.clock.ticks.is_multiple_of(TICKS_PER_ROUND) {
             self.repeat_keyframe_requests(now);
+            self.tell_mesh_reports(now);
             let mut levels = std::mem::take(&mut self.scratch.levels);
             if self.speakers.poll(now, &mut levels) && !levels.is_empty() {
                 self.events.send(Event::AudioLevels(levels.clone()));
