@@ -183,6 +183,8 @@ impl RoleArgs {
                 "MERIDIAN_LOG",
                 "MERIDIAN_LOG_FORMAT",
                 "MERIDIAN_ENROLMENT_TOKEN",
+                "MERIDIAN_OPERATOR_TOKEN",
+                "MERIDIAN_URL",
             ])
             .env(std::env::vars())
     }

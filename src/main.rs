@@ -1,6 +1,7 @@
 //! `meridian`: one binary, every role. Subcommands only; the roles live in their crates, the demo in `dev.rs`.
 #![forbid(unsafe_code)]
 
+mod assign;
 mod dev;
 mod flags;
 mod pki;
@@ -44,6 +45,8 @@ enum Command {
     Turn(flags::TurnArgs),
     /// A control plane and three PoPs (fra, iad, sin) on this machine, to try things out. What `./run demo` runs.
     Dev(dev::DevArgs),
+    /// Where a client would be sent, and why.
+    Assign(assign::AssignArgs),
     /// Certificates of the mesh: its authority, and one for each edge.
     Pki(pki::PkiArgs),
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
             Command::Edge(args) => run::edge(args).await,
             Command::Turn(args) => turn::run(args).await,
             Command::Dev(args) => dev::run(args).await,
+            Command::Assign(args) => assign::run(args).await,
             Command::Pki(args) => pki::run(args).await,
         }
     });

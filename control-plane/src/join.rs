@@ -243,6 +243,7 @@ impl JoinService {
         };
         let placement = self.fleet.place(&client, &meeting.code, note, Instant::now());
         let (edge, alternates) = placement.edges.split_first().ok_or(Refusal::NoEdge)?;
+        let nearest_turn = placement.edges.iter().find(|record| !record.turn.is_empty());
         if placement.full {
             return Err(Refusal::Full {
                 people_max: meeting.max_participants,
@@ -255,7 +256,6 @@ impl JoinService {
         let identity = returning.unwrap_or_else(new_identity);
         let claims = self.claims(&identity, &name, &meeting);
         let token = self.signing_key.mint(&claims).map_err(unavailable)?;
-        let nearest_turn = placement.edges.iter().find(|record| !record.turn.is_empty());
         let ice_servers = self.ice_servers(&identity, nearest_turn);
         let reason = |one: meridian_geo::Reason| v1::Reason {
             edge: one.edge,

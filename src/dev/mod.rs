@@ -195,6 +195,7 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
             meetings_per_minute_address: 1_000,
             ..LimitsConfig::default()
         },
+        operator_tokens: vec![secret.to_owned()],
         demo: true,
         ..ControlPlaneConfig::default()
     }

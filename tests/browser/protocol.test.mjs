@@ -148,9 +148,10 @@ describe('the client protocol in Chromium', { skip: !READY && 'MERIDIAN_READY is
       assert.deepEqual([...new Set(sent.map(({ mime }) => mime))], [`video/${codec}`], 'nobody needs the backup: it is not sent');
       if (codec === 'h264') return;
       const [old, older] = await Promise.all([enter(room, 'fra', 'old', { without: codec }), enter(room, 'sin', 'older', { without: codec })]);
+      t.after(async () => t.diagnostic(JSON.stringify(await ana.evaluate(() => stats('outbound-rtp')).catch(String))));
       await Promise.all([old, older].map((page) => sees(page, 'video/vp8')));
       await Promise.all([near, far].map((page) => sees(page, `video/${codec}`)));
-      t.diagnostic(JSON.stringify(await ana.evaluate(() => stats('outbound-rtp'))));
+      
     });
   }
 });

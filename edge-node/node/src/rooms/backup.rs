@@ -30,22 +30,33 @@ fn backup_sid(track: &TrackSid, codec: Codec) -> TrackSid {
     TrackSid::new(format!("{track}{MARK}{}", mime.rsplit('/').next().unwrap_or_default()))
 }
 
-/// A codec the publisher offered beside the one it sends.
-pub(super) fn backup_codec(facts: &Track, name: &str) -> Option<Codec> {
+/// Codecs the publisher offered beside the one it sends, as far as we know them.
+fn backups(facts: &Track) -> impl Iterator<Item = Codec> {
     let others = facts
         .codecs
         .iter()
         .filter(|codec| !codec.mime.eq_ignore_ascii_case(&facts.mime));
-    let named = |mime: &str| mime.rsplit('/').next().is_some_and(|n| n.eq_ignore_ascii_case(name));
-    others
-        .filter(|codec| named(&codec.mime))
-        .find_map(|codec| codec_of_mime(&codec.mime))
+    others.filter_map(|codec| codec_of_mime(&codec.mime))
+}
+
+pub(super) fn has_backup(facts: &Track) -> bool {
+    backups(facts).next().is_some()
+}
+
+/// That of them with this name.
+pub(super) fn backup_codec(facts: &Track, name: &str) -> Option<Codec> {
+    backups(facts).find(|codec| is_named(&codec.to_string(), name))
+}
+
+fn is_named(mime: &str, name: &str) -> bool {
+    mime.rsplit('/')
+        .next()
+        .is_some_and(|codec| codec.eq_ignore_ascii_case(name))
 }
 
 /// Encodings to expect of it: backups are sent as simulcast whenever there are layers.
 pub(super) fn backup_layers(facts: &Track, name: &str) -> u8 {
-    let named = |mime: &str| mime.rsplit('/').next().is_some_and(|n| n.eq_ignore_ascii_case(name));
-    let codec = facts.codecs.iter().find(|codec| named(&codec.mime));
+    let codec = facts.codecs.iter().find(|codec| is_named(&codec.mime, name));
     let layers = codec.map_or(facts.layers.len(), |codec| codec.layers.len());
     (layers.clamp(1, Layer::COUNT) as u8).max(layer_count(facts))
 }
@@ -56,11 +67,7 @@ impl RoomTask {
         let Some((owner, facts)) = self.room.track(track) else {
             return false;
         };
-        let others = facts
-            .codecs
-            .iter()
-            .filter(|codec| !codec.mime.eq_ignore_ascii_case(&facts.mime));
-        let Some(codec) = others.filter_map(|codec| codec_of_mime(&codec.mime)).next() else {
+        let Some(codec) = backups(facts).next() else {
             return false;
         };
         let (publisher, group) = (owner.sid.clone(), sync_group(facts).map(str::to_owned));

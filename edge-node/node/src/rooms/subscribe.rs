@@ -11,7 +11,7 @@ use meridian_signalling::{SubscriptionFailure, TrackSetting};
 use meridian_transport::sdp::{AudioPreferences, WantedTrack};
 
 use super::SessionKey;
-use super::backup::{backup_codec, backup_layers, published};
+use super::backup::{backup_codec, backup_layers, has_backup, published};
 use super::task::RoomTask;
 use super::tracks::{CarriedTrack, Origin, codec_of_mime};
 
@@ -22,6 +22,7 @@ impl RoomTask {
         };
         let (publisher, group) = (owner.sid.clone(), sync_group(facts).map(str::to_owned));
         let Some(kind) = media_kind(facts) else { return };
+        let backed = has_backup(facts);
         if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
             self.refuse_subscription(key, sid, SubscriptionFailure::CodecUnsupported);
             return;
@@ -34,12 +35,17 @@ impl RoomTask {
         }
         let group = group.filter(|_| client.signalling.finds_tracks_by_mid());
         let stream_id = format!("{publisher}|{}", group.as_deref().unwrap_or(sid.as_str()));
+        let mut codecs = track.codecs.clone();
+        if let Some(sent) = track.codecs.first().filter(|_| backed) {
+            // Its publisher may be able to send others in that section; whoever lacks this one is better off with the backup.
+            codecs.retain(|codec| codec.to_string() == sent.to_string());
+        }
         client.negotiation.subscribe(WantedTrack {
             key: track.id.0,
             kind,
             stream_id,
             track_sid: sid.to_string(),
-            codecs: track.codecs.clone(),
+            codecs,
         });
         client.needs_offer = true;
         self.dirty.insert(key);
