@@ -222,6 +222,7 @@ fn print_client(answer: &Value) {
             format!("near {near}, inferred from earlier sessions ({likely:.0} % likely)")
         }
         Some("database") => format!("near {near}"),
+        Some("told") => format!("near {near}, as told"),
         _ => "unknown: distance plays no part".to_owned(),
     };
     println!("taken to be {place}");

@@ -39,7 +39,7 @@ struct Whereabouts {
     /// Where the client is taken to be.
     location: Option<Location>,
     near: Option<String>,
-    /// `database`, `inferred` (earlier sessions contradict it, or there is none), `unknown`.
+    /// `database`, `inferred` (earlier sessions contradict it, or there is none), `told` (by who asks), `unknown`.
     source: &'static str,
     /// Of an inferred place.
     likelihood: Option<f64>,
@@ -114,6 +114,7 @@ impl Explanation {
         reckoning: &Reckoning,
     ) -> Self {
         let assignment = &reckoning.assignment;
+        let told = known.location() != client.location;
         let of = |index: usize| reckoning.candidates.get(index);
         let excluded = reckoning.excluded.iter().filter_map(|one| {
             let candidate = of(one.index)?;
@@ -126,6 +127,7 @@ impl Explanation {
         });
         let (source, likelihood) = match assignment.belief.source {
             BeliefSource::Unknown => ("unknown", None),
+            BeliefSource::Database if told => ("told", None),
             BeliefSource::Database => ("database", None),
             BeliefSource::Inferred { likelihood } => ("inferred", Some(likelihood)),
         };

@@ -234,6 +234,8 @@ impl JoinService {
             .ok_or_else(|| Refusal::BadRequest("Enter the name that others should see.".to_owned()))?;
         let mut client = self.client(&request, address)?;
         client.residency.clone_from(&meeting.residency);
+        // Nobody is part of an experiment in the middle of a call.
+        client.draw = returning.is_none().then(|| rand::rng().random());
         // Somebody who returns is in the count already, or has just been dropped from it.
         let note = match &returning {
             Some(_) => Note::Returning,
@@ -413,7 +415,6 @@ impl JoinService {
             true => self.client_from(&request.from)?,
             false => self.client_at(address),
         };
-        client.draw = Some(rand::rng().random());
         let probe = |one: &v1::Probe| Probe {
             region: one.region.clone(),
             rtt_ms: f64::from(one.rtt_ms),

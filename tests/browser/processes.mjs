@@ -21,7 +21,8 @@ export const LEASE_S = 2;
 const SOON_MS = 30_000;
 
 /**
- * `host`: the address that everything listens on; anything but loopback gets HTTPS with a certificate of the mesh's own authority.
+ * `host`: the control plane's address. Off loopback everything speaks HTTPS, with certificates of the mesh's own authority, and each edge has the
+ * next address of the network, as browsers treat all ports of one address alike (Firefox opens one WebSocket to it at a time).
  * `delayMs`: one way, between edges. Resolves to a `Mesh` once people can be placed on each of `regions`.
  */
 export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0.0.1', delayMs = 0 } = {}) {
@@ -38,6 +39,7 @@ export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0
 class Mesh {
   edges = new Map();
   relays = new Map();
+  hosts = new Map();
   ports = new Map();
 
   constructor(host, delayMs) {
@@ -52,8 +54,10 @@ class Mesh {
     this.url = `${this.secure ? 'https' : 'http'}://${this.secure ? this.host : 'localhost'}:${this.http}`;
     this.startEtcd();
     await this.run('authority', ['pki', 'create', '--out', this.path('data/pki')]);
+    regions.forEach((id, i) => this.hosts.set(id, this.secure ? this.host.replace(/\d+$/, (last) => Number(last) + 1 + i) : this.host));
     // One certificate for all HTTPS in here: it is the address that counts.
-    if (this.secure) await this.run('https', ['pki', 'node', 'https', '--authority', this.path('data'), '--out', this.path('https'), '--name', this.host]);
+    const names = [this.host, ...this.hosts.values()].flatMap((name) => ['--name', name]);
+    if (this.secure) await this.run('https', ['pki', 'node', 'https', '--authority', this.path('data'), '--out', this.path('https'), ...names]);
     this.startControlPlane();
     await this.controlPlaneAnswers();
     await Promise.all(regions.map((region) => this.startEdge(region)));
@@ -94,8 +98,9 @@ class Mesh {
     const pki = this.path(`pki-${id}`);
     if (!this.edges.has(id)) {
       await this.run(`pki-${id}`, ['pki', 'node', id, '--authority', this.path('data'), '--out', pki]);
-      this.ports.set(id, await freePorts(this.host, 2));
+      this.ports.set(id, await freePorts(this.hosts.get(id), 2));
     }
+    const host = this.hosts.get(id);
     const [http, link] = this.ports.get(id);
     const advertise = this.delayMs ? `advertise = '${await this.startRelay(id, link)}'` : '';
     const file = this.configure(id, `
@@ -103,10 +108,10 @@ class Mesh {
       id = '${id}'
       region = '${id}'
       [http]
-      bind = '${this.host}:${http}'
+      bind = '${host}:${http}'
       ${this.certificate()}
       [media]
-      bind = ['${this.host}:0']
+      bind = ['${host}:0']
       threads = 1
       [link]
       bind = '127.0.0.1:${link}'

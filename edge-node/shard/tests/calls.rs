@@ -1,6 +1,8 @@
 //! Whole calls over real sockets on loopback: the transport's client half against running media threads.
 
 mod common;
+#[path = "calls/reports.rs"]
+mod reports;
 
 use std::time::Duration;
 

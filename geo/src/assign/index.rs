@@ -7,7 +7,7 @@
 
 use super::choose::{self, reach_ms, sort};
 use super::score::{Question, Ranked, Terms, lies_within};
-use super::{Assignment, Candidate, Client, Excluded, Policy, assign};
+use super::{Assignment, Candidate, Client, Excluded, Policy, rank_all};
 use crate::place::{Unit, chord_squared_within};
 use crate::{Location, regions};
 use std::collections::HashMap;
@@ -110,13 +110,13 @@ impl Candidates {
     pub fn assign(&self, client: &Client, with_room: &[usize]) -> Assignment {
         let question = Question::new(client, &self.policy, |region| self.place_of(region));
         if self.list.len() < PRUNED_FROM || question.here.is_none() {
-            return self.plain(client, with_room);
+            return self.plain(&question, with_room);
         }
         let mut search = Search::new(self, &question, with_room);
         search.run();
         let mut ranked = search.found;
         if ranked.is_empty() {
-            return self.plain(client, with_room);
+            return self.plain(&question, with_room);
         }
         let within_ms = search.within_ms;
         ranked.retain(|one| one.without_bonus() <= within_ms || one.score_ms <= within_ms);
@@ -131,12 +131,8 @@ impl Candidates {
         }
     }
 
-    fn plain(&self, client: &Client, with_room: &[usize]) -> Assignment {
-        let mut list = self.list.clone();
-        for (index, one) in list.iter_mut().enumerate() {
-            one.has_room = with_room.contains(&index);
-        }
-        assign(client, &list, &self.policy)
+    fn plain(&self, question: &Question<'_>, with_room: &[usize]) -> Assignment {
+        rank_all(question, &self.list, &self.terms, |index| with_room.contains(&index))
     }
 
     /// Why edges are left out for this client: what [`Self::assign`] does not list.
@@ -223,7 +219,11 @@ impl<'a> Search<'a> {
             let region = self.measured[id] as usize;
             self.each(&self.all.regions[region].members);
         }
-        self.each(&self.all.unplaced);
+        for index in &self.all.unplaced {
+            if !self.measured.contains(&self.all.region[*index as usize]) {
+                self.each(std::slice::from_ref(index));
+            }
+        }
         if let Some(here) = self.question.here {
             self.walk(0, here, 0.0);
         }

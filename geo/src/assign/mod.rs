@@ -72,15 +72,25 @@ pub fn assign(client: &Client, candidates: &[Candidate], policy: &Policy) -> Ass
             .or_else(|| regions::find(region).map(|known| known.location))
     };
     let question = Question::new(client, policy, place_of);
-    let terms = |index: usize| Terms::new(&candidates[index], policy);
+    let terms: Vec<Terms> = candidates.iter().map(|one| Terms::new(one, policy)).collect();
+    rank_all(&question, candidates, &terms, |index| candidates[index].has_room)
+}
+
+/// The plain scorer: every edge.
+fn rank_all(
+    question: &Question<'_>,
+    candidates: &[Candidate],
+    terms: &[Terms],
+    has_room: impl Fn(usize) -> bool,
+) -> Assignment {
     let mut assignment = Assignment {
         belief: question.belief,
         ..Assignment::default()
     };
-    let rank = |index: usize| question.rank(index, &candidates[index], &terms(index), candidates[index].has_room);
+    let rank = |index: usize| question.rank(index, &candidates[index], &terms[index], has_room(index));
     let mut second_choice = Vec::new();
     for (index, candidate) in candidates.iter().enumerate() {
-        if let Some(why) = question.exclusion(candidate, &terms(index)) {
+        if let Some(why) = question.exclusion(candidate, &terms[index]) {
             assignment.excluded.push(Excluded { index, why });
         } else if let Some(why) = question.doubt(candidate) {
             second_choice.push(Excluded { index, why });
@@ -95,7 +105,7 @@ pub fn assign(client: &Client, candidates: &[Candidate], policy: &Policy) -> Ass
         assignment.excluded.append(&mut second_choice);
     }
     choose::sort(&mut assignment.ranked, |index| &candidates[index]);
-    assignment.choice = choose::choose(&question, &mut assignment.ranked, |index| &candidates[index]);
+    assignment.choice = choose::choose(question, &mut assignment.ranked, |index| &candidates[index]);
     assignment
 }
 

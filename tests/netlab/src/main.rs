@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use meridian_netlab::{Impairment, Relay};
 
-const USAGE: &str = "usage: meridian-netlab --target ADDRESS:PORT [--delay-ms ONE_WAY] [--jitter-ms MOST] [--loss SHARE] [--seed N]";
+const USAGE: &str =
+    "usage: meridian-netlab --target ADDRESS:PORT [--delay-ms ONE_WAY] [--jitter-ms MOST] [--loss SHARE] [--seed N]";
 
 struct Options {
     target: SocketAddr,

@@ -26,6 +26,10 @@ class FakeRoom {
     this.handlers.set(event, [...(this.handlers.get(event) ?? []), handler]);
     return this;
   }
+  off(event: string, handler: (...args: never[]) => void) {
+    this.handlers.set(event, (this.handlers.get(event) ?? []).filter((held) => held !== handler));
+    return this;
+  }
   removeAllListeners() {
     this.handlers.clear();
   }

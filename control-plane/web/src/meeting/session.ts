@@ -13,7 +13,7 @@ import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice,
 import type { Measurement } from './probes';
 import { watchPulse } from './pulse';
 import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
-import { audioOf, peopleOf } from './roomView';
+import { audioOf, peopleOf, soundIsHeldBack } from './roomView';
 
 /** How long rejoining is tried before the person is told that the connection dropped. */
 const REJOIN_BUDGET_MS = 60_000;
@@ -309,7 +309,7 @@ export class MeetingSession extends Changes implements MeetingSource {
       micOn: me.isMicrophoneEnabled,
       cameraOn: me.isCameraEnabled,
       sharing: me.getTrackPublication(Track.Source.ScreenShare) !== undefined,
-      soundBlocked: !room.canPlaybackAudio,
+      soundBlocked: soundIsHeldBack(room),
     };
   }
 

@@ -110,7 +110,6 @@ impl RoomTask {
         };
         let (session, layers) = (*session, backup_layers(facts, name));
         let id = self.edge.router.allocate_track(&self.name, &self.handle);
-        self.edge.mesh.carry(&self.name, sid, id, MediaKind::Video);
         self.tracks.insert(CarriedTrack {
             id,
             sid: sid.clone(),
@@ -166,6 +165,8 @@ impl RoomTask {
             track,
             publication: publication.clone(),
         });
+        // Not before: media threads tap only what they know. What other edges want of it waits in the mesh until then.
+        self.edge.mesh.carry(&self.name, &sid, track, MediaKind::Video);
         let codecs = facts.codecs.clone();
         let muted = self.room.track(&facts.sid).is_some_and(|(_, held)| held.muted);
         self.edge.shards.send(Command::SetMuted { track, muted });

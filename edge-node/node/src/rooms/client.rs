@@ -21,6 +21,8 @@ use super::{Outgoing, SessionKey, ToSocket};
 pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
 /// Round trips kept per client: at one every 2 s, the last two minutes.
 const RTTS_MAX: usize = 60;
+/// How often a session that goes on is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// How long a client that closed its transport is waited for: on another edge it would be back by then.
 const RETURN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a client that joined may take until its media transport stands.
@@ -60,7 +62,11 @@ pub(super) struct Client {
     pub(super) unheard_from: Option<u64>,
     /// What it said, resuming, to have received last of each sender, while its data channel was not open.
     pub(super) received: Option<HashMap<ParticipantSid, u32>>,
+    /// When the client's token expires, seconds since 1970; `None`: it is not ours to refresh.
+    pub(super) token_expires_s: Option<u64>,
     joined_at: Instant,
+    /// When a report of this session was last due.
+    reported_at: Instant,
     detached_at: Option<Instant>,
     /// When the client closed its transport, if it has no other since.
     closed_at: Option<Instant>,
@@ -103,7 +109,9 @@ impl Client {
             came_at: serial,
             unheard_from: Some(serial),
             received: None,
+            token_expires_s: None,
             joined_at: now,
+            reported_at: now,
             detached_at: None,
             closed_at: None,
             needs_offer: false,
@@ -224,7 +232,8 @@ impl Client {
         self.needs_offer = false;
     }
 
-    pub(super) fn observe(&mut self, stats: PeerStats) {
+    /// Takes measurements in; whether it is time to report a session that goes on.
+    pub(super) fn observe(&mut self, stats: PeerStats, now: Instant) -> bool {
         if let Some(rtt_ms) = stats.rtt_ms {
             if self.rtts_ms.len() == RTTS_MAX {
                 self.rtts_ms.pop_front();
@@ -232,10 +241,15 @@ impl Client {
             self.rtts_ms.push_back(rtt_ms);
         }
         self.stats = Some(stats);
+        let due = now.saturating_duration_since(self.reported_at) >= REPORT_EVERY;
+        if due {
+            self.reported_at = now;
+        }
+        due
     }
 
-    /// What assignment learns from, when the session ends.
-    pub(super) fn session_report(&self, room: &RoomName, now: Instant) -> SessionReport {
+    /// What assignment learns from, when the session ends and while a long one lasts.
+    pub(super) fn session_report(&self, room: &RoomName, ended: bool, now: Instant) -> SessionReport {
         let mut rtts_ms: Vec<f32> = self.rtts_ms.iter().copied().collect();
         rtts_ms.sort_by(f32::total_cmp);
         SessionReport {
@@ -245,7 +259,7 @@ impl Client {
             rtt_ms: rtts_ms.get(rtts_ms.len() / 2).copied().unwrap_or(0.0),
             samples: rtts_ms.len() as u32,
             duration_ms: now.saturating_duration_since(self.joined_at).as_millis() as u64,
-            ended: true,
+            ended,
         }
     }
 

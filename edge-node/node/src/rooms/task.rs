@@ -271,8 +271,11 @@ impl RoomTask {
             Event::KeyframeWanted { track, layer } => self.keyframe_wanted(track, layer),
             Event::AudioLevels(levels) => self.audio_levels(&levels),
             Event::PeerStats { peer, stats } => {
-                if let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key)) {
-                    client.observe(stats);
+                let now = Instant::now();
+                if let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key))
+                    && client.observe(stats, now)
+                {
+                    self.edge.report_session(client.session_report(&self.name, false, now));
                 }
             }
             Event::SubscriptionStarted { track, .. } => self.subscription_started(track),
@@ -391,7 +394,7 @@ impl RoomTask {
         }
         self.speaking_changed |= self.speaking.remove(&client.sid).is_some();
         self.edge
-            .report_session(client.session_report(&self.name, Instant::now()));
+            .report_session(client.session_report(&self.name, true, Instant::now()));
         // Whoever an edge that goes away sends elsewhere is not shown leaving: other edges keep the stay until it is outranked by the
         // next one, or until this edge has been silent for long.
         if !self.edge_leaves {
@@ -427,6 +430,7 @@ impl RoomTask {
             self.remove(key, reason, why);
         }
         self.tracks.iter_mut().for_each(|track| track.end_lingering(now));
+        self.refresh_tokens(unix_now_ms() / 1000);
         self.end_simulations(now);
         self.replay.expire(now);
         self.tell_periodically(now);

@@ -155,6 +155,61 @@ async fn a_session_that_is_unknown_or_somebody_elses_is_not_resumed_but_joined_a
     house.close().await;
 }
 
+#[tokio::test]
+async fn whoever_comes_with_a_token_that_expires_soon_is_given_another() {
+    let house = House::open().await;
+    let mut client = house.connect_as(&house.token("alice", 90), None, None).await;
+    let refreshed = client
+        .hear_until(|say| match say {
+            Say::RefreshToken(token) => Some(token),
+            _ => None,
+        })
+        .await
+        .expect("a token");
+    let mut back = house.connect_as(&refreshed, None, None).await;
+    let Some(Say::Join(join)) = back.hear().await else {
+        panic!("not let in")
+    };
+    assert_eq!(join.participant.map(|me| me.identity).as_deref(), Some("alice"));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn every_refusal_at_the_door_can_be_read_by_a_page() {
+    let house = House::open().await;
+    let token = house.token("alice", 60);
+    let cases = [
+        (
+            format!("/rtc/v1/validate?join_request=&access_token={token}"),
+            "200",
+            "success",
+        ),
+        (format!("/rtc/v1?access_token={token}"), "400", "join_request"),
+        (
+            format!("/rtc/v1?join_request=%25&access_token={token}"),
+            "400",
+            "base64url",
+        ),
+        ("/rtc/v1/validate?join_request=".to_owned(), "401", "no access token"),
+        (
+            "/rtc/v1/validate?join_request=&access_token=x.y.z".to_owned(),
+            "401",
+            "invalid token",
+        ),
+        (format!("/rtc/validate?access_token={token}"), "404", "/rtc/v1"),
+    ];
+    for (path, status, text) in cases {
+        let answer = house.get(&path).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+        assert!(
+            answer.to_ascii_lowercase().contains("access-control-allow-origin: *"),
+            "{path}: {answer}"
+        );
+        assert!(answer.contains(text), "{path}: {answer}");
+    }
+    house.close().await;
+}
+
 async fn simulate(client: &mut Client, scenario: Scenario) {
     let scenario = Some(scenario);
     client.say(Ask::Simulate(proto::SimulateScenario { scenario })).await;

@@ -92,6 +92,17 @@ impl House {
             grants.can_update_own_metadata = Some(true);
         }
         let token = mint(&claims, KEY, SECRET).unwrap();
+        self.connect_as(&token, receive_buffer, resume).await
+    }
+
+    /// A token that expires after so many seconds.
+    pub(crate) fn token(&self, identity: &str, seconds: u64) -> String {
+        let mut claims = Claims::join(identity, identity, "room");
+        claims.exp = Some(meridian_api::token::unix_now_s() + seconds);
+        mint(&claims, KEY, SECRET).unwrap()
+    }
+
+    pub(crate) async fn connect_as(&self, token: &str, receive_buffer: Option<u32>, resume: Option<&str>) -> Client {
         let join = proto::JoinRequest {
             client_info: Some(proto::ClientInfo {
                 // The last protocol without an answer to every request that went well: one message less to tell apart.
@@ -116,6 +127,8 @@ impl House {
             .unwrap();
         let bearer = format!("Bearer {token}").parse().unwrap();
         request.headers_mut().insert("authorization", bearer);
+        let offered = "permessage-deflate; client_max_window_bits".parse().unwrap();
+        request.headers_mut().insert("sec-websocket-extensions", offered);
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = receive_buffer {
             socket.set_recv_buffer_size(bytes).unwrap();
@@ -123,7 +136,11 @@ impl House {
         let stream = socket.connect(self.address).await.unwrap();
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let upgraded = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
-        let (socket, _) = upgraded.await.unwrap();
+        let (socket, response) = upgraded.await.unwrap();
+        assert!(
+            !response.headers().contains_key("sec-websocket-extensions"),
+            "compression is declined"
+        );
         Client {
             socket,
             sid: String::new(),
@@ -131,15 +148,19 @@ impl House {
         }
     }
 
-    /// The value of one line of `/metrics`.
-    pub(crate) async fn metric(&self, line: &str) -> u64 {
+    /// The whole answer to a GET, as text.
+    pub(crate) async fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n")
-            .await
-            .unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    /// The value of one line of `/metrics`.
+    pub(crate) async fn metric(&self, line: &str) -> u64 {
+        let text = self.get("/metrics").await;
         let found = text
             .lines()
             .find_map(|held| held.strip_prefix(line)?.trim().parse().ok());
