@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use meridian_udp::{Handed, Handover, RecvBatch, Socket, SocketOptions};
+use meridian_udp::{Handed, RecvBatch, Socket, SocketOptions};
 use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -22,6 +22,10 @@ use super::stream::Stream;
 use super::{Gauges, StartError, TurnConfig, wall_clock};
 use crate::server::{Command, Counters, RelayId, Relayed, Server, Shared};
 use crate::sockets::{ClientSocket, Transport};
+
+mod inbox;
+
+pub(crate) use inbox::{Inbox, Newcomer};
 
 /// Messages per receive call: from clients many share a socket, on a relay socket few arrive at once.
 const CLIENT_BUFFERS: usize = 64;
@@ -100,51 +104,6 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpList
     Ok(socket.into())
 }
 
-/// A TLS connection that somebody else accepted, after its handshake.
-pub(crate) struct Newcomer {
-    pub(crate) socket: std::net::TcpStream,
-    pub(crate) tls: rustls::ServerConnection,
-    pub(crate) remote: SocketAddr,
-}
-
-/// Newcomers that may wait for a worker's turn.
-const NEWCOMERS_MAX: usize = 1_024;
-
-impl Inbox {
-    /// Datagrams of a peer in this process to a relay of this worker. `false`: too many wait.
-    pub(crate) fn relay(&self, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
-        self.local.push(from, to, segment, bytes)
-    }
-
-    pub(crate) fn wake_if_relayed(&self) {
-        if self.local.take_news()
-            && let Err(error) = self.waker.wake()
-        {
-            tracing::warn!(%error, "cannot wake a TURN worker");
-        }
-    }
-
-    /// `false`: too many wait already; the connection is dropped.
-    pub(crate) fn welcome(&self, newcomer: Newcomer) -> bool {
-        let mut newcomers = self.newcomers.lock().unwrap_or_else(PoisonError::into_inner);
-        if newcomers.len() >= NEWCOMERS_MAX {
-            return false;
-        }
-        newcomers.push(newcomer);
-        drop(newcomers);
-        self.waker.wake().is_ok()
-    }
-}
-
-/// Streams that other workers hand over, because the connection they want to bind is ours.
-pub(crate) struct Inbox {
-    streams: Mutex<Vec<Stream>>,
-    newcomers: Mutex<Vec<Newcomer>>,
-    /// From peers in this process.
-    local: Handover,
-    waker: Arc<mio::Waker>,
-}
-
 pub(crate) struct Worker {
     number: u8,
     inbox: Arc<Inbox>,
@@ -193,12 +152,7 @@ impl Worker {
         let now = Instant::now();
         Ok(Worker {
             number,
-            inbox: Arc::new(Inbox {
-                streams: Mutex::default(),
-                newcomers: Mutex::default(),
-                local: Handover::default(),
-                waker: waker.clone(),
-            }),
+            inbox: Arc::new(Inbox::new(waker.clone())),
             inboxes: Arc::from([]),
             resting: Vec::new(),
             server: Server::new(shared.clone(), number, now, StdRng::from_seed(rand::rng().random())),
@@ -290,10 +244,7 @@ impl Worker {
             RELAY => self.receive_from_peers(index),
             STREAM => self.receive_from_stream(index),
             PEER => self.peer_event(index),
-            0 => {
-                self.open_inbox();
-                self.receive_locally();
-            }
+            0 => self.open_inbox(),
             _ => {}
         }
     }
@@ -499,67 +450,6 @@ impl Worker {
         if let Some((_, worker)) = self.out.hand_over.take() {
             self.hand_over(index, worker);
         }
-    }
-
-    fn hand_over(&mut self, index: usize, worker: u8) {
-        let Some(inbox) = self.inboxes.get(usize::from(worker)).cloned() else {
-            return self.out.broken.push(index);
-        };
-        let Some(mut stream) = self.release(index) else { return };
-        if self.poll.registry().deregister(&mut stream.socket).is_ok() {
-            inbox
-                .streams
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(stream);
-            if let Err(error) = inbox.waker.wake() {
-                tracing::warn!(%error, "cannot wake a TURN worker");
-            }
-        }
-    }
-
-    fn open_inbox(&mut self) {
-        let streams = std::mem::take(&mut *self.inbox.streams.lock().unwrap_or_else(PoisonError::into_inner));
-        for mut stream in streams {
-            let index = self.out.free_stream_slot();
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if self
-                .poll
-                .registry()
-                .register(&mut stream.socket, token(STREAM, index), interest)
-                .is_ok()
-            {
-                self.adopt(index, stream);
-                self.handle_frames(index);
-            }
-        }
-        let newcomers = std::mem::take(&mut *self.inbox.newcomers.lock().unwrap_or_else(PoisonError::into_inner));
-        for Newcomer { socket, tls, remote } in newcomers {
-            // What it has sent already is read when it is first found writable, which is at once.
-            self.welcome(mio::net::TcpStream::from_std(socket), remote, Transport::Tls, Some(tls));
-        }
-    }
-
-    /// Datagrams of peers in this process, as if they had come to the relays' sockets.
-    fn receive_locally(&mut self) {
-        if !self.inbox.local.take(&mut self.handed) {
-            return;
-        }
-        let (mut taken, mut lost) = (0, 0);
-        for datagram in self.handed.datagrams() {
-            let relay = self.server.relay_at(datagram.local);
-            let packet = relay.and_then(|relay| self.server.handle_peer(self.now, relay, datagram.from, datagram.data));
-            match packet {
-                Some(packet) => {
-                    self.out.relay_to_client(packet);
-                    taken += 1;
-                }
-                // A refused one was counted where it was refused.
-                None => lost += u64::from(relay.is_none()),
-            }
-        }
-        self.out.gauges.local_down.fetch_add(taken, Ordering::Relaxed);
-        self.out.gauges.local_dropped.fetch_add(lost, Ordering::Relaxed);
     }
 
     /// Connections to a relayed TCP address (RFC 6062 §5.3).
