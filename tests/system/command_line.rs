@@ -120,6 +120,7 @@ fn is_default(line: &str) -> bool {
         "advertise = \"",
         "web_directory",
         "database",
+        "asn_database",
         "region_weights_ms",
         "devkey",
         "ana",
