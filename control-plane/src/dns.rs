@@ -4,11 +4,11 @@
 //! for as long.
 
 use crate::join::JoinService;
-use meridian_geo::{Candidate, CandidateState, assign};
+use meridian_geo::{Candidate, CandidateState, Candidates, Policy};
 use meridian_geodns::{Choice, Target, World};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An edge that is cordoned or dies is still answered for this long.
@@ -17,6 +17,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHOICES_MAX: usize = 8_192;
 /// Edges in a choice: what an answer may need, not all thousand.
 const TARGETS_MAX: usize = 16;
+/// Round trips are learned for such prefixes.
+const LEARNED_BITS_V4: u8 = 24;
+const LEARNED_BITS_V6: u8 = 48;
 
 pub(crate) struct FleetWorld {
     joins: Arc<JoinService>,
@@ -26,15 +29,17 @@ pub(crate) struct FleetWorld {
 #[derive(Default)]
 struct Known {
     looked: Option<Instant>,
-    edges: Arc<Edges>,
+    /// `None`: no edge was ever seen.
+    edges: Option<Arc<Edges>>,
     choices: HashMap<IpAddr, Choice>,
 }
 
 /// The edges with public addresses, as of the last look.
-#[derive(Default)]
 struct Edges {
-    candidates: Vec<Candidate>,
+    candidates: Candidates,
     addresses: Vec<Vec<IpAddr>>,
+    /// The same, as if nothing spoke against any of them. Made when it is needed.
+    well: OnceLock<Candidates>,
 }
 
 impl FleetWorld {
@@ -47,17 +52,11 @@ impl FleetWorld {
 
     fn rank(&self, edges: &Edges, client: IpAddr) -> Choice {
         let client_at = self.joins.client_at(client);
-        // What was measured holds for the prefix it was measured in, whatever the address database takes for one network.
-        let learned_bits = match client_at.measured.regions.is_empty() {
-            true => 0,
-            false if client.to_canonical().is_ipv4() => 24,
-            false => 48,
-        };
-        let mut assignment = assign(&client_at, &edges.candidates, &self.joins.policy);
+        let mut assignment = edges.candidates.assign(&client_at, &[]);
         if assignment.ranked.is_empty() {
             // Nobody takes people now. A name that leads to the nearest edge, and there to a refusal that says so, is better than a
             // name that leads nowhere; where people may not be placed at all still stays out.
-            assignment = assign(&client_at, &edges.as_if_well(), &self.joins.policy);
+            assignment = edges.as_if_well(&self.joins.policy).assign(&client_at, &[]);
         }
         let target = |ranked: &meridian_geo::Ranked| {
             Some(Target {
@@ -67,8 +66,19 @@ impl FleetWorld {
         };
         Choice {
             targets: assignment.ranked.iter().filter_map(target).take(TARGETS_MAX).collect(),
-            prefix: self.joins.learning.network_bits(client).max(learned_bits),
+            prefix: self.network_bits(client),
         }
+    }
+
+    /// How far around an address the same answer holds. As soon as anything was measured, one prefix may have another answer than the
+    /// rest of what the address database takes for one network, and scopes must not overlap (RFC 7871, 7.2.1).
+    fn network_bits(&self, client: IpAddr) -> u8 {
+        let learned = match (self.joins.learning.rows(), client.to_canonical()) {
+            (0, _) => 0,
+            (_, IpAddr::V4(_)) => LEARNED_BITS_V4,
+            (_, IpAddr::V6(_)) => LEARNED_BITS_V6,
+        };
+        self.joins.learning.network_bits(client).max(learned)
     }
 }
 
@@ -85,18 +95,21 @@ impl World for FleetWorld {
                 known.choices.clear();
                 let (records, candidates) = self.joins.fleet.candidates("", now);
                 let addresses = records.into_iter().map(|record| record.addresses);
-                if let Some(edges) = Edges::of(addresses.zip(candidates)) {
-                    known.edges = Arc::new(edges);
+                if let Some(edges) = Edges::of(addresses.zip(candidates), &self.joins.policy) {
+                    known.edges = Some(Arc::new(edges));
                 }
             }
             if let Some(choice) = known.choices.get(&client) {
                 return choice.clone();
             }
-            known.edges.clone()
+            match &known.edges {
+                Some(edges) => edges.clone(),
+                None => return Choice::default(),
+            }
         };
         let choice = self.rank(&edges, client);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.choices.len() < CHOICES_MAX && Arc::ptr_eq(&known.edges, &edges) {
+        if known.choices.len() < CHOICES_MAX && known.edges.as_ref().is_some_and(|now| Arc::ptr_eq(now, &edges)) {
             known.choices.insert(client, choice.clone());
         }
         choice
@@ -106,12 +119,16 @@ impl World for FleetWorld {
 impl Edges {
     /// Those that DNS can answer with. `None` if there is nobody: then those known last stay, because the registry may be away, or
     /// everybody restarting.
-    fn of(now: impl Iterator<Item = (Vec<IpAddr>, Candidate)>) -> Option<Edges> {
+    fn of(now: impl Iterator<Item = (Vec<IpAddr>, Candidate)>, policy: &Policy) -> Option<Edges> {
         let (addresses, candidates): (Vec<_>, Vec<_>) = now.filter(|(addresses, _)| !addresses.is_empty()).unzip();
-        (!candidates.is_empty()).then_some(Edges { candidates, addresses })
+        (!candidates.is_empty()).then(|| Edges {
+            candidates: Candidates::new(candidates, policy),
+            addresses,
+            well: OnceLock::new(),
+        })
     }
 
-    fn as_if_well(&self) -> Vec<Candidate> {
+    fn as_if_well(&self, policy: &Policy) -> &Candidates {
         let well = |candidate: &Candidate| Candidate {
             state: CandidateState::Active,
             healthy: true,
@@ -121,6 +138,7 @@ impl Edges {
             cpu: 0.0,
             ..candidate.clone()
         };
-        self.candidates.iter().map(well).collect()
+        self.well
+            .get_or_init(|| Candidates::new(self.candidates.list().iter().map(well).collect(), policy))
     }
 }

@@ -3,9 +3,7 @@
 use crate::fleet::Reckoning;
 use crate::learning::Known;
 use crate::store::Meeting;
-use meridian_geo::{
-    BeliefSource, Candidate, Choice, Client, Location, Measured, Policy, Ranked, RttSource, Stat, regions,
-};
+use meridian_geo::{BeliefSource, Candidate, Client, Location, Measured, Policy, Ranked, RttSource, Stat, regions};
 use serde::Serialize;
 use std::net::IpAddr;
 
@@ -153,12 +151,7 @@ impl Explanation {
                 policy: policy.residency.clone(),
                 meeting: client.residency,
             },
-            choice: match assignment.choice {
-                Choice::Best => "best",
-                Choice::Explored => "explored",
-                Choice::Spread => "spread",
-                Choice::Known => "known",
-            },
+            choice: assignment.choice.as_str(),
             ranked: assignment
                 .ranked
                 .iter()

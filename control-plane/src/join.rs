@@ -30,6 +30,8 @@ const REASONS_MAX: usize = 40;
 /// Residency rules of one meeting, and the characters of one.
 const RULES_MAX: usize = 16;
 const RULE_CHARS_MAX: usize = 40;
+/// Lists of regions to measure, a minute, for one client address: an office opens many lobbies at ten o'clock.
+const PROBE_LISTS_PER_MINUTE: u32 = 600;
 /// Longest title of a meeting, in characters.
 const TITLE_CHARS_MAX: usize = 120;
 
@@ -54,6 +56,7 @@ struct Limits {
     wrong_codes: Limiter<IpAddr>,
     wrong_passcodes: Limiter<String>,
     meetings: Limiter<IpAddr>,
+    probes: Limiter<IpAddr>,
 }
 
 /// What [`JoinService::new`] puts together.
@@ -106,6 +109,7 @@ impl JoinService {
             wrong_codes: Limiter::new(parts.limits.wrong_codes_per_minute_address),
             wrong_passcodes: Limiter::new(parts.limits.wrong_passcodes_per_minute_meeting),
             meetings: Limiter::new(parts.limits.meetings_per_minute_address),
+            probes: Limiter::new(PROBE_LISTS_PER_MINUTE),
         };
         JoinService {
             store: parts.store,
@@ -251,6 +255,8 @@ impl JoinService {
                 people_max: meeting.max_participants,
             });
         }
+        let choice = format!("choice=\"{}\"", placement.choice.as_str());
+        self.metrics.count("meridian_assignments_total", &choice);
         if let Err(error) = self.store.touch(&meeting).await {
             // Nobody is turned away because of bookkeeping.
             tracing::warn!(%error, "the use of a meeting could not be noted");
@@ -258,7 +264,9 @@ impl JoinService {
         let identity = returning.unwrap_or_else(new_identity);
         let claims = self.claims(&identity, &name, &meeting);
         let token = self.signing_key.mint(&claims).map_err(unavailable)?;
-        let ice_servers = self.ice_servers(&identity, nearest_turn);
+        // Where a meeting may be held binds its relays too: nobody says where those of the configuration stand.
+        let anywhere = meeting.residency.is_empty() || nearest_turn.is_none();
+        let ice_servers = self.ice_servers(&identity, nearest_turn, anywhere);
         let reason = |one: meridian_geo::Reason| v1::Reason {
             edge: one.edge,
             kind: one.kind.as_str().to_owned(),
@@ -392,6 +400,11 @@ impl JoinService {
         (grants.room == room && claims.meridian.is_some() && claims.iss == "meridian").then(|| claims.sub.clone())
     }
 
+    /// Whether `client` may have another list of regions to measure.
+    pub(crate) fn may_list_probes(&self, client: IpAddr, now: Instant) -> bool {
+        self.limits.probes.take(limit_key(client), now).is_ok()
+    }
+
     /// Somebody of whom only the address is known.
     pub(crate) fn client_at(&self, address: IpAddr) -> Client {
         let known = self.learning.know(address);
@@ -442,12 +455,14 @@ impl JoinService {
         claims
     }
 
-    /// The nearest edge's TURN server, then those of the configuration. All know the one secret.
-    fn ice_servers(&self, identity: &str, nearest: Option<&NodeRecord>) -> Vec<v1::IceServer> {
+    /// The nearest edge's TURN server, then those of the configuration if they may stand anywhere. All know the one secret.
+    fn ice_servers(&self, identity: &str, nearest: Option<&NodeRecord>, anywhere: bool) -> Vec<v1::IceServer> {
         let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
         let mint = |urls: &[String]| credentials::ice_servers(urls, self.turn.secret.as_bytes(), identity, expires_s);
         let mut servers = nearest.map(|edge| mint(&edge.turn)).unwrap_or_default();
-        servers.extend(mint(&self.turn.urls));
+        if anywhere {
+            servers.extend(mint(&self.turn.urls));
+        }
         let ice_server = |IceServer {
                               urls,
                               username,

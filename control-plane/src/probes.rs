@@ -12,11 +12,16 @@ impl JoinService {
     /// At most [`TARGETS_MAX`] regions with an edge each that answers `GET /probe`, the likeliest first; none if there is no choice.
     /// `from` is a region that stands in for the client's place, in the demo.
     pub(crate) fn probes(&self, client: IpAddr, from: &str) -> v1::ProbesAnswer {
+        let now = Instant::now();
+        if !self.may_list_probes(client, now) {
+            // Nobody needs one to join.
+            return v1::ProbesAnswer::default();
+        }
         let client = match self.is_demo() && !from.is_empty() {
             true => self.client_from(from).unwrap_or_default(),
             false => self.client_at(client),
         };
-        let (records, candidates) = self.fleet.candidates("", Instant::now());
+        let (records, candidates) = self.fleet.candidates("", now);
         let assignment = assign(&client, &candidates, &self.policy);
         let mut seen = BTreeSet::new();
         let regions: Vec<v1::ProbeTarget> = assignment

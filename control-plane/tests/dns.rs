@@ -4,12 +4,13 @@
 mod mmdb;
 mod support;
 
+use meridian_api::v1::{self, edge_report::Report};
 use meridian_control_plane::ControlPlaneConfig;
 use meridian_control_plane::config::DnsConfig;
 use meridian_registry::nodes::{NodeRegistration, NodeState, announce};
 use std::process::Command;
 use std::time::Duration;
-use support::{World, config, record};
+use support::{Attached, World, config, record};
 
 /// A database in which 81/8 is in Frankfurt, 12/8 near Washington, 103.0.0.0/10 in Singapore.
 fn with_map() -> ControlPlaneConfig {
@@ -111,6 +112,42 @@ async fn edges_that_take_nobody_are_not_answered_unless_nobody_does() {
     }
     world.plane.fleet().nodes().wait_for(|view| view.nodes.is_empty()).await;
     assert_eq!(answers(&world, "12.1.2.0/24").await, "192.0.2.2", "the last known ones");
+}
+
+/// A session that an edge reports, of somebody at `address`.
+async fn session(edge: &Attached, address: &str, rtt_ms: f32) {
+    let session = v1::SessionReport {
+        room: "r".into(),
+        client_address: address.into(),
+        rtt_ms,
+        samples: 9,
+        duration_ms: 60_000,
+        ended: true,
+        ..v1::SessionReport::default()
+    };
+    let report = Some(Report::Session(session));
+    edge.reports.send(v1::EdgeReport { report }).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_sessions_measured_corrects_the_map_for_dns_as_it_does_for_joins() {
+    let (world, _edges) = world().await;
+    assert_eq!(answers(&world, "81.2.69.0/24").await, "192.0.2.1");
+    // The map is wrong about 81.2.69.0/24: it is in Singapore.
+    let (fra, sin) = (world.attach("fra-1").await, world.attach("sin-1").await);
+    for last in 1..=20 {
+        let address = format!("81.2.69.{last}");
+        session(&fra, &address, 180.0).await;
+        session(&sin, &address, 12.0).await;
+    }
+    assert_eq!(answers_after(&world, "81.2.69.0/24", "192.0.2.1").await, "192.0.2.3");
+    assert_eq!(
+        answers(&world, "81.77.0.0/24").await,
+        "192.0.2.1",
+        "others of the same network stay"
+    );
+    let text = dig(&world, "join.meridian.test A +subnet=81.2.69.0/24").await;
+    assert!(text.contains("CLIENT-SUBNET: 81.2.69.0/24/24"), "{text}");
 }
 
 #[tokio::test]

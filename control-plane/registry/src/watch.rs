@@ -11,6 +11,9 @@ const QUEUE: usize = 64;
 pub enum WatchEvent {
     /// Everything under the prefix as it is now. Replaces whatever was known before.
     Snapshot(Vec<Entry>),
+    /// The same, of a registry that has gone back in time: it lost its data, or was restored from a backup. Whoever is missing may
+    /// only not have come back yet.
+    Rewound(Vec<Entry>),
     /// What changed since, in order.
     Changes(Vec<Change>),
 }
@@ -43,15 +46,23 @@ pub fn watch(registry: SharedRegistry, prefix: impl Into<String>) -> Watch {
 
 async fn run(registry: SharedRegistry, prefix: String, queue: mpsc::Sender<WatchEvent>) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-    let mut seen: Option<u64> = None;
+    let mut seen = Seen::default();
     loop {
         match follow(&registry, &prefix, &queue, &mut seen, &mut backoff).await {
             Ok(()) => return,
-            Err(RegistryError::Compacted(_)) => seen = None,
+            Err(RegistryError::Compacted(_)) => seen.gap = true,
             Err(error) => tracing::debug!(%prefix, %error, "the watch was interrupted and resumes"),
         }
         backoff.pause().await;
     }
+}
+
+/// How far the registry has been followed.
+#[derive(Default)]
+struct Seen {
+    revision: Option<u64>,
+    /// What came after it cannot be had any more.
+    gap: bool,
 }
 
 /// Follows the prefix until something fails (`Err`) or nobody listens any more (`Ok`).
@@ -59,17 +70,27 @@ async fn follow(
     registry: &SharedRegistry,
     prefix: &str,
     queue: &mpsc::Sender<WatchEvent>,
-    seen: &mut Option<u64>,
+    seen: &mut Seen,
     backoff: &mut Backoff,
 ) -> Result<()> {
     let after = match *seen {
-        Some(revision) => revision,
-        None => {
+        Seen {
+            revision: Some(revision),
+            gap: false,
+        } => revision,
+        Seen { revision: before, .. } => {
             let listing = registry.list(prefix).await?;
-            if queue.send(WatchEvent::Snapshot(listing.entries)).await.is_err() {
+            let event = match before {
+                Some(before) if listing.revision < before => WatchEvent::Rewound(listing.entries),
+                _ => WatchEvent::Snapshot(listing.entries),
+            };
+            if queue.send(event).await.is_err() {
                 return Ok(());
             }
-            *seen = Some(listing.revision);
+            *seen = Seen {
+                revision: Some(listing.revision),
+                gap: false,
+            };
             listing.revision
         }
     };
@@ -80,7 +101,7 @@ async fn follow(
         if queue.send(WatchEvent::Changes(batch.changes)).await.is_err() {
             return Ok(());
         }
-        *seen = Some(batch.revision);
+        seen.revision = Some(batch.revision);
     }
     Err(RegistryError::Unavailable("the stream of changes ended".to_owned()))
 }

@@ -60,7 +60,10 @@ impl Edge {
     /// Takes a report in, from whichever way it came.
     pub(super) fn take(&mut self, load: v1::LoadReport, now: Instant) {
         self.participants = load.participants;
-        self.cpu = load.cpu;
+        // One busy moment (an edge that starts, a burst of handshakes) is no load: it takes a few reports to fill an edge.
+        if load.cpu.is_finite() {
+            self.cpu = (self.cpu + load.cpu.clamp(0.0, 1.0)) / 2.0;
+        }
         self.refuses = !load.accepting;
         let rooms: HashMap<String, u32> = load
             .rooms

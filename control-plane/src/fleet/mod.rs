@@ -9,7 +9,7 @@ pub(crate) use peers::Told;
 
 use edge::{DOUBT_FOR, Edge, Stream};
 use meridian_api::v1;
-use meridian_geo::{Assignment, Candidate, Client, Excluded, Location, Policy, Reason};
+use meridian_geo::{Assignment, Candidate, Choice, Client, Excluded, Location, Policy, Reason};
 use meridian_registry::nodes::{NodeRecord, NodeState, NodeWatch, View};
 use peers::Peer;
 use roster::Roster;
@@ -82,6 +82,8 @@ pub(crate) struct Placement {
     /// The chosen edge, then alternates. Empty: there is none.
     pub(crate) edges: Vec<NodeRecord>,
     pub(crate) reasons: Vec<Reason>,
+    /// How the first came to be first.
+    pub(crate) choice: Choice,
     /// The room has all the people it may have; nothing was noted.
     pub(crate) full: bool,
 }
@@ -191,6 +193,7 @@ impl Fleet {
         let mut placement = Placement {
             edges: ranked.filter_map(|ranked| records.get(ranked.index).cloned()).collect(),
             reasons: assignment.reasons(state.roster.candidates.list()),
+            choice: assignment.choice,
             full: false,
         };
         let Some(chosen) = placement.edges.first() else {

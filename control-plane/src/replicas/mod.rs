@@ -76,7 +76,7 @@ pub(crate) async fn tell_all(registry: SharedRegistry, sharing: Sharing) {
     let mut tellers: HashMap<String, Teller> = HashMap::new();
     while let Some(event) = events.next().await {
         match event {
-            WatchEvent::Snapshot(entries) => {
+            WatchEvent::Snapshot(entries) | WatchEvent::Rewound(entries) => {
                 tellers.retain(|id, _| entries.iter().any(|entry| entry.key.strip_prefix(PREFIX) == Some(id)));
                 for entry in entries {
                     put(&mut tellers, &sharing, &entry);

@@ -22,6 +22,7 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 const TCP_QUERIES_MAX: usize = 100;
 /// One source network may hold this share of the TCP connections.
 const TCP_SHARE: usize = 8;
+const UDP_BUFFER_BYTES: usize = 1 << 20;
 const TCP_BACKLOG: i32 = 256;
 /// Attempts at a port that is free for UDP and TCP, when any may be chosen.
 const PORT_ATTEMPTS: usize = 20;
@@ -120,6 +121,10 @@ fn socket(address: SocketAddr, kind: Type) -> std::io::Result<Socket> {
     if kind == Type::STREAM {
         // Connections of the last process that are still fading away are no reason not to start.
         socket.set_reuse_address(true)?;
+    }
+    if kind == Type::DGRAM {
+        // Queries come in bursts; the kernel may grant less.
+        socket.set_recv_buffer_size(UDP_BUFFER_BYTES)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -7,6 +7,18 @@ use crate::learn::{BeliefSource, unit_interval};
 /// When the client's place is in doubt, an edge never tried must promise to be this much nearer than one that was.
 const UNTRIED_MARGIN_MS: f64 = 10.0;
 
+impl Choice {
+    /// For programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Choice::Best => "best",
+            Choice::Explored => "explored",
+            Choice::Spread => "spread",
+            Choice::Known => "known",
+        }
+    }
+}
+
 /// So many recent joins, and this part of what an edge has left, are a burst for it.
 const CROWD_MIN: u32 = 8;
 const CROWD_PART: u32 = 20;

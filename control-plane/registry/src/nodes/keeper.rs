@@ -3,7 +3,8 @@
 //! The registry's word is taken for placement at once: a node whose lease ended gets nobody new. But one failure makes many leases end
 //! together, a registry that lost its data or its clock, and then the nodes are most likely fine: so if more than a fifth of them
 //! (and at least two) vanish within [`KeeperConfig::window`], all of those are kept, marked as suspects, until they are back or
-//! neighbours know that they are dead. A node that says [`NodeState::Leaving`] first is believed.
+//! neighbours know that they are dead. A node that says [`NodeState::Leaving`] first is believed. A registry that has gone back in time
+//! is not believed about anybody who is missing from it, however few.
 
 use super::{NODES_PREFIX, NodeRecord, NodeState};
 use crate::{Change, Entry, WatchEvent};
@@ -88,6 +89,11 @@ impl ViewKeeper {
             .retain(|(at, _)| now.duration_since(*at) < self.config.window);
         match event {
             WatchEvent::Snapshot(entries) => self.snapshot(now, entries),
+            WatchEvent::Rewound(entries) => {
+                tracing::warn!("the registry has forgotten what it knew: whoever is missing from it is kept");
+                self.distrust_until = Some(now + self.config.window);
+                self.snapshot(now, entries);
+            }
             WatchEvent::Changes(changes) => {
                 for change in changes {
                     match change {
@@ -224,6 +230,19 @@ mod tests {
         assert_eq!(keeper.poll_view().unwrap().nodes.len(), nodes);
         assert!(keeper.poll_view().is_none());
         (keeper, now)
+    }
+
+    #[test]
+    fn a_registry_that_forgot_is_not_believed_about_a_single_node() {
+        let (mut keeper, now) = keeper(2);
+        let WatchEvent::Snapshot(entries) = snapshot(1..2) else {
+            unreachable!()
+        };
+        keeper.handle(now, WatchEvent::Rewound(entries));
+        let view = keeper.poll_view().unwrap();
+        assert!(view.nodes["n0"].suspect && !view.nodes["n1"].suspect);
+        keeper.handle(now, snapshot(0..2));
+        assert_eq!((keeper.view.nodes.len(), suspects(&keeper)), (2, 0), "and it is back");
     }
 
     fn suspects(keeper: &ViewKeeper) -> usize {

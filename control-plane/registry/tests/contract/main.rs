@@ -239,7 +239,7 @@ async fn follow(
             .expect("the watch is silent")
             .unwrap()
         {
-            WatchEvent::Snapshot(entries) => {
+            WatchEvent::Snapshot(entries) | WatchEvent::Rewound(entries) => {
                 snapshots += 1;
                 *state = entries
                     .iter()

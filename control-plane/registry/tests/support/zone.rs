@@ -54,9 +54,9 @@ impl Zone {
         let mut catalog = Catalog::new();
         catalog.upsert(LowerName::new(&origin), vec![Arc::new(zone)]);
         let mut server = Server::new(catalog);
-        let tcp = TcpListener::bind(at).await.unwrap();
+        let (tcp, udp) = sockets(at).await;
         let address = tcp.local_addr().unwrap();
-        server.register_socket(UdpSocket::bind(address).await.unwrap());
+        server.register_socket(udp);
         server.register_listener(tcp, Duration::from_secs(5), 16);
         Zone {
             _server: server,
@@ -75,4 +75,15 @@ impl Zone {
 
 fn name(text: &str) -> Name {
     Name::from_ascii(text).unwrap()
+}
+
+/// One port for both protocols. A free one of TCP may be taken in UDP: then another is tried.
+async fn sockets(at: SocketAddr) -> (TcpListener, UdpSocket) {
+    for _ in 0..100 {
+        let tcp = TcpListener::bind(at).await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            return (tcp, udp);
+        }
+    }
+    panic!("no port is free in both TCP and UDP");
 }

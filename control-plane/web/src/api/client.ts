@@ -69,7 +69,7 @@ export function httpJoinApi(base = '/api/v1'): JoinApi {
       return list(answer.regions).map(readProbeTarget).filter((target) => target !== null);
     },
     async join(code, join, signal) {
-      const probes = join.probes?.length ? join.probes.map(({ region, rttMs }) => ({ region, rtt_ms: rttMs })) : undefined;
+      const probes = join.probes?.length ? join.probes.map(({ region, rttMs }) => ({ region, rtt_ms: Math.round(rttMs * 10) / 10 })) : undefined;
       const body = { name: join.name, passcode: join.passcode, from: join.from, previous_token: join.previousToken, avoid: join.avoid, probes };
       return readJoinAnswer(await request('POST', `${meetingPath(code)}/join`, body, signal));
     },
