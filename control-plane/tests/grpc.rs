@@ -6,6 +6,7 @@ use meridian_api::enrolment::{Enrolment, EnrolmentError};
 use meridian_api::pki::NodeIdentity;
 use meridian_api::token::{Claims, KeyRing, mint, verify};
 use meridian_api::v1::{self, edge_command::Command, join_answer::Answer};
+use meridian_turn::credentials::Credentials;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use support::{World, config};
@@ -33,6 +34,40 @@ async fn an_edge_gets_its_policy_first_and_can_verify_tokens_with_it() {
     assert!(verify(join["token"].as_str().unwrap(), &keys).is_ok());
     let token = mint(&Claims::join("sdk", "SDK", "any"), "devkey", support::API_SECRET).unwrap();
     assert!(verify(&token, &keys).is_ok(), "API keys reach the edges too");
+}
+
+#[tokio::test]
+async fn a_join_names_the_turn_server_of_its_edge_first_with_credentials_that_the_edges_can_check() {
+    for external in [vec![], vec!["turns:far.example.org:443?transport=tcp".to_owned()]] {
+        let mut config = config();
+        config.turn.urls = external.clone();
+        if !external.is_empty() {
+            config.turn.secret = "shared-with-that-server".to_owned();
+        }
+        let (world, _edges) = World::with_edges(config).await;
+        let mut edge = world.attach("fra-1").await;
+        let Command::Policy(policy) = edge.command().await else {
+            panic!("the policy comes first")
+        };
+        let turn = policy.turn.unwrap();
+        assert_eq!(
+            turn.urls, external,
+            "what the edges know anyway is not repeated to them"
+        );
+        let (code, _) = world.meeting(json!({})).await;
+        let join = world.join(&code, json!({"name": "Ana", "from": "iad"})).await.json();
+        let servers = join["ice_servers"].as_array().unwrap();
+        let urls: Vec<_> = servers.iter().map(|one| one["urls"][0].as_str().unwrap()).collect();
+        let mut expected = vec!["turn:iad.example.org:3478?transport=udp"];
+        expected.extend(external.iter().map(String::as_str));
+        assert_eq!(urls, expected);
+        let known = Credentials::default().with_secret(turn.secret);
+        for server in servers {
+            let account = known.find(server["username"].as_str().unwrap()).unwrap();
+            assert_eq!(account.passwords[0], server["credential"].as_str().unwrap());
+            assert_eq!(account.quota_name, join["identity"].as_str().unwrap());
+        }
+    }
 }
 
 #[tokio::test]

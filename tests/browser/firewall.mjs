@@ -114,6 +114,13 @@ export class Network {
     return Object.fromEntries(nftables.filter((one) => one.counter).map(({ counter }) => [counter.name, counter.packets]));
   }
 
+  /** A metric of an edge, with its labels as they are written. */
+  metric(edge, name) {
+    const { url } = this.mesh.edges.find((one) => one.id === edge);
+    const text = run('ip', 'netns', 'exec', this.server, 'curl', '-sk', `${url.replace(/^ws/, 'http')}/metrics`);
+    return Number(text.split('\n').find((line) => line.startsWith(`${name} `))?.slice(name.length));
+  }
+
   /** TURN's URLs of one edge, by what has to be let through: {udp: {protocol, port}, tcp, tls}. */
   turn(edge) {
     const { turn } = this.mesh.edges.find((one) => one.id === edge);

@@ -80,6 +80,14 @@ describe('behind a firewall', { timeout: 300_000 }, () => {
     });
   }
 
+  test('what was relayed went to the media threads without the kernel', (t) => {
+    for (const direction of ['up', 'down']) {
+      const [relayed, inProcess] = ['relayed', 'in_process'].map((how) => network.metric(EDGE, `meridian_turn_${how}_packets_total{direction="${direction}"}`));
+      t.diagnostic(`${direction}: ${inProcess} of ${relayed}`);
+      assert.ok(relayed > 500 && inProcess === relayed);
+    }
+  });
+
   test('who is told nothing about relays finds one', async (t) => {
     const counted = await meet('found', '', network.turn(EDGE).udp, 'udp');
     t.diagnostic(`packets: ${JSON.stringify(counted)}`);

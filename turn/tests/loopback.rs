@@ -4,13 +4,15 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use meridian_turn::ServerConfig;
 use meridian_turn::framing::{Frame, next_frame};
 use meridian_turn::io::{TurnConfig, TurnServer};
+use meridian_turn::policy::MediaPorts;
 use meridian_turn::stun::{Message, Method, attribute};
+use meridian_udp::LocalPorts;
 use support::*;
 
 fn server_config(v6: bool) -> ServerConfig {
@@ -271,4 +273,53 @@ fn draining_waits_for_the_last_allocation_or_its_deadline() {
     );
     assert!(server.drain(Duration::from_secs(2)));
     assert_eq!(call(&mut socket, &mut anna, Method::ALLOCATE, &[udp()]).error, 508);
+}
+
+/// A peer without a socket, in this process: sends everything back.
+#[derive(Debug, Default)]
+struct Echo(OnceLock<Arc<dyn LocalPorts>>);
+
+impl LocalPorts for Echo {
+    fn deliver(&self, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
+        self.0.get().unwrap().deliver(to, from, segment, bytes)
+    }
+
+    fn wake(&self) {
+        self.0.get().unwrap().wake();
+    }
+}
+
+#[test]
+fn a_peer_in_this_process_is_reached_without_a_socket_under_its_advertised_address() {
+    let (echo, advertised) = (Arc::new(Echo::default()), addr("203.0.114.7:7882"));
+    let mut config = TurnConfig::new(server_config(false));
+    config.server.policy.allowed.clear();
+    config.server.policy.media = vec![MediaPorts {
+        advertised: advertised.ip(),
+        actual: [127, 0, 0, 1].into(),
+        ports: 7_882..=7_883,
+    }];
+    config.udp = vec![addr("127.0.0.1:0")];
+    config.workers = 2;
+    config.local = Some(echo.clone());
+    let server = TurnServer::start(config).unwrap();
+    echo.0.set(server.local_ports()).unwrap();
+
+    let mut socket = udp_socket("127.0.0.1");
+    socket.connect(server.udp()[0]).unwrap();
+    let mut anna = anna();
+    assert_eq!(call(&mut socket, &mut anna, Method::ALLOCATE, &[udp()]).error, 0);
+    let number = u32_attribute(attribute::CHANNEL_NUMBER, 0x4001 << 16);
+    let bind = [number, peer_attribute(advertised)];
+    assert_eq!(call(&mut socket, &mut anna, Method::CHANNEL_BIND, &bind).error, 0);
+    for n in 0..100 {
+        socket.put(&channel_data(0x4001, &[n; 500]));
+        assert_eq!(socket.get(), channel_data(0x4001, &[n; 500]));
+    }
+    assert_eq!((count(&server, "local_up"), count(&server, "local_down")), (100, 100));
+    assert_eq!(count(&server, "local_dropped"), 0);
+    // Ports beside the media ports are as closed as ever.
+    let outside = peer_attribute(addr("203.0.114.7:22"));
+    let bind = [u32_attribute(attribute::CHANNEL_NUMBER, 0x4002 << 16), outside];
+    assert_eq!(call(&mut socket, &mut anna, Method::CHANNEL_BIND, &bind).error, 403);
 }

@@ -194,7 +194,7 @@ pub fn record(region: &str) -> NodeRecord {
         addresses: Vec::new(),
         media: Vec::new(),
         link: None,
-        turn: Vec::new(),
+        turn: vec![format!("turn:{region}.example.org:3478?transport=udp")],
         state: NodeState::Active,
         capacity: 100,
         software: String::new(),

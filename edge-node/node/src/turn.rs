@@ -63,7 +63,9 @@ impl Turn {
         let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
         let mut turn = config.turn.config(tls.transpose().map_err(EdgeError::Tls)?);
         turn.server.policy.media = media_ports(config, shards);
+        turn.local = Some(shards.local_ports());
         let server = TurnServer::start(turn).map_err(EdgeError::Turn)?;
+        shards.set_turn(server.local_ports());
         let urls = urls_of(config, &server, https);
         tracing::info!(?urls, "TURN started");
         let turn = Turn {
@@ -252,5 +254,43 @@ mod tests {
         assert_eq!(public_address("wss://[2a00::1]:8443"), ("2a00::1", Some(8443)));
         assert_eq!(public_address("wss://[2a00::1]"), ("2a00::1", Some(443)));
         assert_eq!(public_address(""), ("", None));
+    }
+
+    fn shards(bind: [u8; 4], advertise: &[[u8; 4]]) -> (EdgeConfig, Shards) {
+        let mut config = EdgeConfig::default();
+        config.media.bind = vec![SocketAddr::from((bind, 0))];
+        config.media.advertise = advertise.iter().map(|ip| IpAddr::from(*ip)).collect();
+        let shards = meridian_shard::ShardsConfig {
+            bind: config.media.bind.clone(),
+            advertise: config.media.advertise.clone(),
+            shards: 1,
+            ..Default::default()
+        };
+        let identity = std::sync::Arc::new(meridian_transport::DtlsIdentity::generate().unwrap());
+        let (events, taps) = (tokio::sync::mpsc::channel(1).0, tokio::sync::mpsc::channel(1).0);
+        (config, Shards::start(shards, identity, events, taps).unwrap())
+    }
+
+    #[test]
+    fn media_ports_behind_one_to_one_nat_lead_to_an_address_of_this_machine() {
+        let (public, private) = ([203, 0, 113, 7], [10, 0, 0, 7]);
+        let found = |(config, shards): (EdgeConfig, Shards)| {
+            let ports = media_ports(&config, &shards);
+            let pairs = ports.iter().map(|one| (one.advertised, one.actual));
+            pairs.collect::<Vec<_>>()
+        };
+        let loopback = [127, 0, 0, 1];
+        let pair = |advertised: [u8; 4], actual: [u8; 4]| (IpAddr::from(advertised), IpAddr::from(actual));
+        assert_eq!(
+            found(shards(loopback, &[public])),
+            [pair(public, loopback)],
+            "the bound one"
+        );
+        let everywhere = shards([0, 0, 0, 0], &[loopback, public]);
+        let expected = [pair(loopback, loopback), pair(public, loopback)];
+        assert_eq!(found(everywhere), expected, "what it has stays, and any will do");
+        let (mut config, shards) = shards([0, 0, 0, 0], &[public]);
+        config.turn.relay = vec![private.into()];
+        assert_eq!(found((config, shards)), [pair(public, private)], "the one that relays");
     }
 }

@@ -1,12 +1,13 @@
 //! What reaches a media thread from outside: commands and other shards' notes, unbounded because their number follows
 //! the node's own state; media and messages, bounded. And the eventfd that wakes the thread.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use meridian_sfu::{Layer, Packet, SenderReportInfo, TrackId};
-use meridian_udp::Waker;
+use meridian_udp::{Handover, Waker};
 
 use crate::api::Command;
 
@@ -62,6 +63,7 @@ pub(crate) struct Mailbox {
     notes: Sender<Note>,
     media: SyncSender<Mirrored>,
     bulk: Arc<AtomicUsize>,
+    relayed: Arc<Handover>,
     waker: Arc<Waker>,
 }
 
@@ -70,6 +72,8 @@ pub(crate) struct Inbox {
     pub(crate) notes: Receiver<Note>,
     pub(crate) media: Receiver<Mirrored>,
     bulk: Arc<AtomicUsize>,
+    /// Datagrams from this process's TURN server.
+    pub(crate) relayed: Arc<Handover>,
     pub(crate) waker: Arc<Waker>,
 }
 
@@ -77,7 +81,9 @@ pub(crate) fn inbox() -> std::io::Result<(Mailbox, Inbox)> {
     let (notes, notes_rx) = channel();
     let (media, media_rx) = sync_channel(MEDIA_QUEUE_MAX);
     let (bulk, waker) = (Arc::new(AtomicUsize::new(0)), Arc::new(Waker::new()?));
+    let relayed = Arc::new(Handover::default());
     let inbox = Inbox {
+        relayed: relayed.clone(),
         notes: notes_rx,
         media: media_rx,
         bulk: bulk.clone(),
@@ -88,6 +94,7 @@ pub(crate) fn inbox() -> std::io::Result<(Mailbox, Inbox)> {
             notes,
             media,
             bulk,
+            relayed,
             waker,
         },
         inbox,
@@ -122,6 +129,17 @@ impl Mailbox {
 
     pub(crate) fn wake(&self) {
         self.waker.wake();
+    }
+
+    /// Datagrams of a TURN client. `false` = too many wait.
+    pub(crate) fn relayed(&self, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
+        self.relayed.push(from, to, segment, bytes)
+    }
+
+    pub(crate) fn wake_if_relayed(&self) {
+        if self.relayed.take_news() {
+            self.waker.wake();
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The front of all media threads: starts them, sends each command to the thread it concerns, sums their counters.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use meridian_transport::DtlsIdentity;
-use meridian_udp::{Socket, SocketOptions};
+use meridian_udp::{LocalPorts, Socket, SocketOptions};
 use tokio::sync::mpsc;
 
 use crate::api::{Command, Event, PeerId, ShardsConfig, TapBatch};
@@ -32,6 +34,8 @@ pub struct Shards {
     routes: Arc<Mutex<Routes>>,
     dropped_commands: Counters,
     next: AtomicUsize,
+    turn: Arc<OnceLock<Arc<dyn LocalPorts>>>,
+    bound: Vec<(SocketAddr, u16)>,
 }
 
 impl Shards {
@@ -65,10 +69,13 @@ impl Shards {
             inboxes.push(inbox);
         }
         let routes = Arc::new(Mutex::new(Routes::default()));
+        let turn = Arc::new(OnceLock::new());
+        let mut bound = Vec::new();
         let mut fronts = Vec::new();
         let mut threads = Vec::new();
         for (index, inbox) in (0..count).zip(inboxes) {
             let sockets = bind(&config, index)?;
+            bound.extend(sockets.iter().map(|socket| (socket.local_addr(), index)));
             let counters = Arc::new(Counters::default());
             let load = Arc::new(AtomicUsize::new(0));
             let front = Front {
@@ -89,6 +96,7 @@ impl Shards {
                 routes: routes.clone(),
                 counters,
                 load,
+                turn: turn.clone(),
             };
             let (events, taps) = (events.clone(), taps.clone());
             let thread = std::thread::Builder::new()
@@ -103,6 +111,8 @@ impl Shards {
             routes,
             dropped_commands: Counters::default(),
             next: AtomicUsize::new(0),
+            turn,
+            bound,
         })
     }
 
@@ -130,6 +140,20 @@ impl Shards {
             .get(usize::from(peer.shard))
             .map(|f| f.candidates.clone())
             .unwrap_or_default()
+    }
+
+    /// Reaches clients behind this process's TURN server through `ports` from now on. Only the first call counts.
+    pub fn set_turn(&self, ports: Arc<dyn LocalPorts>) {
+        let _ = self.turn.set(ports);
+    }
+
+    /// The media ports, for this process's TURN server.
+    pub fn local_ports(&self) -> Arc<dyn LocalPorts> {
+        let shard_of = |(address, shard): &(SocketAddr, u16)| ((address.is_ipv4(), address.port()), *shard);
+        Arc::new(MediaPorts {
+            shard_of: self.bound.iter().map(shard_of).collect(),
+            mailboxes: self.fronts.iter().map(|front| front.mailbox.clone()).collect(),
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -305,6 +329,31 @@ impl Drop for Shards {
         for front in &self.fronts {
             front.mailbox.note(Note::Shutdown);
         }
+    }
+}
+
+/// See [`Shards::local_ports`].
+struct MediaPorts {
+    /// By family (is it IPv4?) and port.
+    shard_of: HashMap<(bool, u16), u16>,
+    mailboxes: Vec<Mailbox>,
+}
+
+impl fmt::Debug for MediaPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MediaPorts").field(&self.shard_of).finish()
+    }
+}
+
+impl LocalPorts for MediaPorts {
+    fn deliver(&self, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
+        let shard = self.shard_of.get(&(to.is_ipv4(), to.port()));
+        let mailbox = shard.and_then(|&shard| self.mailboxes.get(usize::from(shard)));
+        mailbox.is_some_and(|mailbox| mailbox.relayed(from, to, segment, bytes))
+    }
+
+    fn wake(&self) {
+        self.mailboxes.iter().for_each(Mailbox::wake_if_relayed);
     }
 }
 

@@ -11,12 +11,14 @@
 
 mod address;
 mod cpu;
+mod local;
 mod recv;
 mod send;
 mod socket;
 mod wait;
 
 pub use cpu::process_cpu_time;
+pub use local::{Handed, Handover, LocalPorts};
 pub use recv::{Datagram, RecvBatch};
 pub use send::{Batch, SEGMENTS_MAX, SendStats};
 pub use socket::{Socket, SocketOptions};

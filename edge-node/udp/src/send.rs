@@ -145,6 +145,15 @@ impl Batch {
         &self.stats
     }
 
+    /// Empties the batch without the kernel: each message's destination, source, segment size and bytes.
+    pub fn hand_out(&mut self, mut take: impl FnMut(SocketAddr, Option<IpAddr>, usize, &[u8])) {
+        for message in &self.messages {
+            let bytes = &self.buffer[message.start..message.start + message.len];
+            take(message.to, message.source, message.segment, bytes);
+        }
+        self.clear();
+    }
+
     fn clear(&mut self) {
         self.messages.clear();
         self.used = 0;

@@ -25,6 +25,7 @@ const DROPPED: Labelled = &[
     ("quota", "dropped_quota"),
     ("slow_client", "stream_frames_dropped"),
     ("socket", "datagrams_dropped"),
+    ("in_process", "local_dropped"),
 ];
 
 impl TurnServer {
@@ -62,6 +63,21 @@ impl TurnServer {
                     value(&format!("{what}_{direction}")),
                 );
             }
+        }
+        head(
+            text,
+            "in_process_packets_total",
+            "counter",
+            "Packets to and from media ports of this process, of those relayed.",
+        );
+        for direction in ["up", "down"] {
+            line(
+                text,
+                "in_process_packets_total",
+                "direction",
+                direction,
+                value(&format!("local_{direction}")),
+            );
         }
         for (name, help, reasons) in [
             ("refused_total", "Requests not granted, by reason.", REFUSED),

@@ -17,11 +17,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use meridian_udp::LocalPorts;
 use rand::Rng;
 
 use crate::credentials::Credentials;
 use crate::server::{ConfigError, Counters, ServerConfig, Shared};
+use crate::sockets::Family;
 pub use interfaces::own_addresses;
+use outbound::Local;
 use worker::{Inbox, Newcomer, Sockets, Worker};
 
 /// Where to listen, and what to be.
@@ -34,6 +37,8 @@ pub struct TurnConfig {
     pub tls: Vec<SocketAddr>,
     /// Needed for `tls`. Certificates are renewed through its resolver.
     pub tls_config: Option<Arc<rustls::ServerConfig>>,
+    /// Peers in this process: where the policy's media ports are.
+    pub local: Option<Arc<dyn LocalPorts>>,
     /// Threads, 1 to 64; each client is served by one of them.
     pub workers: usize,
 }
@@ -47,6 +52,7 @@ impl TurnConfig {
             tcp: Vec::new(),
             tls: Vec::new(),
             tls_config: None,
+            local: None,
             workers: 1,
         }
     }
@@ -92,6 +98,11 @@ pub(crate) struct Gauges {
     pub(crate) streams_refused: AtomicU64,
     /// Frames dropped because a TCP client reads too slowly.
     pub(crate) stream_frames_dropped: AtomicU64,
+    /// Datagrams to and from peers in this process.
+    pub(crate) local_up: AtomicU64,
+    pub(crate) local_down: AtomicU64,
+    /// Of those, dropped because a queue was full or the relay had gone.
+    pub(crate) local_dropped: AtomicU64,
     /// Datagrams the kernel did not take.
     pub(crate) datagrams_dropped: AtomicU64,
 }
@@ -156,6 +167,9 @@ impl TurnServer {
         server.inboxes = inboxes.clone();
         for (number, mut worker) in workers.into_iter().enumerate() {
             worker.know(inboxes.clone());
+            if let Some(local) = &config.local {
+                worker.neighbour(Local::new(local.clone(), shared.config.policy.media.clone()));
+            }
             let (waker, counters, gauges) = worker.handles();
             let thread = std::thread::Builder::new()
                 .name(format!("turn-{number}"))
@@ -199,6 +213,14 @@ impl TurnServer {
         }
     }
 
+    /// The relayed ports, for peers in this process.
+    pub fn local_ports(&self) -> Arc<dyn LocalPorts> {
+        Arc::new(RelayedPorts {
+            shared: self.shared.clone(),
+            inboxes: self.inboxes.clone(),
+        })
+    }
+
     /// Who may allocate from now on.
     pub fn set_credentials(&self, credentials: Credentials) {
         self.shared.set_credentials(credentials);
@@ -220,6 +242,9 @@ impl TurnServer {
                 ("streams_refused", &gauges.streams_refused),
                 ("stream_frames_dropped", &gauges.stream_frames_dropped),
                 ("datagrams_dropped", &gauges.datagrams_dropped),
+                ("local_up", &gauges.local_up),
+                ("local_down", &gauges.local_down),
+                ("local_dropped", &gauges.local_dropped),
             ];
             let own = own.map(|(name, value)| (name, value.load(Ordering::Relaxed)));
             for (name, value) in worker.counters.snapshot().into_iter().chain(own) {
@@ -252,6 +277,30 @@ impl TurnServer {
             std::thread::sleep(Duration::from_millis(20).min(deadline));
         }
         true
+    }
+}
+
+/// See [`TurnServer::local_ports`].
+struct RelayedPorts {
+    shared: Arc<Shared>,
+    inboxes: Arc<[Arc<Inbox>]>,
+}
+
+impl fmt::Debug for RelayedPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RelayedPorts")
+    }
+}
+
+impl LocalPorts for RelayedPorts {
+    fn deliver(&self, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
+        let owner = self.shared.owner(Family::of(to.ip()), to.port());
+        let inbox = owner.and_then(|worker| self.inboxes.get(usize::from(worker)));
+        inbox.is_some_and(|inbox| inbox.relay(from, to, segment, bytes))
+    }
+
+    fn wake(&self) {
+        self.inboxes.iter().for_each(|inbox| inbox.wake_if_relayed());
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use meridian_udp::{Batch, Socket, SocketOptions};
+use meridian_udp::{Batch, LocalPorts, Socket, SocketOptions};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use std::os::fd::AsRawFd;
@@ -16,6 +16,7 @@ use std::os::fd::AsRawFd;
 use super::Gauges;
 use super::splice::{Peers, listen_relay};
 use super::stream::Stream;
+use crate::policy::MediaPorts;
 use crate::server::{Protocol, RelayId, ToClient, ToPeer};
 use crate::sockets::{ClientSocket, Family, Transport};
 
@@ -50,6 +51,7 @@ pub(crate) struct Outbound {
     /// The stream to be handed to another worker, with its last frame.
     pub(crate) hand_over: Option<(ClientSocket, u8)>,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) local: Option<Local>,
     /// For the relay socket at `relay_slot`; a burst of one client goes out in one call.
     relay_batch: Batch,
     relay_slot: usize,
@@ -57,6 +59,47 @@ pub(crate) struct Outbound {
     dirty: Vec<usize>,
     /// Streams that broke while being written to.
     pub(crate) broken: Vec<usize>,
+}
+
+/// Peers in this process: an edge's media ports.
+pub(crate) struct Local {
+    ports: Arc<dyn LocalPorts>,
+    /// Where they are, as routes name them.
+    media: Vec<MediaPorts>,
+    delivered: bool,
+}
+
+impl Local {
+    pub(crate) fn new(ports: Arc<dyn LocalPorts>, media: Vec<MediaPorts>) -> Local {
+        Local {
+            ports,
+            media,
+            delivered: false,
+        }
+    }
+
+    #[inline]
+    fn has(&self, to: SocketAddr) -> bool {
+        self.media
+            .iter()
+            .any(|media| media.actual == to.ip() && media.ports.contains(&to.port()))
+    }
+
+    fn deliver(&mut self, from: SocketAddr, packet: &ToPeer<'_>, gauges: &Gauges) {
+        let payload = packet.payload;
+        if self.ports.deliver(from, packet.to, payload.len(), payload) {
+            self.delivered = true;
+            gauges.local_up.fetch_add(1, Ordering::Relaxed);
+        } else {
+            gauges.local_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.delivered) {
+            self.ports.wake();
+        }
+    }
 }
 
 pub(crate) fn relay_slot(relay: RelayId) -> usize {
@@ -78,6 +121,7 @@ impl Outbound {
             pumps: Vec::new(),
             hand_over: None,
             gauges,
+            local: None,
             relay_batch: Batch::new(BATCH_BYTES),
             relay_slot: 0,
             dirty: Vec::new(),
@@ -134,6 +178,15 @@ impl Outbound {
     #[inline]
     pub(crate) fn relay_to_peer(&mut self, packet: ToPeer<'_>) {
         let slot = relay_slot(packet.relay);
+        if let Some(local) = &mut self.local
+            && local.has(packet.to)
+            && let Some(Some(RelaySocket {
+                end: RelayEnd::Udp(socket),
+                ..
+            })) = self.relays.get(slot)
+        {
+            return local.deliver(socket.local_addr(), &packet, &self.gauges);
+        }
         if slot != self.relay_slot {
             self.flush_relay();
             self.relay_slot = slot;
@@ -191,6 +244,9 @@ impl Outbound {
     /// Hands everything to the kernel.
     pub(crate) fn flush(&mut self) {
         self.flush_relay();
+        if let Some(local) = &mut self.local {
+            local.wake();
+        }
         for listener in &mut self.listeners {
             if !listener.batch.is_empty() {
                 send(&listener.socket, &mut listener.batch, &self.gauges);

@@ -5,23 +5,27 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use meridian_udp::{RecvBatch, Socket, SocketOptions};
+use meridian_udp::{Handed, RecvBatch, Socket, SocketOptions};
 use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::outbound::{Outbound, RelayEnd, relay_slot};
+use super::outbound::{Local, Outbound, RelayEnd, relay_slot};
 use super::splice::Pumped;
 use super::stream::Stream;
 use super::{Gauges, StartError, TurnConfig, wall_clock};
 use crate::server::{Command, Counters, RelayId, Relayed, Server, Shared};
 use crate::sockets::{ClientSocket, Transport};
+
+mod inbox;
+
+pub(crate) use inbox::{Inbox, Newcomer};
 
 /// Messages per receive call: from clients many share a socket, on a relay socket few arrive at once.
 const CLIENT_BUFFERS: usize = 64;
@@ -100,36 +104,6 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpList
     Ok(socket.into())
 }
 
-/// A TLS connection that somebody else accepted, after its handshake.
-pub(crate) struct Newcomer {
-    pub(crate) socket: std::net::TcpStream,
-    pub(crate) tls: rustls::ServerConnection,
-    pub(crate) remote: SocketAddr,
-}
-
-/// Newcomers that may wait for a worker's turn.
-const NEWCOMERS_MAX: usize = 1_024;
-
-impl Inbox {
-    /// `false`: too many wait already; the connection is dropped.
-    pub(crate) fn welcome(&self, newcomer: Newcomer) -> bool {
-        let mut newcomers = self.newcomers.lock().unwrap_or_else(PoisonError::into_inner);
-        if newcomers.len() >= NEWCOMERS_MAX {
-            return false;
-        }
-        newcomers.push(newcomer);
-        drop(newcomers);
-        self.waker.wake().is_ok()
-    }
-}
-
-/// Streams that other workers hand over, because the connection they want to bind is ours.
-pub(crate) struct Inbox {
-    streams: Mutex<Vec<Stream>>,
-    newcomers: Mutex<Vec<Newcomer>>,
-    waker: Arc<mio::Waker>,
-}
-
 pub(crate) struct Worker {
     number: u8,
     inbox: Arc<Inbox>,
@@ -147,6 +121,7 @@ pub(crate) struct Worker {
     per_source: HashMap<IpAddr, usize>,
     from_clients: RecvBatch,
     from_peers: RecvBatch,
+    handed: Handed,
     again: Vec<Token>,
     /// To be tried again at the next sweep.
     later: Vec<Token>,
@@ -177,11 +152,7 @@ impl Worker {
         let now = Instant::now();
         Ok(Worker {
             number,
-            inbox: Arc::new(Inbox {
-                streams: Mutex::default(),
-                newcomers: Mutex::default(),
-                waker: waker.clone(),
-            }),
+            inbox: Arc::new(Inbox::new(waker.clone())),
             inboxes: Arc::from([]),
             resting: Vec::new(),
             server: Server::new(shared.clone(), number, now, StdRng::from_seed(rand::rng().random())),
@@ -195,6 +166,7 @@ impl Worker {
             per_source: HashMap::new(),
             from_clients: RecvBatch::new(CLIENT_BUFFERS),
             from_peers: RecvBatch::new(PEER_BUFFERS),
+            handed: Handed::default(),
             again: Vec::new(),
             later: Vec::new(),
             now,
@@ -212,6 +184,11 @@ impl Worker {
 
     pub(crate) fn inbox(&self) -> Arc<Inbox> {
         self.inbox.clone()
+    }
+
+    /// Peers in this process.
+    pub(crate) fn neighbour(&mut self, local: Local) {
+        self.out.local = Some(local);
     }
 
     /// All workers' inboxes, by their number.
@@ -472,45 +449,6 @@ impl Worker {
         }
         if let Some((_, worker)) = self.out.hand_over.take() {
             self.hand_over(index, worker);
-        }
-    }
-
-    fn hand_over(&mut self, index: usize, worker: u8) {
-        let Some(inbox) = self.inboxes.get(usize::from(worker)).cloned() else {
-            return self.out.broken.push(index);
-        };
-        let Some(mut stream) = self.release(index) else { return };
-        if self.poll.registry().deregister(&mut stream.socket).is_ok() {
-            inbox
-                .streams
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(stream);
-            if let Err(error) = inbox.waker.wake() {
-                tracing::warn!(%error, "cannot wake a TURN worker");
-            }
-        }
-    }
-
-    fn open_inbox(&mut self) {
-        let streams = std::mem::take(&mut *self.inbox.streams.lock().unwrap_or_else(PoisonError::into_inner));
-        for mut stream in streams {
-            let index = self.out.free_stream_slot();
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if self
-                .poll
-                .registry()
-                .register(&mut stream.socket, token(STREAM, index), interest)
-                .is_ok()
-            {
-                self.adopt(index, stream);
-                self.handle_frames(index);
-            }
-        }
-        let newcomers = std::mem::take(&mut *self.inbox.newcomers.lock().unwrap_or_else(PoisonError::into_inner));
-        for Newcomer { socket, tls, remote } in newcomers {
-            // What it has sent already is read when it is first found writable, which is at once.
-            self.welcome(mio::net::TcpStream::from_std(socket), remote, Transport::Tls, Some(tls));
         }
     }
 

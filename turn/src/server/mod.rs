@@ -184,6 +184,13 @@ impl<R: Rng> Server<R> {
         self.by_client.len()
     }
 
+    /// The open relay at a port of this worker.
+    pub fn relay_at(&self, at: SocketAddr) -> Option<RelayId> {
+        let family = Family::of(at.ip());
+        let allocation = *self.by_port.get(&(family, AllocationPort(at.port())))?;
+        Some(RelayId { allocation, family })
+    }
+
     /// Whether the client has an allocation or a data connection; streams without are closed after a while.
     pub fn has_allocation(&self, client: ClientSocket) -> bool {
         self.by_client.contains_key(&client) || self.connections.is_bound(client)
@@ -352,6 +359,7 @@ impl<R: Rng> Server<R> {
             RelayState::Open | RelayState::Opening { .. } => {
                 if relay.state == RelayState::Open {
                     self.by_port.remove(&(family, relay.port));
+                    self.shared.set_owner(family, relay.port, None);
                 }
                 self.commands.push_back(Command::CloseRelay {
                     relay: RelayId { allocation: id, family },

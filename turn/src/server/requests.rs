@@ -229,6 +229,7 @@ impl<R: Rng> Server<R> {
         if opened {
             relay.state = RelayState::Open;
             self.by_port.insert((family, port), id.allocation);
+            self.shared.set_owner(family, port, Some(self.worker));
         } else {
             let next = if fixed || attempt >= OPEN_ATTEMPTS {
                 None

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::limits::{Ledger, Limits, PrefixLimiter};
 use crate::nonce::NonceKey;
 use crate::policy::PeerPolicy;
 use crate::ports::PortPool;
-use crate::sockets::Family;
+use crate::sockets::{AllocationPort, Family};
 
 /// Keeps an answer to a stranger within 160 bytes.
 const REALM_BYTES_MAX: usize = 48;
@@ -110,6 +110,8 @@ pub struct Shared {
     /// Own relay addresses as clients know them.
     pub(crate) relayed: Vec<IpAddr>,
     pub(crate) allocations: AtomicUsize,
+    /// By family and port: the worker whose open relay has it, counted from 1; 0 = none.
+    owners: [Box<[AtomicU8]>; 2],
     beginning: Instant,
     unix_at_beginning_ms: AtomicU64,
     draining: AtomicBool,
@@ -149,6 +151,8 @@ impl Shared {
             .policy
             .own
             .extend(relays.iter().flat_map(|r| [r.bind, r.advertised]));
+        let media = config.policy.media.iter().flat_map(|m| [m.advertised, m.actual]);
+        config.policy.own.extend(media);
         let relayed = if config.relay_to_relay {
             relays.iter().map(|r| r.advertised).collect()
         } else {
@@ -163,11 +167,23 @@ impl Shared {
             nonces: NonceKey::new(seed),
             relayed,
             allocations: AtomicUsize::new(0),
+            owners: [(); 2].map(|()| (0..=u16::MAX).map(|_| AtomicU8::new(0)).collect()),
             beginning: now,
             unix_at_beginning_ms: AtomicU64::new(u64::try_from(unix.as_millis()).unwrap_or(0)),
             draining: AtomicBool::new(false),
             config,
         }))
+    }
+
+    pub(crate) fn set_owner(&self, family: Family, port: AllocationPort, worker: Option<u8>) {
+        let owner = worker.map_or(0, |worker| worker.saturating_add(1));
+        self.owners[family.index()][usize::from(port.0)].store(owner, Ordering::Relaxed);
+    }
+
+    /// The worker with an open relay at this port.
+    pub(crate) fn owner(&self, family: Family, port: u16) -> Option<u8> {
+        let owner = self.owners[family.index()][usize::from(port)].load(Ordering::Relaxed);
+        owner.checked_sub(1)
     }
 
     /// Follows an adjusted wall clock; credentials' expiry is judged by it.

@@ -1,12 +1,13 @@
 //! From waiting packets to datagrams: each subscriber's copy is written and encrypted in the outgoing batch itself.
 
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use meridian_sfu::packet::PACKET_BYTES_MAX;
 use meridian_sfu::{Forwarded, Packet, SendContext, Source};
-use meridian_udp::{Batch, Socket};
+use meridian_udp::{Batch, LocalPorts, Socket};
 
 use super::Shard;
 use super::peers::{PeerSlot, SendPath};
@@ -24,9 +25,10 @@ const ROOM: usize = PACKET_BYTES_MAX + HEADER_ROOM + TAG_ROOM + PAD_MAX;
 /// that they leave as one segmented message. libwebrtc cuts a frame into sizes that differ by a few bytes.
 const PAD_MAX: usize = 32;
 
-/// The outgoing batches, one per socket.
+/// The outgoing batches, one per socket, and one for clients behind this process's TURN server.
 pub(crate) struct Egress {
     batches: Vec<Batch>,
+    turn: Turn,
     counters: Arc<Counters>,
     epoch: Instant,
 }
@@ -41,9 +43,18 @@ struct Shape {
 }
 
 impl Egress {
-    pub(crate) fn new(sockets: usize, counters: Arc<Counters>, now: Instant) -> Egress {
+    pub(crate) fn new(
+        sockets: &[Socket],
+        turn: Arc<OnceLock<Arc<dyn LocalPorts>>>,
+        counters: Arc<Counters>,
+        now: Instant,
+    ) -> Egress {
         Egress {
-            batches: (0..sockets).map(|_| Batch::new(BATCH_BYTES)).collect(),
+            batches: (0..=sockets.len()).map(|_| Batch::new(BATCH_BYTES)).collect(),
+            turn: Turn {
+                server: turn,
+                bound: sockets.iter().map(Socket::local_addr).collect(),
+            },
             counters,
             epoch: now,
         }
@@ -54,14 +65,15 @@ impl Egress {
             return;
         };
         if !batch.push(path.to, path.source, payload) {
-            send(&mut self.batches[path.socket], &sockets[path.socket], &self.counters);
+            let batch = &mut self.batches[path.socket];
+            send(batch, sockets.get(path.socket), &self.turn, &self.counters);
             self.batches[path.socket].push(path.to, path.source, payload);
         }
     }
 
     pub(crate) fn send_all(&mut self, sockets: &[Socket]) {
-        for (batch, socket) in self.batches.iter_mut().zip(sockets) {
-            send(batch, socket, &self.counters);
+        for (index, batch) in self.batches.iter_mut().enumerate() {
+            send(batch, sockets.get(index), &self.turn, &self.counters);
         }
     }
 
@@ -72,10 +84,50 @@ impl Egress {
     }
 }
 
-fn send(batch: &mut Batch, socket: &Socket, counters: &Counters) {
+/// The TURN server that shares this process.
+struct Turn {
+    server: Arc<OnceLock<Arc<dyn LocalPorts>>>,
+    /// Our own sockets, whose addresses its clients know.
+    bound: Vec<SocketAddr>,
+}
+
+impl Turn {
+    fn send(&self, batch: &mut Batch, counters: &Counters) {
+        let server = self.server.get();
+        batch.hand_out(|to, source, segment, bytes| {
+            let count = bytes.len().div_ceil(segment) as u64;
+            let delivered = server.zip(source).is_some_and(|(server, source)| {
+                let port = self.port_of(source);
+                port.is_some_and(|port| server.deliver(SocketAddr::new(source, port), to, segment, bytes))
+            });
+            let counter = if delivered {
+                &counters.relayed_out
+            } else {
+                &counters.drop_relayed
+            };
+            add(counter, count);
+        });
+        if let Some(server) = server {
+            server.wake();
+        }
+    }
+
+    /// The port that goes with one of our addresses.
+    fn port_of(&self, ip: IpAddr) -> Option<u16> {
+        let mut same_family = self.bound.iter().filter(|bound| bound.is_ipv4() == ip.is_ipv4());
+        let exact = self.bound.iter().find(|bound| bound.ip() == ip);
+        exact.or_else(|| same_family.next()).map(SocketAddr::port)
+    }
+}
+
+/// Empties a batch into its socket, or, if it has none, into this process's TURN server.
+fn send(batch: &mut Batch, socket: Option<&Socket>, turn: &Turn, counters: &Counters) {
     if batch.is_empty() {
         return;
     }
+    let Some(socket) = socket else {
+        return turn.send(batch, counters);
+    };
     let before = *batch.stats();
     socket.send(batch);
     counters.note_send(&before, batch.stats());
@@ -212,7 +264,8 @@ impl Run<'_> {
             let slot = match batch.slot(path.to, path.source, ROOM) {
                 Some(slot) => slot,
                 None => {
-                    send(batch, &self.sockets[path.socket], &self.egress.counters);
+                    let socket = self.sockets.get(path.socket);
+                    send(batch, socket, &self.egress.turn, &self.egress.counters);
                     match batch.slot(path.to, path.source, ROOM) {
                         Some(slot) => slot,
                         None => return false,
@@ -266,7 +319,12 @@ impl Run<'_> {
         };
         let batch = &mut self.egress.batches[path.socket];
         if batch.slot(path.to, path.source, ROOM).is_none() {
-            send(batch, &self.sockets[path.socket], &self.egress.counters);
+            send(
+                batch,
+                self.sockets.get(path.socket),
+                &self.egress.turn,
+                &self.egress.counters,
+            );
         }
         let Some(slot) = batch.slot(path.to, path.source, ROOM) else {
             return false;

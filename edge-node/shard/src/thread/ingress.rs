@@ -3,18 +3,18 @@
 use std::time::Instant;
 
 use meridian_transport::Received;
-use meridian_udp::{Datagram, RecvBatch};
+use meridian_udp::Datagram;
 
 use super::Shard;
 use super::tracks::{Origin, Track};
 use crate::metrics::add;
 
 impl Shard {
-    /// Handles every datagram of one receive call, in place.
-    pub(super) fn ingest(&mut self, batch: &mut RecvBatch, now: Instant) {
+    /// Handles every datagram of one receive call, in place; returns how many there were.
+    pub(super) fn ingest<'a>(&mut self, datagrams: impl Iterator<Item = Datagram<'a>>, now: Instant) -> u64 {
         let (mut packets, mut bytes, mut strangers) = (0, 0, 0);
         let mut publisher = None;
-        for datagram in batch.datagrams() {
+        for datagram in datagrams {
             packets += 1;
             bytes += datagram.data.len() as u64;
             let Some(slot) = self.peers.owner(datagram.from, datagram.data) else {
@@ -39,6 +39,7 @@ impl Shard {
         add(&counters.packets_in, packets);
         add(&counters.bytes_in, bytes);
         add(&counters.drop_unknown_sender, strangers);
+        packets
     }
 
     /// `true`: it was media.

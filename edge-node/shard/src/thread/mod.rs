@@ -14,12 +14,12 @@ mod tracks;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use meridian_sfu::{PacketPool, Speakers, TrackId};
 use meridian_transport::DtlsIdentity;
-use meridian_udp::{RecvBatch, Socket, wait};
+use meridian_udp::{Handed, LocalPorts, RecvBatch, Socket, wait};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
@@ -43,7 +43,12 @@ pub(crate) struct Shared {
     pub(crate) routes: Arc<Mutex<Routes>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) load: Arc<AtomicUsize>,
+    /// This process's TURN server, once there is one.
+    pub(crate) turn: Arc<OnceLock<Arc<dyn LocalPorts>>>,
 }
+
+/// The port of a local address through which a client is reached by way of this process's TURN server: no socket has it.
+pub(crate) const IN_PROCESS: u16 = 0;
 
 /// Messages per `recvmmsg`.
 const RECV_MESSAGES: usize = 32;
@@ -78,6 +83,7 @@ pub(crate) struct Shard {
     clock: tick::Clock,
     rng: StdRng,
     scratch: Scratch,
+    handed: Handed,
 }
 
 /// Buffers that are reused instead of allocated.
@@ -99,7 +105,7 @@ impl Shard {
         let counters = shared.counters.clone();
         let now = Instant::now();
         Shard {
-            egress: Egress::new(sockets.len(), counters.clone(), now),
+            egress: Egress::new(&sockets, shared.turn.clone(), counters.clone(), now),
             sockets,
             peers: Peers::new(),
             subscriptions: Slab::new(),
@@ -116,6 +122,7 @@ impl Shard {
             clock: tick::Clock::new(now),
             rng: StdRng::from_os_rng(),
             scratch: Scratch::default(),
+            handed: Handed::default(),
             shared,
         }
     }
@@ -185,7 +192,7 @@ impl Shard {
             if filled == 0 {
                 break;
             }
-            self.ingest(batch, now);
+            self.ingest(batch.datagrams(), now);
             if self.flush_now {
                 self.flush(now);
             }
@@ -212,6 +219,10 @@ impl Shard {
             now.get_or_insert_with(Instant::now);
             self.take_mirrored(mirrored);
         }
+        if inbox.relayed.take(&mut self.handed) {
+            let now = *now.get_or_insert_with(Instant::now);
+            self.take_relayed(now);
+        }
         if let Some(now) = now {
             if self.flush_now {
                 self.flush(now);
@@ -220,6 +231,18 @@ impl Shard {
             self.wake_others();
         }
         Some(now.is_some())
+    }
+
+    /// Datagrams that came through this process's TURN server. They bear the mark of their way in their local address.
+    fn take_relayed(&mut self, now: Instant) {
+        let mut handed = std::mem::take(&mut self.handed);
+        let marked = handed.datagrams().map(|mut datagram| {
+            datagram.local.set_port(IN_PROCESS);
+            datagram
+        });
+        let count = self.ingest(marked, now);
+        add(&self.shared.counters.relayed_in, count);
+        self.handed = handed;
     }
 
     /// How long nothing is due.
@@ -290,6 +313,7 @@ mod tests {
             routes: Arc::default(),
             counters: Arc::default(),
             load: Arc::new(AtomicUsize::new(2)),
+            turn: Arc::default(),
         };
         let socket = Socket::bind(([127, 0, 0, 1], 0).into(), &SocketOptions::default()).expect("bind");
         (Shard::new(shared, vec![socket], events, taps), events_rx)

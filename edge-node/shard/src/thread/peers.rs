@@ -12,9 +12,9 @@ use meridian_transport::{
 };
 use rand::Rng;
 
-use super::Shard;
 use super::slab::Slab;
 use super::tick::Totals;
+use super::{IN_PROCESS, Shard};
 use crate::api::{Event, PeerCloseReason, PeerId};
 use crate::metrics::add;
 
@@ -26,6 +26,7 @@ const UFRAGS_MAX: usize = 2;
 /// Where a peer's packets go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SendPath {
+    /// Behind the last one: this process's TURN server.
     pub(crate) socket: usize,
     pub(crate) source: Option<IpAddr>,
     pub(crate) to: SocketAddr,
@@ -277,6 +278,13 @@ impl Shard {
     }
 
     fn path_of(&self, local: SocketAddr, to: SocketAddr) -> Option<SendPath> {
+        if local.port() == IN_PROCESS {
+            return Some(SendPath {
+                socket: self.sockets.len(),
+                source: Some(local.ip()),
+                to,
+            });
+        }
         let socket = self.sockets.iter().position(|s| {
             let bound = s.local_addr();
             bound.port() == local.port()
