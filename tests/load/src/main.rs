@@ -1,8 +1,9 @@
-//! Load generators and benchmarks of the packet path. `./run bench fanout` runs `meridian-load fanout` in release.
+//! Load generators and benchmarks of the packet path. `./run bench NAME` runs `meridian-load NAME` in release.
 //! Each benchmark prints what load it made, a table, and as its last line one JSON object.
 #![forbid(unsafe_code)]
 
 mod fanout;
+mod turn;
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +24,11 @@ enum Bench {
     /// The publisher and the viewers of one row (started by it).
     #[command(hide = true)]
     FanoutClients(fanout::ClientOptions),
+    /// The same load through our TURN server and through coturn: CPU per relayed packet.
+    Turn(turn::Options),
+    /// Our TURN server in a process of its own (started by `turn`).
+    #[command(hide = true)]
+    TurnServer(turn::ServerOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,5 +36,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Fanout(options) => fanout::run(&options),
         Bench::FanoutRow(options) => fanout::run_row(&options),
         Bench::FanoutClients(options) => fanout::run_clients(&options),
+        Bench::Turn(options) => turn::run(&options),
+        Bench::TurnServer(options) => turn::serve(&options),
     }
 }
