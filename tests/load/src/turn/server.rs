@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,20 +14,18 @@ use meridian_turn::credentials::Credentials;
 use meridian_turn::io::{TurnConfig, TurnServer};
 use meridian_turn::stun::{Class, MessageWriter, Method, TransactionId};
 
+use super::place::{COTURN, Cores, NETWORK, OURS};
+
 pub(super) const REALM: &str = "bench.test";
 pub(super) const SECRET: &str = "north";
-/// Each server has an address, so that both find all relay ports free.
-const COTURN: &str = "127.0.0.2";
-const OURS: &str = "127.0.0.3";
-const PEERS: &str = "127.0.0.0/8";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(crate) struct ServerOptions {
-    #[arg(long, default_value = OURS)]
-    ip: IpAddr,
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    #[arg(long)]
+    gather_us: Option<u64>,
 }
 
 /// A running server.
@@ -41,7 +39,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn coturn() -> anyhow::Result<Process> {
+    pub(super) fn coturn(cores: Cores) -> anyhow::Result<Process> {
         let output = Command::new("turnserver").arg("--version").output();
         let output = output.context("coturn is missing: apt-get install coturn (`./run bench turn` does)")?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -71,7 +69,8 @@ impl Process {
             "simple-log".to_owned(),
         ];
         fs::write(folder.join("turnserver.conf"), settings.join("\n") + "\n")?;
-        let child = Command::new("turnserver")
+        let child = cores
+            .command(Path::new("turnserver"))
             .args(["-c", &at("turnserver.conf")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -88,9 +87,12 @@ impl Process {
         Ok(process)
     }
 
-    pub(super) fn ours() -> anyhow::Result<Process> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["turn-server", "--ip", OURS, "--workers", "1"])
+    pub(super) fn ours(cores: Cores, gather_us: Option<u64>) -> anyhow::Result<Process> {
+        let gather = gather_us.map(|us| format!("--gather-us={us}"));
+        let mut child = cores
+            .command(&std::env::current_exe()?)
+            .args(["turn-server", "--workers", "1"])
+            .args(gather)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -100,7 +102,7 @@ impl Process {
             child,
             folder: None,
             name: "meridian".to_owned(),
-            description: format!("one worker, relay address {OURS}, default limits, peers in {PEERS} allowed"),
+            description: format!("one worker, relay address {OURS}, default limits, peers in {NETWORK} allowed"),
             address: line.trim().parse().context("our server did not say its address")?,
             is_ours: true,
         };
@@ -113,7 +115,7 @@ impl Process {
     }
 
     fn await_answer(&mut self) -> anyhow::Result<()> {
-        let probe = UdpSocket::bind(("127.0.0.1", 0))?;
+        let probe = UdpSocket::bind(("0.0.0.0", 0))?;
         probe.set_read_timeout(Some(Duration::from_millis(50)))?;
         let request = MessageWriter::new(Class::Request, Method::BINDING, TransactionId([7; 12])).finish();
         let end = Instant::now() + START_TIMEOUT;
@@ -161,11 +163,14 @@ impl Drop for Process {
 /// Our server alone, until its standard input ends.
 pub(crate) fn serve(options: &ServerOptions) -> anyhow::Result<()> {
     let mut server = ServerConfig::new(REALM, Credentials::default().with_secret(SECRET));
-    server.relay_v4 = Some(options.ip.into());
-    server.policy.allowed = vec![PEERS.parse().map_err(|_| anyhow::anyhow!("{PEERS} is a network"))?];
+    server.relay_v4 = Some(IpAddr::V4(OURS).into());
+    server.policy.allowed = vec![NETWORK.parse().map_err(|_| anyhow::anyhow!("{NETWORK} is a network"))?];
     let mut config = TurnConfig::new(server);
-    config.udp = vec![SocketAddr::new(options.ip, 0)];
+    config.udp = vec![SocketAddr::from((OURS, 0))];
     config.workers = options.workers;
+    if let Some(us) = options.gather_us {
+        config.gather = Duration::from_micros(us);
+    }
     let server = TurnServer::start(config)?;
     println!("{}", server.udp()[0]);
     std::io::stdin().read_to_end(&mut Vec::new())?;

@@ -1,10 +1,10 @@
 //! The load itself. All clients of a server share one wildcard socket, and so do all peers, each with an address of its
-//! own in 127.0.0.0/8: on the wire that is the same as a socket each, and receiving takes little from the server's
+//! own: on the wire that is the same as a socket each, and receiving takes little from the server's
 //! machine. Nobody sleeps on these sockets: they are looked at every millisecond, so that the servers are not charged
 //! with waking this process up.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meridian_udp::{Batch, RecvBatch, Socket, SocketOptions};
@@ -12,6 +12,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::client::Client;
+use super::place::{client as client_ip, peer as peer_ip};
 
 const TO_PEER: u16 = 0x4001;
 const TO_PARTNER: u16 = 0x4002;
@@ -43,15 +44,13 @@ impl Load {
         }
     }
 
-    fn interval(self) -> Duration {
-        match self {
-            Load::Burst => Duration::from_millis(40),
-            Load::Audio => Duration::from_millis(20),
-        }
+    fn interval() -> Duration {
+        // Of audio as telephones send it (RFC 3551), and of a camera's 50 frames a second.
+        Duration::from_millis(20)
     }
 
     pub(super) fn packets_per_second(self, allocations: usize) -> f64 {
-        (allocations * self.burst()) as f64 / self.interval().as_secs_f64()
+        (allocations * self.burst()) as f64 / Load::interval().as_secs_f64()
     }
 
     pub(super) fn describe(self, allocations: usize) -> String {
@@ -60,7 +59,7 @@ impl Load {
              {:.0} packets/s",
             self.burst(),
             self.payload_bytes(),
-            self.interval().as_millis(),
+            Load::interval().as_millis(),
             self.packets_per_second(allocations)
         )
     }
@@ -103,6 +102,10 @@ pub(super) struct Round {
 }
 
 impl Round {
+    pub(super) fn is_whole(&self) -> bool {
+        self.received == self.sent && self.wrong == 0
+    }
+
     pub(super) fn add(&mut self, other: &Round) {
         self.sent += other.sent;
         self.received += other.received;
@@ -128,14 +131,6 @@ pub(super) struct Site {
     last_arrival: Instant,
 }
 
-fn client_ip(index: usize) -> IpAddr {
-    Ipv4Addr::new(127, 16, 0, 1 + index as u8).into()
-}
-
-fn peer_ip(index: usize) -> IpAddr {
-    Ipv4Addr::new(127, 17, 0, 1 + index as u8).into()
-}
-
 impl Site {
     pub(super) fn new(server: SocketAddr, allocations: usize, gro: bool) -> anyhow::Result<Site> {
         let options = SocketOptions {
@@ -144,7 +139,7 @@ impl Site {
             ..SocketOptions::default()
         };
         let wildcard = SocketAddr::from(([0, 0, 0, 0], 0));
-        let clients = (0..allocations).map(|index| Client::new(index, client_ip(index), server));
+        let clients = (0..allocations).map(|index| Client::new(index, client_ip(index).into(), server));
         Ok(Site {
             server,
             clients: clients.collect::<anyhow::Result<_>>()?,
@@ -171,7 +166,7 @@ impl Site {
     pub(super) fn bind_channels(&mut self) -> anyhow::Result<()> {
         let port = self.peer_socket.local_addr().port();
         for (index, client) in self.clients.iter_mut().enumerate() {
-            let peer = SocketAddr::new(peer_ip(index), port);
+            let peer = SocketAddr::from((peer_ip(index), port));
             client.bind(&self.client_socket, &mut self.recv, TO_PEER, peer)?;
             client.bind(&self.client_socket, &mut self.recv, TO_PARTNER, self.relayed[index ^ 1])?;
         }
@@ -184,7 +179,7 @@ impl Site {
 
     /// Makes the load for about so long, and waits until everything has come or nothing comes any more.
     pub(super) fn run(&mut self, load: Load, direction: Direction, seconds: f64) -> anyhow::Result<Round> {
-        let interval = load.interval();
+        let interval = Load::interval();
         let periods = (seconds / interval.as_secs_f64()).round().max(1.0) as u32;
         let mut phases: Vec<(Duration, usize)> = (0..self.clients.len())
             .map(|index| (interval.mul_f64(self.rng.random()), index))
@@ -245,7 +240,7 @@ impl Site {
             mark[8..].copy_from_slice(&(self.seen.len() as u32).to_be_bytes());
             self.seen.push(false);
             self.result.sent += 1;
-            self.batch.push(to, Some(from), &packet[..header + payload]);
+            self.batch.push(to, Some(IpAddr::V4(from)), &packet[..header + payload]);
         }
         socket.send(&mut self.batch);
     }
@@ -278,7 +273,7 @@ impl Site {
                     Direction::Down => (Some(self.server), client_ip(sender)),
                     Direction::Pair => (Some(self.server), client_ip(sender ^ 1)),
                 };
-                let fits = (Some(datagram.from), datagram.local.ip()) == expected;
+                let fits = (Some(datagram.from), datagram.local.ip()) == (expected.0, IpAddr::V4(expected.1));
                 match self.seen.get_mut(number(8) as usize) {
                     Some(seen) if fits && !*seen => {
                         *seen = true;
