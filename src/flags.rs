@@ -18,6 +18,11 @@ pub(crate) struct RoleArgs {
     /// Checks the configuration and the files it names, and exits.
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// Flags of the roles that find each other.
+#[derive(Args)]
+pub(crate) struct RegistryArgs {
     /// etcd's client URLs, separated by commas; sets registry.kind and registry.endpoints.
     #[arg(long, value_name = "URLS", help_heading = "Settings")]
     etcd: Option<String>,
@@ -27,6 +32,8 @@ pub(crate) struct RoleArgs {
 pub(crate) struct EdgeArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// Name of this edge, unique in the mesh, as in its certificate: fra-1 [node.id].
     #[arg(long, value_name = "ID", help_heading = "Settings")]
     node_id: Option<String>,
@@ -60,6 +67,8 @@ pub(crate) struct EdgeArgs {
 pub(crate) struct ControlPlaneArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// Folder of the database, the certificate authority and the token key [data_directory].
     #[arg(long, value_name = "DIR", help_heading = "Settings")]
     data: Option<String>,
@@ -74,11 +83,45 @@ pub(crate) struct ControlPlaneArgs {
     web: Option<String>,
 }
 
+/// Secrets stand in the file or in MERIDIAN_TURN_SECRETS: everybody on a machine can read its processes' flags.
+#[derive(Args)]
+pub(crate) struct TurnArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// Where to listen for UDP: 0.0.0.0:3478; several with commas [turn.udp].
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Settings")]
+    udp: Option<String>,
+    /// Where to listen for TCP [turn.tcp].
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Settings")]
+    tcp: Option<String>,
+    /// Where to listen for TLS: 0.0.0.0:5349; needs a certificate [turn.tls].
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Settings")]
+    tls: Option<String>,
+    /// PEM certificate chain for TLS [tls.certificate].
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    certificate: Option<String>,
+    /// PEM key of the certificate [tls.private_key].
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    private_key: Option<String>,
+    /// Name under which clients reach this server [turn.host].
+    #[arg(long, value_name = "NAME", help_heading = "Settings")]
+    host: Option<String>,
+    /// Address on which ports are relayed, one per family with commas [turn.relay].
+    #[arg(long, value_name = "ADDRESS", help_heading = "Settings")]
+    relay: Option<String>,
+    /// Address that clients and peers are told instead, behind 1:1 NAT [turn.advertise].
+    #[arg(long, value_name = "ADDRESS", help_heading = "Settings")]
+    advertise: Option<String>,
+    /// Where /metrics, /healthz and /readyz listen [http.bind].
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Settings")]
+    http_bind: Option<String>,
+}
+
 impl EdgeArgs {
     pub(crate) fn load<T: Settings>(&self) -> anyhow::Result<T> {
         let loader = self
-            .role
-            .loader()
+            .registry
+            .flags(self.role.loader())
             .flag("--node-id", "node.id", self.node_id.as_ref())
             .flag("--region", "node.region", self.region.as_ref())
             .flag("--http-bind", "http.bind", self.http_bind.as_ref())
@@ -95,12 +138,38 @@ impl EdgeArgs {
 impl ControlPlaneArgs {
     pub(crate) fn load<T: Settings>(&self) -> anyhow::Result<T> {
         let loader = self
-            .role
-            .loader()
+            .registry
+            .flags(self.role.loader())
             .flag("--data", "data_directory", self.data.as_ref())
             .flag("--http-bind", "http.bind", self.http_bind.as_ref())
             .flag("--grpc-bind", "grpc.bind", self.grpc_bind.as_ref())
             .flag("--web", "http.web_directory", self.web.as_ref());
+        self.role.finish(loader)
+    }
+}
+
+impl RegistryArgs {
+    fn flags(&self, loader: Loader) -> Loader {
+        loader
+            .flag("--etcd", "registry.kind", self.etcd.as_ref().map(|_| "etcd"))
+            .flag("--etcd", "registry.endpoints", self.etcd.as_ref())
+    }
+}
+
+impl TurnArgs {
+    pub(crate) fn load<T: Settings>(&self) -> anyhow::Result<T> {
+        let loader = self
+            .role
+            .loader()
+            .flag("--udp", "turn.udp", self.udp.as_ref())
+            .flag("--tcp", "turn.tcp", self.tcp.as_ref())
+            .flag("--tls", "turn.tls", self.tls.as_ref())
+            .flag("--certificate", "tls.certificate", self.certificate.as_ref())
+            .flag("--private-key", "tls.private_key", self.private_key.as_ref())
+            .flag("--host", "turn.host", self.host.as_ref())
+            .flag("--relay", "turn.relay", self.relay.as_ref())
+            .flag("--advertise", "turn.advertise", self.advertise.as_ref())
+            .flag("--http-bind", "http.bind", self.http_bind.as_ref());
         self.role.finish(loader)
     }
 }
@@ -114,10 +183,10 @@ impl RoleArgs {
                 "MERIDIAN_LOG",
                 "MERIDIAN_LOG_FORMAT",
                 "MERIDIAN_ENROLMENT_TOKEN",
+                "MERIDIAN_OPERATOR_TOKEN",
+                "MERIDIAN_URL",
             ])
             .env(std::env::vars())
-            .flag("--etcd", "registry.kind", self.etcd.as_ref().map(|_| "etcd"))
-            .flag("--etcd", "registry.endpoints", self.etcd.as_ref())
     }
 
     /// `--set` comes last: what is spelt out key by key wins.

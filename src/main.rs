@@ -1,10 +1,12 @@
 //! `meridian`: one binary, every role. Subcommands only; the roles live in their crates, the demo in `dev.rs`.
 #![forbid(unsafe_code)]
 
+mod assign;
 mod dev;
 mod flags;
 mod pki;
 mod run;
+mod turn;
 
 use std::process::ExitCode;
 
@@ -39,8 +41,12 @@ enum Command {
     ControlPlane(flags::ControlPlaneArgs),
     /// One PoP: signalling, media, links to other edges.
     Edge(flags::EdgeArgs),
+    /// A TURN server alone: relays media for clients behind strict firewalls. Edges have one of their own ([turn] in edge.toml).
+    Turn(flags::TurnArgs),
     /// A control plane and three PoPs (fra, iad, sin) on this machine, to try things out. What `./run demo` runs.
     Dev(dev::DevArgs),
+    /// Where a client would be sent, and why.
+    Assign(assign::AssignArgs),
     /// Certificates of the mesh: its authority, and one for each edge.
     Pki(pki::PkiArgs),
 }
@@ -61,7 +67,9 @@ fn main() -> ExitCode {
         match cli.command {
             Command::ControlPlane(args) => run::control_plane(args).await,
             Command::Edge(args) => run::edge(args).await,
+            Command::Turn(args) => turn::run(args).await,
             Command::Dev(args) => dev::run(args).await,
+            Command::Assign(args) => assign::run(args).await,
             Command::Pki(args) => pki::run(args).await,
         }
     });

@@ -1,5 +1,6 @@
 //! Starting one role from its configuration, and stopping it on a signal.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -7,6 +8,7 @@ use meridian_api::pki::NodeIdentity;
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{RegistryKind, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
+use meridian_registry::srv::Discovery;
 use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -45,7 +47,7 @@ pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let start = async {
-        let registry = registry(&config.registry).await?;
+        let registry = registry(&config.registry, &config.discovery.resolvers).await?;
         Ok(Edge::start(config, registry, identity).await?)
     };
     StopSignal::install()?
@@ -66,10 +68,11 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> 
             meridian_control_plane::config::RegistryKind::Etcd => RegistryKind::Etcd,
         },
         endpoints: config.registry.endpoints.clone(),
+        srv: config.registry.srv.clone(),
         lease_s: config.registry.lease_s,
     };
     let start = async {
-        let registry = registry(&settings).await?;
+        let registry = registry(&settings, &config.discovery.resolvers).await?;
         Ok(ControlPlane::start(config, registry).await?)
     };
     StopSignal::install()?
@@ -78,7 +81,7 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> 
 }
 
 /// The registry that a configuration names.
-async fn registry(settings: &RegistrySettings) -> anyhow::Result<SharedRegistry> {
+async fn registry(settings: &RegistrySettings, resolvers: &[SocketAddr]) -> anyhow::Result<SharedRegistry> {
     Ok(match settings.kind {
         RegistryKind::Memory => {
             tracing::warn!(
@@ -87,7 +90,9 @@ async fn registry(settings: &RegistrySettings) -> anyhow::Result<SharedRegistry>
             Arc::new(MemoryRegistry::new())
         }
         RegistryKind::Etcd => {
+            let discovery = settings.srv.as_deref().map(|name| Discovery::new(name, resolvers));
             let options = EtcdOptions {
+                discovery: discovery.transpose().context("registry.srv")?.map(Arc::new),
                 prefix: settings.prefix.clone(),
                 ..EtcdOptions::new(settings.endpoints.clone())
             };
@@ -119,7 +124,7 @@ impl StopSignal {
     }
 
     /// Runs until the first signal, then stops; a second signal cuts the stopping short.
-    async fn serve<T>(
+    pub(crate) async fn serve<T>(
         mut self,
         start: impl Future<Output = anyhow::Result<T>>,
         stop: impl AsyncFnOnce(T),

@@ -1,7 +1,7 @@
 //! Generates the gRPC code. `protoc` is found by PROTOC or on the path (`./run` installs protobuf-compiler).
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/edge_control.proto");
-    tonic_prost_build::configure().compile_protos(&["proto/edge_control.proto"], &["proto"])?;
+    println!("cargo:rerun-if-changed=proto");
+    tonic_prost_build::configure().compile_protos(&["proto/edge_control.proto", "proto/replicas.proto"], &["proto"])?;
     Ok(())
 }

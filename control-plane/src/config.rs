@@ -1,10 +1,15 @@
 //! The control plane's configuration: every key, its default, and what is checked about it.
 
 use meridian_api::config::{Problems, Settings};
-use meridian_geo::Policy;
+use meridian_api::listener::HttpKeys;
+use meridian_api::token::API_SECRET_BYTES_MIN;
+use meridian_geo::{LearnConfig, Policy};
+pub use meridian_geodns::DnsConfig;
+use meridian_registry::nodes::LEASE_S;
+use meridian_turn::settings::SECRET_BYTES_MIN;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// See `meridian control-plane --help` and the documented example file.
@@ -18,14 +23,21 @@ pub struct ControlPlaneConfig {
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
     pub registry: RegistryConfig,
+    pub discovery: DiscoveryConfig,
     pub geo: GeoConfig,
+    /// The name server of the join hostname.
+    pub dns: DnsConfig,
     pub assignment: Policy,
+    /// What is remembered of measured round trips.
+    pub learning: LearnConfig,
     pub limits: LimitsConfig,
     pub turn: TurnConfig,
     /// LiveKit API keys and their secrets, handed to every edge.
     pub api_keys: BTreeMap<String, String>,
     /// Tokens (secrets) with which a new edge may enrol. Empty: no enrolment.
     pub enrolment_tokens: Vec<String>,
+    /// Tokens (secrets) with which operators ask over HTTP (`meridian assign explain`). Empty: nobody may.
+    pub operator_tokens: Vec<String>,
     /// Accepts `from` in join requests, a region that stands in for the client's place. For the demo only.
     pub demo: bool,
 }
@@ -33,11 +45,11 @@ pub struct ControlPlaneConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HttpConfig {
-    /// Anything but loopback needs `certificate` and `key`.
+    /// Anything but loopback needs `certificate` and `private_key`.
     pub bind: SocketAddr,
     /// PEM chain and key for HTTPS.
     pub certificate: Option<PathBuf>,
-    pub key: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
     /// Addresses or networks (`10.0.0.0/8`) of reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<String>,
     /// The built web app; without it only the API is served.
@@ -53,6 +65,8 @@ pub struct GrpcConfig {
     pub bind: SocketAddr,
     /// Further names or addresses for this replica's certificate.
     pub names: Vec<String>,
+    /// Where other control planes reach this one, `host:port`. Absent: `bind`, if that is one address.
+    pub advertise: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,10 +83,20 @@ pub struct RegistryConfig {
     pub kind: RegistryKind,
     /// etcd's client URLs, `http://host:2379`.
     pub endpoints: Vec<String>,
+    /// Or the name of SRV records that say where etcd is: `_etcd-client._tcp.example.org`.
+    pub srv: Option<String>,
     /// Prefix of all keys, ending in `/`.
     pub prefix: String,
     /// Seconds that a crashed edge stays visible.
     pub lease_s: u64,
+}
+
+/// How SRV records are looked up.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiscoveryConfig {
+    /// DNS servers to ask. Empty: the system's.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -80,6 +104,8 @@ pub struct RegistryConfig {
 pub struct GeoConfig {
     /// An MMDB file (GeoLite2-City or alike). Without it, or if it is missing, distance plays no part in placement.
     pub database: Option<PathBuf>,
+    /// An MMDB file of autonomous systems (GeoLite2-ASN or alike), if `database` does not tell them. Without, systems play no part.
+    pub asn_database: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -102,9 +128,11 @@ pub struct LimitsConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TurnConfig {
-    /// `turn:host:3478?transport=udp`, `turns:host:443?transport=tcp`, `stun:…`.
+    /// Servers beside those in the edges, which are known anyway: `turn:host:3478?transport=udp`, `turns:host:443?transport=tcp`,
+    /// `stun:…`.
     pub urls: Vec<String>,
-    /// Shared with the TURN servers; clients get time-limited credentials made from it.
+    /// Shared with the TURN servers; clients get time-limited credentials made from it. Empty: made from the key that signs tokens, for
+    /// the edges' own servers.
     pub secret: String,
     pub ttl_s: u32,
 }
@@ -117,12 +145,16 @@ impl Default for ControlPlaneConfig {
             http: HttpConfig::default(),
             grpc: GrpcConfig::default(),
             registry: RegistryConfig::default(),
+            discovery: DiscoveryConfig::default(),
             geo: GeoConfig::default(),
+            dns: DnsConfig::default(),
             assignment: Policy::default(),
+            learning: LearnConfig::default(),
             limits: LimitsConfig::default(),
             turn: TurnConfig::default(),
             api_keys: BTreeMap::new(),
             enrolment_tokens: Vec::new(),
+            operator_tokens: Vec::new(),
             demo: false,
         }
     }
@@ -133,7 +165,7 @@ impl Default for HttpConfig {
         HttpConfig {
             bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             certificate: None,
-            key: None,
+            private_key: None,
             trusted_proxies: Vec::new(),
             web_directory: None,
             allowed_origins: Vec::new(),
@@ -146,6 +178,7 @@ impl Default for GrpcConfig {
         GrpcConfig {
             bind: SocketAddr::from(([127, 0, 0, 1], 8090)),
             names: Vec::new(),
+            advertise: None,
         }
     }
 }
@@ -155,6 +188,7 @@ impl Default for RegistryConfig {
         RegistryConfig {
             kind: RegistryKind::Memory,
             endpoints: Vec::new(),
+            srv: None,
             prefix: "meridian/v1/".to_owned(),
             lease_s: 10,
         }
@@ -185,7 +219,8 @@ impl Default for TurnConfig {
 }
 
 impl Settings for ControlPlaneConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "assignment.region_weights_ms"];
+    const OPEN_TABLES: &'static [&'static str] =
+        &["api_keys", "assignment.region_weights_ms", "dns.hosts", "dns.aliases"];
 
     fn check(&self, problems: &mut Problems) {
         problems.require(
@@ -195,9 +230,24 @@ impl Settings for ControlPlaneConfig {
         );
         self.http.check(problems);
         problems.require(
-            self.registry.kind == RegistryKind::Memory || !self.registry.endpoints.is_empty(),
+            self.registry.kind == RegistryKind::Memory
+                || !self.registry.endpoints.is_empty()
+                || self.registry.srv.is_some(),
             "registry.endpoints",
-            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"]",
+            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"] (or set registry.srv)",
+        );
+        problems.require(
+            self.registry.srv.is_none() || self.registry.endpoints.is_empty(),
+            "registry.srv",
+            "either registry.srv or registry.endpoints says where etcd is, not both",
+        );
+        problems.require(
+            self.registry
+                .srv
+                .as_deref()
+                .is_none_or(meridian_registry::srv::is_srv_name),
+            "registry.srv",
+            "must be a name of SRV records, for example \"_etcd-client._tcp.example.org\"",
         );
         problems.require(
             self.registry.prefix.ends_with('/'),
@@ -205,9 +255,9 @@ impl Settings for ControlPlaneConfig {
             "must end with /",
         );
         problems.require(
-            (1..=600).contains(&self.registry.lease_s),
+            LEASE_S.contains(&self.registry.lease_s),
             "registry.lease_s",
-            "1 to 600 seconds",
+            format!("must be between {} and {} seconds", LEASE_S.start(), LEASE_S.end()),
         );
         problems.require(
             self.turn.urls.is_empty()
@@ -215,6 +265,11 @@ impl Settings for ControlPlaneConfig {
                 || self.turn.urls.iter().all(|url| url.starts_with("stun")),
             "turn.secret",
             "TURN servers need the secret they share with this control plane",
+        );
+        problems.require(
+            self.turn.secret.is_empty() || self.turn.secret.len() >= SECRET_BYTES_MIN,
+            "turn.secret",
+            format!("the secret needs at least {SECRET_BYTES_MIN} characters"),
         );
         problems.require(
             (60..=86_400).contains(&self.turn.ttl_s),
@@ -233,18 +288,29 @@ impl Settings for ControlPlaneConfig {
         );
         for (key, secret) in &self.api_keys {
             problems.require(
-                secret.len() >= 16 || self.demo,
-                "api_keys",
-                format!("the secret of `{key}` has fewer than 16 characters"),
+                secret.len() >= API_SECRET_BYTES_MIN,
+                &format!("api_keys.{key}"),
+                format!("the secret needs at least {API_SECRET_BYTES_MIN} characters"),
             );
         }
-        for token in &self.enrolment_tokens {
+        for (key, tokens) in [
+            ("enrolment_tokens", &self.enrolment_tokens),
+            ("operator_tokens", &self.operator_tokens),
+        ] {
             problems.require(
-                token.len() >= 24,
-                "enrolment_tokens",
+                tokens.iter().all(|token| token.len() >= 24),
+                key,
                 "a token has fewer than 24 characters: it could be guessed",
             );
         }
+        for (key, message) in self.learning.problems() {
+            problems.require(false, &format!("learning.{key}"), message);
+        }
+        problems.require(
+            self.grpc.advertise.as_deref().is_none_or(is_host_and_port),
+            "grpc.advertise",
+            "host:port, for example control-1.example.org:8090",
+        );
         for (key, message) in self.assignment.problems() {
             problems.require(false, &format!("assignment.{key}"), message);
         }
@@ -252,22 +318,18 @@ impl Settings for ControlPlaneConfig {
 }
 
 impl HttpConfig {
-    fn check(&self, problems: &mut Problems) {
-        problems.require_file(self.certificate.as_deref(), "http.certificate");
-        problems.require_file(self.key.as_deref(), "http.key");
-        problems.require(
-            self.certificate.is_some() == self.key.is_some(),
-            "http.certificate",
-            "certificate and key belong together: set both or neither",
-        );
-        problems.require(self.may_bind(), "http.bind", self.why_not_bind());
-        for network in &self.trusted_proxies {
-            problems.require(
-                meridian_api::network::Network::parse(network).is_some(),
-                "http.trusted_proxies",
-                format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
-            );
+    /// The part that all listeners have in common.
+    pub(crate) fn keys(&self) -> HttpKeys<'_> {
+        HttpKeys {
+            bind: self.bind,
+            certificate: self.certificate.as_deref(),
+            private_key: self.private_key.as_deref(),
+            trusted_proxies: &self.trusted_proxies,
         }
+    }
+
+    fn check(&self, problems: &mut Problems) {
+        self.keys().check(problems);
         if let Some(directory) = &self.web_directory {
             problems.require(
                 directory.is_dir(),
@@ -276,21 +338,10 @@ impl HttpConfig {
             );
         }
     }
-
-    /// Browsers give cameras and microphones only to HTTPS pages and to loopback; and nobody's passcode should cross a network in the clear.
-    pub(crate) fn may_bind(&self) -> bool {
-        self.certificate.is_some() || is_loopback(self.bind.ip())
-    }
-
-    pub(crate) fn why_not_bind(&self) -> String {
-        format!(
-            "{} is reachable from other machines, so it needs HTTPS: browsers refuse cameras on plain HTTP. Set http.certificate and \
-             http.key to a PEM certificate and its key (for example from an ACME client), or bind to 127.0.0.1 behind a reverse proxy",
-            self.bind
-        )
-    }
 }
 
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
+fn is_host_and_port(text: &str) -> bool {
+    let sane = |host: &str| !host.is_empty() && !host.contains(['/', ' ', '@']);
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| sane(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
 }

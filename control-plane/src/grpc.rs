@@ -2,8 +2,9 @@
 
 use crate::fleet::{Attachment, Fleet};
 use crate::join::JoinService;
-use crate::limits::Limiter;
+use crate::learning::Learning;
 use crate::metrics::Metrics;
+use meridian_api::limits::Limiter;
 use meridian_api::pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_name_of};
 use meridian_api::v1::edge_control_server::EdgeControl;
 use meridian_api::v1::{self, edge_command, edge_report, join_answer};
@@ -81,8 +82,10 @@ impl EdgeControl for EdgeControlService {
         let attachment = self.fleet.attach(&hello, commands.clone(), Instant::now());
         tracing::info!(%node, region = %hello.region, software = %hello.software, "edge attached");
         let session = Session {
+            region: self.fleet.region_of(&node).unwrap_or_else(|| hello.region.clone()),
             node,
             fleet: self.fleet.clone(),
+            learning: self.joins.learning.clone(),
             metrics: self.metrics.clone(),
             attachment,
             commands,
@@ -100,6 +103,14 @@ impl EdgeControl for EdgeControlService {
             Err(refusal) => join_answer::Answer::Refused(refusal.into()),
         };
         Ok(Response::new(v1::JoinAnswer { answer: Some(answer) }))
+    }
+
+    async fn probes(&self, request: Request<v1::ProbesRequest>) -> Result<Response<v1::ProbesAnswer>, Status> {
+        edge_of(&request)?;
+        let request = request.into_inner();
+        let address = request.client_address.parse();
+        let address = address.map_err(|_| Status::invalid_argument("client_address is no IP address"))?;
+        Ok(Response::new(self.joins.probes(address, &request.from)))
     }
 
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {
@@ -147,7 +158,9 @@ fn constant_time_eq(a: &str, b: &str) -> bool {
 /// One edge's stream, from Hello to its end.
 struct Session {
     node: String,
+    region: String,
     fleet: Arc<Fleet>,
+    learning: Arc<Learning>,
     metrics: Arc<Metrics>,
     attachment: Attachment,
     commands: mpsc::Sender<v1::EdgeCommand>,
@@ -183,18 +196,32 @@ impl Session {
         match report.report {
             Some(edge_report::Report::Load(load)) => self.fleet.report(&self.attachment, load, Instant::now()),
             Some(edge_report::Report::Session(session)) => {
-                self.metrics.count("meridian_sessions_ended_total", "");
-                if session.samples > 0 {
+                if session.ended {
+                    self.metrics.count("meridian_sessions_ended_total", "");
+                }
+                if session.samples > 0 && session.rtt_ms.is_finite() {
                     let rtt = Duration::from_secs_f32((session.rtt_ms / 1000.0).clamp(0.0, 60.0));
                     self.metrics.took("meridian_session_rtt_seconds", rtt);
+                    self.learn(&session);
                 }
                 tracing::debug!(node = %self.node, rtt_ms = session.rtt_ms, room = %session.room, "session report");
             }
-            Some(edge_report::Report::Drain(drain)) => {
-                tracing::info!(node = %self.node, remaining = drain.remaining, moved = drain.moved, "draining");
-            }
-            // A closed room is gone from the next load report; an unknown report is a newer edge's.
-            Some(edge_report::Report::RoomClosed(_) | edge_report::Report::Hello(_)) | None => {}
+            // A second Hello says nothing new; an unknown report is a newer edge's.
+            Some(edge_report::Report::Hello(_)) | None => {}
+        }
+    }
+
+    /// Round trips that we measured ourselves are what the map learns from; clients' own probes never come this way.
+    fn learn(&self, session: &v1::SessionReport) {
+        let Ok(address) = session.client_address.parse::<IpAddr>() else {
+            return;
+        };
+        let there = self.fleet.place_of(&self.region, Instant::now());
+        if self
+            .learning
+            .observe(address, &self.region, there, f64::from(session.rtt_ms))
+        {
+            self.metrics.count("meridian_sessions_learned_total", "");
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Joining and keeping meetings: what the HTTP API here and the edges, by gRPC, both call.
 
 use crate::config::{LimitsConfig, TurnConfig};
-use crate::fleet::Fleet;
-use crate::limits::Limiter;
+use crate::explain::Explanation;
+use crate::fleet::{Fleet, Note};
+use crate::learning::Learning;
 use crate::metrics::Metrics;
 use crate::passcode::{PASSCODE_BYTES_MAX, Passcodes};
 use crate::store::{Meeting, MeetingCode, MeetingStore, normalise, now_ms};
@@ -10,22 +11,25 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_api::join::{AVOID_MAX, NAME_CHARS_MAX, PROBES_MAX, Refusal};
+use meridian_api::limits::Limiter;
 use meridian_api::network::limit_key;
 use meridian_api::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenError, unix_now_s, verify_at};
-use meridian_api::{turn, v1};
-use meridian_geo::{Client, GeoDatabase, Location, Policy, Probe, assign, regions};
+use meridian_api::v1;
+use meridian_geo::{Client, Location, Policy, Probe, regions};
 use meridian_registry::nodes::NodeRecord;
+use meridian_turn::credentials::{self, IceServer};
 use rand::Rng as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Other edges named in an answer.
-const ALTERNATES: usize = 2;
 /// A token this long expired still proves who somebody was.
 const PREVIOUS_TOKEN_S: u64 = 24 * 3600;
 /// Lines of the reckoning in an answer: enough for the edges that matter, however many there are.
 const REASONS_MAX: usize = 40;
+/// Residency rules of one meeting, and the characters of one.
+const RULES_MAX: usize = 16;
+const RULE_CHARS_MAX: usize = 40;
 /// Longest title of a meeting, in characters.
 const TITLE_CHARS_MAX: usize = 120;
 
@@ -34,8 +38,8 @@ pub struct JoinService {
     pub(crate) store: MeetingStore,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) metrics: Arc<Metrics>,
-    geo: GeoDatabase,
-    policy: Policy,
+    pub(crate) learning: Arc<Learning>,
+    pub(crate) policy: Policy,
     turn: TurnConfig,
     signing_key: SigningKey,
     keys: KeyRing,
@@ -57,7 +61,7 @@ pub(crate) struct JoinParts {
     pub(crate) store: MeetingStore,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) geo: GeoDatabase,
+    pub(crate) learning: Arc<Learning>,
     pub(crate) policy: Policy,
     pub(crate) turn: TurnConfig,
     pub(crate) signing_key: SigningKey,
@@ -73,6 +77,8 @@ pub struct NewMeeting {
     pub title: String,
     pub passcode: Option<String>,
     pub max_participants: Option<u32>,
+    /// Where it may be held: region names or areas (`eu`, `us`, …), on top of the operator's policy. Empty: wherever that allows.
+    pub residency: Vec<String>,
 }
 
 /// A meeting as strangers with its code may see it.
@@ -88,6 +94,9 @@ pub struct MeetingInfo {
     pub participants: u32,
     /// Milliseconds since 1970.
     pub created_at_ms: u64,
+    /// Where it may be held; left out if anywhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub residency: Vec<String>,
 }
 
 impl JoinService {
@@ -102,7 +111,7 @@ impl JoinService {
             store: parts.store,
             fleet: parts.fleet,
             metrics: parts.metrics,
-            geo: parts.geo,
+            learning: parts.learning,
             policy: parts.policy,
             turn: parts.turn,
             signing_key: parts.signing_key,
@@ -136,6 +145,7 @@ impl JoinService {
                 self.people_max
             )));
         }
+        let residency = self.residency_rules(&new.residency)?;
         let passcode_hash = match new.passcode.as_deref().filter(|passcode| !passcode.is_empty()) {
             Some(passcode) if passcode.len() > PASSCODE_BYTES_MAX => {
                 return Err(Refusal::BadRequest(format!(
@@ -157,6 +167,7 @@ impl JoinService {
                 created_at_ms: now_ms,
                 ended_at_ms: None,
                 used_at_ms: now_ms,
+                residency: residency.clone(),
             };
             // A code that is taken (one in 2^45) is tried again with another.
             if self.store.insert(&meeting).await.map_err(unavailable)? {
@@ -190,7 +201,7 @@ impl JoinService {
             room: meeting.code,
             reason: "the host has ended the meeting".to_owned(),
         };
-        self.fleet.broadcast(&v1::edge_command::Command::CloseRoom(close));
+        self.fleet.close(close);
         Ok(())
     }
 
@@ -221,17 +232,21 @@ impl JoinService {
         }
         let name = clean(&request.name, NAME_CHARS_MAX)
             .ok_or_else(|| Refusal::BadRequest("Enter the name that others should see.".to_owned()))?;
-        let client = self.client(&request, address)?;
-        let (records, candidates) = self.fleet.candidates(&meeting.code, now);
-        let assignment = assign(&client, &candidates, &self.policy);
-        let mut chosen = assignment.ranked.iter().filter_map(|ranked| records.get(ranked.index));
-        let edge = chosen.next().ok_or(Refusal::NoEdge)?;
+        let mut client = self.client(&request, address)?;
+        client.residency.clone_from(&meeting.residency);
+        // Nobody is part of an experiment in the middle of a call.
+        client.draw = returning.is_none().then(|| rand::rng().random());
         // Somebody who returns is in the count already, or has just been dropped from it.
-        if returning.is_none()
-            && !self
-                .fleet
-                .reserve(&edge.id, &meeting.code, meeting.max_participants, now)
-        {
+        let note = match &returning {
+            Some(_) => Note::Returning,
+            None => Note::New {
+                people_max: meeting.max_participants,
+            },
+        };
+        let placement = self.fleet.place(&client, &meeting.code, note, Instant::now());
+        let (edge, alternates) = placement.edges.split_first().ok_or(Refusal::NoEdge)?;
+        let nearest_turn = placement.edges.iter().find(|record| !record.turn.is_empty());
+        if placement.full {
             return Err(Refusal::Full {
                 people_max: meeting.max_participants,
             });
@@ -243,6 +258,7 @@ impl JoinService {
         let identity = returning.unwrap_or_else(new_identity);
         let claims = self.claims(&identity, &name, &meeting);
         let token = self.signing_key.mint(&claims).map_err(unavailable)?;
+        let ice_servers = self.ice_servers(&identity, nearest_turn);
         let reason = |one: meridian_geo::Reason| v1::Reason {
             edge: one.edge,
             kind: one.kind.as_str().to_owned(),
@@ -251,17 +267,12 @@ impl JoinService {
         };
         Ok(v1::JoinGranted {
             edge: Some(edge_address(edge)),
-            alternates: chosen.take(ALTERNATES).map(edge_address).collect(),
-            ice_servers: self.ice_servers(&identity),
+            alternates: alternates.iter().map(edge_address).collect(),
+            ice_servers,
             token,
             identity,
             room: meeting.code,
-            reasons: assignment
-                .reasons(&candidates)
-                .into_iter()
-                .take(REASONS_MAX)
-                .map(reason)
-                .collect(),
+            reasons: placement.reasons.into_iter().take(REASONS_MAX).map(reason).collect(),
             expires: claims.exp.unwrap_or_default(),
             title: meeting.title,
         })
@@ -273,12 +284,72 @@ impl JoinService {
         let key = limit_key(client);
         // Taken first and given back, so that many guesses at once are not all free.
         guesses.take(key, now).map_err(too_many)?;
+        let found = self.open_meeting(code).await;
+        if !matches!(found, Err(Refusal::NotFound | Refusal::Unavailable)) {
+            guesses.give_back(&key);
+        }
+        found
+    }
+
+    /// What a meeting's residency rules mean; a rule that no region satisfies is more likely misspelt than meant.
+    fn residency_rules(&self, rules: &[String]) -> Result<Vec<String>, Refusal> {
+        if rules.len() > RULES_MAX {
+            return Err(Refusal::BadRequest(format!("residency: at most {RULES_MAX} rules.")));
+        }
+        let view = self.fleet.view();
+        let rule = |text: &String| {
+            let rule = text.trim().to_lowercase();
+            let known = regions::is_rule(&rule) || view.records().any(|node| node.region.eq_ignore_ascii_case(&rule));
+            let sane = rule.len() <= RULE_CHARS_MAX && !rule.contains(',');
+            (known && sane).then_some(rule).ok_or_else(|| {
+                let shown: String = text.chars().take(RULE_CHARS_MAX).collect();
+                Refusal::BadRequest(format!(
+                    "residency: `{shown}` is neither a region nor an area. Try eu, us or fra."
+                ))
+            })
+        };
+        rules.iter().map(rule).collect()
+    }
+
+    /// Where somebody at an address would be sent, and everything that was reckoned with. Sends nobody.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::Ended`], [`Refusal::BadRequest`], [`Refusal::Unavailable`].
+    pub(crate) async fn explain(&self, address: IpAddr, code: &str, from: &str) -> Result<Explanation, Refusal> {
+        let meeting = match code {
+            "" => None,
+            code => Some(self.open_meeting(code).await?),
+        };
+        let known = self.learning.know(address);
+        let mut client = match from {
+            "" => Client {
+                location: known.location(),
+                measured: known.measured.clone(),
+                ..Client::default()
+            },
+            from => self.client_from(from)?,
+        };
+        if let Some(meeting) = &meeting {
+            client.residency.clone_from(&meeting.residency);
+        }
+        let room = meeting.as_ref().map_or("", |meeting| meeting.code.as_str());
+        let reckoning = self.fleet.explain(&client, room, Instant::now());
+        Ok(Explanation::new(
+            address,
+            known,
+            client,
+            &self.policy,
+            meeting.as_ref(),
+            &reckoning,
+        ))
+    }
+
+    async fn open_meeting(&self, code: &str) -> Result<Meeting, Refusal> {
         let found = match normalise(code) {
             Some(code) => self.store.get(code.as_str()).await.map_err(unavailable)?,
             None => None,
         };
         let meeting = found.ok_or(Refusal::NotFound)?;
-        guesses.give_back(&key);
         if meeting.ended_at_ms.is_some() {
             Err(Refusal::Ended)
         } else {
@@ -321,33 +392,41 @@ impl JoinService {
         (grants.room == room && claims.meridian.is_some() && claims.iss == "meridian").then(|| claims.sub.clone())
     }
 
+    /// Somebody of whom only the address is known.
+    pub(crate) fn client_at(&self, address: IpAddr) -> Client {
+        let known = self.learning.know(address);
+        Client {
+            location: known.location(),
+            measured: known.measured,
+            ..Client::default()
+        }
+    }
+
+    /// Somebody who is said to be in a region: the demo's visitors.
+    pub(crate) fn client_from(&self, region: &str) -> Result<Client, Refusal> {
+        Ok(Client {
+            location: Some(self.location_of(region)?),
+            ..Client::default()
+        })
+    }
+
     fn client(&self, request: &v1::JoinRequest, address: IpAddr) -> Result<Client, Refusal> {
-        let location = if self.demo && !request.from.is_empty() {
-            Some(self.location_of(&request.from)?)
-        } else {
-            self.geo.lookup(address).and_then(|place| place.location)
+        let mut client = match self.demo && !request.from.is_empty() {
+            true => self.client_from(&request.from)?,
+            false => self.client_at(address),
         };
         let probe = |one: &v1::Probe| Probe {
             region: one.region.clone(),
             rtt_ms: f64::from(one.rtt_ms),
         };
-        Ok(Client {
-            location,
-            probes: request.probes.iter().take(PROBES_MAX).map(probe).collect(),
-            avoid: request.avoid.iter().take(AVOID_MAX).cloned().collect(),
-            residency: Vec::new(),
-        })
+        client.probes = request.probes.iter().take(PROBES_MAX).map(probe).collect();
+        client.avoid = request.avoid.iter().take(AVOID_MAX).cloned().collect();
+        Ok(client)
     }
 
     fn location_of(&self, region: &str) -> Result<Location, Refusal> {
         let known = regions::find(region).map(|region| region.location);
-        let of_an_edge = || {
-            self.fleet
-                .summaries(Instant::now())
-                .into_iter()
-                .find(|edge| edge.region == region)?
-                .location
-        };
+        let of_an_edge = || self.fleet.place_of(region, Instant::now());
         known.or_else(of_an_edge).ok_or_else(|| {
             let shown: String = region.chars().take(20).collect();
             Refusal::BadRequest(format!("`from={shown}` is no region. Try fra, iad or sin."))
@@ -363,26 +442,22 @@ impl JoinService {
         claims
     }
 
-    fn ice_servers(&self, identity: &str) -> Vec<v1::IceServer> {
-        let (stun, turns): (Vec<String>, Vec<String>) =
-            self.turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
-        let mut servers = Vec::new();
-        if !stun.is_empty() {
-            servers.push(v1::IceServer {
-                urls: stun,
-                ..v1::IceServer::default()
-            });
-        }
-        if !turns.is_empty() {
-            let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
-            let (username, credential) = turn::credentials(&self.turn.secret, identity, expires_s);
-            servers.push(v1::IceServer {
-                urls: turns,
-                username,
-                credential,
-            });
-        }
-        servers
+    /// The nearest edge's TURN server, then those of the configuration. All know the one secret.
+    fn ice_servers(&self, identity: &str, nearest: Option<&NodeRecord>) -> Vec<v1::IceServer> {
+        let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
+        let mint = |urls: &[String]| credentials::ice_servers(urls, self.turn.secret.as_bytes(), identity, expires_s);
+        let mut servers = nearest.map(|edge| mint(&edge.turn)).unwrap_or_default();
+        servers.extend(mint(&self.turn.urls));
+        let ice_server = |IceServer {
+                              urls,
+                              username,
+                              credential,
+                          }| v1::IceServer {
+            urls,
+            username,
+            credential,
+        };
+        servers.into_iter().map(ice_server).collect()
     }
 
     fn info_of(&self, meeting: &Meeting) -> MeetingInfo {
@@ -394,6 +469,7 @@ impl JoinService {
             max_participants: meeting.max_participants,
             participants: self.fleet.people_in(&meeting.code, Instant::now()),
             created_at_ms: meeting.created_at_ms,
+            residency: meeting.residency.clone(),
         }
     }
 }

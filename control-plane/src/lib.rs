@@ -1,7 +1,8 @@
 //! The control plane: the HTTP API and the web app for people, gRPC for edges, meetings in a database, and the choice of an edge for
 //! everybody who joins.
 //!
-//! One [`ControlPlane`] is one replica. It holds no media and no room state: with every replica down, meetings go on. The join itself
+//! One [`ControlPlane`] is one replica; several find each other in the registry and share what they do (`replicas`). It holds no media
+//! and no room state: with every replica down, meetings go on. The join itself
 //! is [`join::JoinService`], a plain async struct: the HTTP API here and the edges (by gRPC) call the same.
 //!
 //! An edge reaches it with `EdgeControlClient` of `meridian_api::v1` over `NodeIdentity::tonic_client`: `attach` (Hello first, then a
@@ -9,13 +10,17 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod dns;
+mod explain;
 pub mod fleet;
 mod grpc;
 pub mod http;
 pub mod join;
-mod limits;
+mod learning;
 mod metrics;
 mod passcode;
+mod probes;
+mod replicas;
 mod server;
 mod store;
 

@@ -1,21 +1,29 @@
 //! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
 
-use crate::config::{ControlPlaneConfig, HttpConfig};
+use crate::config::{ControlPlaneConfig, TurnConfig};
+use crate::dns::FleetWorld;
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
-use crate::http::{self, App};
+use crate::http::{self, App, Operators};
 use crate::join::{JoinParts, JoinService};
-use crate::limits::Limiter;
+use crate::learning::Learning;
 use crate::metrics::Metrics;
+use crate::replicas::{self, ReplicasService, Sharing};
 use crate::store::{MeetingStore, StoreError, now_ms};
-use meridian_api::network::Network;
-use meridian_api::pki::{CertificateAuthority, PkiError, write_secret};
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use meridian_api::limits::Limiter;
+use meridian_api::listener;
+use meridian_api::pki::{CertificateAuthority, NodeIdentity, PkiError, write_secret};
 use meridian_api::token::{KeyRing, SigningKey, TokenError};
 use meridian_api::v1;
 use meridian_api::v1::edge_control_server::EdgeControlServer;
+use meridian_api::v1::replicas_server::ReplicasServer;
 use meridian_geo::GeoDatabase;
-use meridian_registry::SharedRegistry;
+use meridian_geodns::{DnsError, GeoDns};
 use meridian_registry::nodes::{KeeperConfig, NodeWatch};
+use meridian_registry::{Registration, SharedRegistry};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +36,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 /// How often edges report their load.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 const PURGE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// A page load takes six connections, a join one; a company behind one address still has its morning.
+const HTTP_LIMITS: listener::Limits = listener::Limits {
+    connections: 8_192,
+    connections_per_address: 256,
+};
 /// Open requests may take this long to finish when the process stops.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -50,6 +63,8 @@ pub enum StartError {
     SigningKey(#[from] TokenError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Dns(#[from] DnsError),
     #[error("gRPC: {0}")]
     Grpc(#[from] tonic::transport::Error),
 }
@@ -63,6 +78,9 @@ pub struct ControlPlane {
     keys: KeyRing,
     joins: Arc<JoinService>,
     store: MeetingStore,
+    dns: Option<Arc<GeoDns>>,
+    /// This replica's record in the registry; absent if others could not reach it.
+    announced: Option<Registration>,
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -74,9 +92,7 @@ impl ControlPlane {
     /// [`StartError`].
     pub async fn start(config: ControlPlaneConfig, registry: SharedRegistry) -> Result<Self, StartError> {
         meridian_api::install_crypto();
-        if !config.http.may_bind() {
-            return Err(StartError::NeedsCertificate(config.http.why_not_bind()));
-        }
+        config.http.keys().may_bind().map_err(StartError::NeedsCertificate)?;
         std::fs::create_dir_all(&config.data_directory).map_err(|source| StartError::File {
             path: config.data_directory.clone(),
             source,
@@ -90,36 +106,44 @@ impl ControlPlane {
         // Vanishing "together" must span a lease: leases end at different moments.
         let window = Duration::from_secs(config.registry.lease_s + 2);
         let nodes = NodeWatch::start(
-            registry,
+            registry.clone(),
             KeeperConfig {
                 window,
                 ..KeeperConfig::default()
             },
         );
-        let fleet = Arc::new(Fleet::new(nodes));
-        let policy = policy(&config, &keys);
+        let fleet = Arc::new(Fleet::new(nodes, config.assignment.clone()));
+        let learning = Arc::new(learning(&config, &signing_key));
+        let saved = learning.load(&store).await;
+        let turn = TurnConfig {
+            secret: turn_secret(&config.turn, &signing_key),
+            ..config.turn.clone()
+        };
+        let policy = policy(&turn, &keys);
         let metrics = Arc::new(Metrics::default());
         let joins = Arc::new(JoinService::new(JoinParts {
             store: store.clone(),
             fleet: fleet.clone(),
             metrics: metrics.clone(),
-            geo: config
-                .geo
-                .database
-                .as_deref()
-                .map_or_else(GeoDatabase::none, GeoDatabase::open),
+            learning: learning.clone(),
             policy: config.assignment.clone(),
-            turn: config.turn.clone(),
+            turn,
             signing_key,
             keys: keys.clone(),
             limits: config.limits.clone(),
             demo: config.demo,
         }));
         let (shutdown, stopped) = watch::channel(false);
-        let (http_address, http) = serve_http(&config.http, joins.clone(), stopped.clone()).await?;
+        let dns = match config.dns.is_on() {
+            true => Some(Arc::new(
+                GeoDns::start(&config.dns, FleetWorld::new(joins.clone())).await?,
+            )),
+            false => None,
+        };
+        let (http_address, http) = serve_http(&config, joins.clone(), dns.clone(), stopped.clone()).await?;
         let service = EdgeControlService {
             joins: joins.clone(),
-            fleet,
+            fleet: fleet.clone(),
             metrics,
             authority: authority.clone(),
             policy,
@@ -128,7 +152,16 @@ impl ControlPlane {
             shutdown: stopped.clone(),
         };
         let purge = tokio::spawn(purge(store.clone(), config.limits.meeting_idle_days, stopped.clone()));
-        let (grpc_address, grpc) = serve_grpc(&config, &authority, service, stopped).await?;
+        let learn = tokio::spawn(learning.clone().run(store.clone(), saved, stopped.clone()));
+        let sharing = Sharing {
+            id: config.id.clone(),
+            identity: authority.issue_control_plane(&config.id, &config.grpc.names)?,
+            fleet,
+            learning,
+        };
+        let (grpc_address, grpc) = serve_grpc(&config, &sharing, service, stopped).await?;
+        let announced = announce(&config, grpc_address, registry.clone());
+        let tell = tokio::spawn(tell(registry, sharing, shutdown.subscribe()));
         tracing::info!(%http_address, %grpc_address, "control plane started");
         let https = config.http.certificate.is_some();
         Ok(ControlPlane {
@@ -139,8 +172,10 @@ impl ControlPlane {
             keys,
             joins,
             store,
+            dns,
+            announced,
             shutdown,
-            tasks: vec![http, grpc, purge],
+            tasks: vec![http, grpc, purge, tell, learn],
         })
     }
 
@@ -161,6 +196,11 @@ impl ControlPlane {
     /// Where edges connect.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc_address
+    }
+
+    /// Where DNS is served, if it is.
+    pub fn dns_addresses(&self) -> &[SocketAddr] {
+        self.dns.as_deref().map_or(&[], GeoDns::addresses)
     }
 
     /// Signs nodes' certificates.
@@ -185,6 +225,10 @@ impl ControlPlane {
 
     /// Stops listening, lets open requests finish for two seconds, closes the database.
     pub async fn shutdown(mut self) {
+        if let Some(announced) = self.announced.take() {
+            // Others stop telling us; if the registry does not answer, the lease ends by itself.
+            let _ = tokio::time::timeout(GRACE, announced.leave()).await;
+        }
         self.shutdown.send_replace(true);
         for mut task in std::mem::take(&mut self.tasks) {
             if tokio::time::timeout(GRACE, &mut task).await.is_err() {
@@ -201,6 +245,43 @@ impl Drop for ControlPlane {
         for task in &self.tasks {
             task.abort();
         }
+    }
+}
+
+fn learning(config: &ControlPlaneConfig, signing_key: &SigningKey) -> Learning {
+    let open = |path: Option<&Path>| path.map_or_else(GeoDatabase::none, GeoDatabase::open);
+    let places = open(config.geo.database.as_deref());
+    let systems = open(config.geo.asn_database.as_deref());
+    // Replicas share the signing key, so they tag addresses alike.
+    let secret = signing_key.to_pem();
+    Learning::new(places, systems, config.learning.clone(), secret.as_bytes())
+}
+
+/// Puts this replica into the registry, so that others tell it what they do.
+fn announce(config: &ControlPlaneConfig, bound: SocketAddr, registry: SharedRegistry) -> Option<Registration> {
+    let address = match &config.grpc.advertise {
+        Some(advertised) => advertised.clone(),
+        None if !bound.ip().is_unspecified() => bound.to_string(),
+        None => {
+            tracing::info!(
+                "grpc.bind is every address and grpc.advertise is not set: other control planes cannot tell this one what they do"
+            );
+            return None;
+        }
+    };
+    let ttl = Duration::from_secs(config.registry.lease_s);
+    Some(replicas::announce(
+        registry,
+        &config.id,
+        format!("https://{address}"),
+        ttl,
+    ))
+}
+
+async fn tell(registry: SharedRegistry, sharing: Sharing, mut stopped: watch::Receiver<bool>) {
+    tokio::select! {
+        () = replicas::tell_all(registry, sharing) => {}
+        _ = stopped.wait_for(|down| *down) => {}
     }
 }
 
@@ -245,13 +326,23 @@ fn key_ring(config: &ControlPlaneConfig, signing_key: &SigningKey) -> KeyRing {
     keys
 }
 
-fn policy(config: &ControlPlaneConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
+/// What TURN credentials are made with. If nobody configured a secret (edges need none of the operator's), it follows from the key that
+/// signs tokens: so replicas that share the one agree on the other, and it outlives restarts.
+fn turn_secret(configured: &TurnConfig, signing_key: &SigningKey) -> String {
+    if !configured.secret.is_empty() {
+        return configured.secret.clone();
+    }
+    let key = hmac::Key::new(hmac::HMAC_SHA256, signing_key.to_pem().as_bytes());
+    URL_SAFE_NO_PAD.encode(hmac::sign(&key, b"meridian turn secret, version 1"))
+}
+
+fn policy(turn: &TurnConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
     let policy = v1::Policy {
         version: 1,
         turn: Some(v1::TurnPolicy {
-            urls: config.turn.urls.clone(),
-            secret: config.turn.secret.clone(),
-            ttl_s: config.turn.ttl_s,
+            urls: turn.urls.clone(),
+            secret: turn.secret.clone(),
+            ttl_s: turn.ttl_s,
         }),
         load_interval_ms: u32::try_from(LOAD_INTERVAL.as_millis()).unwrap_or(1000),
         ..v1::Policy::from(keys)
@@ -268,42 +359,47 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 }
 
 async fn serve_http(
-    config: &HttpConfig,
+    config: &ControlPlaneConfig,
     joins: Arc<JoinService>,
+    dns: Option<Arc<GeoDns>>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
-    let (listener, address) = listen("HTTP", config.bind).await?;
-    let tls = match config.certificate.as_deref().zip(config.key.as_deref()) {
-        Some((certificate, key)) => Some(http::tls_acceptor(certificate, key)?),
-        None => None,
-    };
-    let proxies: Vec<Network> = config
-        .trusted_proxies
-        .iter()
-        .filter_map(|text| Network::parse(text))
-        .collect();
+    let operators = Operators::new(config.operator_tokens.clone());
+    let config = &config.http;
+    let (socket, address) = listen("HTTP", config.bind).await?;
+    let proxies = config.keys().proxies();
     let app = App {
         joins,
+        dns,
+        operators,
         trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
     };
-    let server = http::Server {
+    let server = listener::Server {
         router: http::router(Arc::new(app)),
-        tls,
+        tls: config.keys().tls(&[])?,
+        limits: HTTP_LIMITS,
+        takeover: None,
         is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
         stopped,
     };
-    Ok((address, tokio::spawn(http::serve(listener, server))))
+    Ok((address, tokio::spawn(listener::serve(socket, server))))
 }
 
 async fn serve_grpc(
     config: &ControlPlaneConfig,
-    authority: &CertificateAuthority,
+    sharing: &Sharing,
     service: EdgeControlService,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
-    let identity = authority.issue_control_plane(&config.id, &config.grpc.names)?;
+    let identity: &NodeIdentity = &sharing.identity;
+    let replicas = ReplicasService {
+        id: sharing.id.clone(),
+        fleet: sharing.fleet.clone(),
+        learning: sharing.learning.clone(),
+        shutdown: stopped.clone(),
+    };
     let (listener, address) = listen("gRPC", config.grpc.bind).await?;
     let enrolment = !config.enrolment_tokens.is_empty();
     let router = tonic::transport::Server::builder()
@@ -311,7 +407,8 @@ async fn serve_grpc(
         // Finds out within seconds about an edge that vanished without a word.
         .http2_keepalive_interval(Some(Duration::from_secs(2)))
         .http2_keepalive_timeout(Some(Duration::from_secs(3)))
-        .add_service(EdgeControlServer::new(service));
+        .add_service(EdgeControlServer::new(service))
+        .add_service(ReplicasServer::new(replicas));
     let until = async move {
         let _ = stopped.wait_for(|down| *down).await;
     };

@@ -31,7 +31,7 @@ async fn an_edge_gets_its_policy_first_and_can_verify_tokens_with_it() {
     let (code, _) = world.meeting(json!({})).await;
     let join = world.join(&code, json!({"name": "Ana"})).await.json();
     assert!(verify(join["token"].as_str().unwrap(), &keys).is_ok());
-    let token = mint(&Claims::join("sdk", "SDK", "any"), "devkey", "secret-of-the-devkey").unwrap();
+    let token = mint(&Claims::join("sdk", "SDK", "any"), "devkey", support::API_SECRET).unwrap();
     assert!(verify(&token, &keys).is_ok(), "API keys reach the edges too");
 }
 

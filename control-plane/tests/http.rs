@@ -2,6 +2,7 @@
 
 mod support;
 
+use meridian_api::join::PROBES_MAX;
 use meridian_api::token::{Claims, mint, verify};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig, StartError};
 use serde_json::json;
@@ -241,7 +242,7 @@ async fn who_rejoins_keeps_the_identity_and_needs_neither_passcode_nor_room() {
         (&answer.json()["identity"], &answer.json()["edge"]["id"]),
         (&first["identity"], &json!("iad-1"))
     );
-    let forged = mint(&Claims::join("u-x", "Eve", &code), "devkey", "secret-of-the-devkey").unwrap();
+    let forged = mint(&Claims::join("u-x", "Eve", &code), "devkey", support::API_SECRET).unwrap();
     let answer = world
         .join(&code, json!({"name": "Eve", "previous_token": forged}))
         .await;
@@ -268,6 +269,29 @@ async fn measured_round_trips_beat_distance() {
             .unwrap()
             .contains("measured by the client")
     );
+}
+
+#[tokio::test]
+async fn measurements_that_cannot_be_true_or_are_of_no_region_change_nothing() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let (code, _) = world.meeting(json!({})).await;
+    let hostile = [
+        json!({"region": "sin", "rtt_ms": 0.0}),
+        json!({"region": "sin", "rtt_ms": -5.0}),
+        json!({"region": "sin", "rtt_ms": 1e39}),
+        json!({"region": "iad", "rtt_ms": 90_000.0}),
+        json!({"region": "atlantis", "rtt_ms": 1.0}),
+        json!({"region": "x".repeat(2_000), "rtt_ms": 1.0}),
+    ];
+    // Only the first eight are read, whatever comes after them.
+    let mut probes = hostile.iter().cycle().take(PROBES_MAX).cloned().collect::<Vec<_>>();
+    probes.push(json!({"region": "sin", "rtt_ms": 1.0}));
+    let answer = world
+        .join(&code, json!({"name": "Ana", "from": "fra", "probes": probes}))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(answer.json()["edge"]["id"], "fra-1");
+    assert!(!answer.text.contains("measured by the client"), "{}", answer.text);
 }
 
 #[tokio::test]
@@ -378,7 +402,7 @@ async fn plain_http_is_for_loopback_and_https_for_the_world() {
     let identity = authority.issue_node("web", &[]).unwrap();
     identity.save(&directory).unwrap();
     open.http.certificate = Some(directory.join("node.pem"));
-    open.http.key = Some(directory.join("node.key"));
+    open.http.private_key = Some(directory.join("node.key"));
     let world = World::with(open).await;
     let client = tokio_rustls::TlsConnector::from(Arc::new(identity.client_config(&[b"http/1.1"]).unwrap()));
     let address = format!("127.0.0.1:{}", world.plane.http_address().port());
@@ -433,9 +457,98 @@ fn settings_without_sense_are_refused_with_file_line_and_key() {
         "m.toml:3: http.trusted_proxies: `proxy` is neither",
         "registry.endpoints: etcd needs at least one URL",
         "m.toml:7: assignment.load_knee: must be 0 to 1",
-        "m.toml:8: api_keys: the secret of `k`",
+        "api_keys.k: the secret needs at least 32 characters",
         "turn.secret: TURN servers need the secret",
     ] {
         assert!(problems.contains(expected), "{expected}\nnot in\n{problems}");
     }
+}
+
+#[tokio::test]
+async fn a_meeting_that_may_be_held_in_the_eu_only_is_held_there() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let (code, _) = world.meeting(json!({"title": "Board", "residency": [" EU "]})).await;
+    let info = world.get(&format!("/api/v1/meetings/{code}")).await.json();
+    assert_eq!(info["residency"], json!(["eu"]));
+    for from in ["fra", "iad", "sin"] {
+        let join = world.join(&code, json!({"name": "Ana", "from": from})).await.json();
+        assert_eq!(join["edge"]["id"], "fra-1", "from {from}");
+        assert_eq!(join["alternates"], json!([]), "no other may hold it");
+    }
+    let (anywhere, _) = world.meeting(json!({"title": "x"})).await;
+    let info = world.get(&format!("/api/v1/meetings/{anywhere}")).await.json();
+    assert!(info.get("residency").is_none());
+    let (far, _) = world.meeting(json!({"residency": ["oceania"]})).await;
+    assert_eq!(
+        world.join(&far, json!({"name": "Ana"})).await.refusal(),
+        (503, "no_edge".into())
+    );
+    for wrong in [json!(["atlantis"]), json!(["eu,us"]), json!(vec!["eu"; 17])] {
+        let answer = world.post("/api/v1/meetings", json!({"residency": wrong})).await;
+        assert_eq!(answer.status, 400, "{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn operators_are_told_the_whole_reckoning_and_nobody_else_is() {
+    let mut config = config();
+    let path = "/api/v1/operator/assign?address=203.0.113.9&from=iad";
+    let (world, _edges) = World::with_edges(config.clone()).await;
+    assert_eq!(world.get(path).await.refusal(), (403, "no_operators".into()));
+    config.data_directory = support::directory();
+    config.operator_tokens = vec!["an-operators-token-of-some-length".into()];
+    let (world, mut edges) = World::with_edges(config).await;
+    edges[2].set_state(meridian_registry::nodes::NodeState::Cordoned);
+    let (code, _) = world.meeting(json!({"residency": ["eu"]})).await;
+    assert_eq!(world.get(path).await.refusal(), (401, "not_operator".into()));
+    let wrong = [("Authorization", "Bearer nearly-an-operators-token-of-length")];
+    assert_eq!(
+        world.http("GET", path, &wrong, None).await.refusal(),
+        (401, "not_operator".into())
+    );
+    let right = [("Authorization", "Bearer an-operators-token-of-some-length")];
+    world
+        .plane
+        .fleet()
+        .nodes()
+        .wait_for(|view| {
+            view.get("sin-1")
+                .is_some_and(|node| node.state != meridian_registry::nodes::NodeState::Active)
+        })
+        .await;
+    let explanation = world.http("GET", path, &right, None).await.json();
+    let ranked: Vec<_> = explanation["ranked"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["edge"].clone())
+        .collect();
+    assert_eq!(ranked, [json!("iad-1"), json!("fra-1")]);
+    let sum = |one: &serde_json::Value| {
+        let term = |key: &str| one[key].as_f64().unwrap();
+        term("rtt_ms") + term("load_penalty_ms") - term("room_bonus_ms") + term("weight_ms") - term("score_ms")
+    };
+    assert!(sum(&explanation["ranked"][0]).abs() < 1e-6);
+    assert_eq!(explanation["excluded"][0]["why"], "cordoned");
+    assert_eq!(explanation["client"]["near"], "Ashburn");
+    let held = world
+        .http("GET", &format!("{path}&meeting={code}"), &right, None)
+        .await
+        .json();
+    assert_eq!(
+        (
+            held["ranked"][0]["edge"].as_str(),
+            held["residency"]["meeting"][0].as_str()
+        ),
+        (Some("fra-1"), Some("eu"))
+    );
+    assert_eq!(held["excluded"].as_array().unwrap().len(), 2);
+    let missing = world
+        .http("GET", &format!("{path}&meeting=zzz-zzzz-zzz"), &right, None)
+        .await;
+    assert_eq!(missing.refusal(), (404, "not_found".into()));
+    let nonsense = world
+        .http("GET", "/api/v1/operator/assign?address=nowhere", &right, None)
+        .await;
+    assert_eq!(nonsense.refusal(), (400, "bad_request".into()));
 }

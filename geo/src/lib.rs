@@ -6,13 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod assign;
+mod learn;
 mod mmdb;
 mod place;
 pub mod regions;
 
 pub use assign::{
-    Assignment, Candidate, CandidateState, Client, Excluded, Exclusion, Policy, Probe, Ranked, Reason, ReasonKind,
-    RttSource, assign,
+    Assignment, Candidate, CandidateState, Candidates, Choice, Client, EXACT, Excluded, Exclusion, LATELY, Policy,
+    Probe, Ranked, Reason, ReasonKind, RttSource, assign,
 };
-pub use mmdb::GeoDatabase;
+pub use learn::{
+    Belief, BeliefSource, Key, LearnConfig, Learned, Measured, NoKey, Observation, RegionMeasured, Row, Session, Stat,
+};
+pub use mmdb::{GeoDatabase, Reload};
 pub use place::{Location, Place, distance_km, predicted_rtt_ms};

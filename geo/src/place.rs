@@ -38,19 +38,53 @@ pub struct Place {
     pub asn: Option<u32>,
 }
 
-/// Great-circle distance (haversine), 0 to about 20,015 km.
-pub fn distance_km(a: Location, b: Location) -> f64 {
-    let (lat_a, lat_b) = (a.lat.to_radians(), b.lat.to_radians());
-    let half_lat = ((lat_b - lat_a) / 2.0).sin();
-    let half_lon = ((b.lon - a.lon).to_radians() / 2.0).sin();
-    let h = half_lat * half_lat + lat_a.cos() * lat_b.cos() * half_lon * half_lon;
+/// A point on the unit sphere: distances between such points cost no trigonometry until the last step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Unit(pub(crate) [f64; 3]);
+
+impl Unit {
+    pub(crate) fn of(location: Location) -> Self {
+        let (lat, lon) = (location.lat.to_radians(), location.lon.to_radians());
+        Unit([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()])
+    }
+
+    /// Square of the straight line through the Earth, in its radii: 0..=4.
+    pub(crate) fn chord_squared(self, other: Unit) -> f64 {
+        let square = |axis: usize| (self.0[axis] - other.0[axis]).powi(2);
+        square(0) + square(1) + square(2)
+    }
+}
+
+fn arc_km(chord_squared: f64) -> f64 {
     // Rounding may carry antipodes a hair past 1.
-    2.0 * EARTH_RADIUS_KM * h.sqrt().min(1.0).asin()
+    2.0 * EARTH_RADIUS_KM * (chord_squared.sqrt() / 2.0).min(1.0).asin()
+}
+
+/// Great-circle distance, 0 to about 20,015 km.
+pub fn distance_km(a: Location, b: Location) -> f64 {
+    arc_km(Unit::of(a).chord_squared(Unit::of(b)))
 }
 
 /// The round trip in milliseconds that this distance suggests when nothing was measured. Real paths lie within about a factor of two.
 pub fn predicted_rtt_ms(a: Location, b: Location) -> f64 {
-    ACCESS_MS + distance_km(a, b) * PATH_STRETCH / FIBRE_KM_PER_RTT_MS
+    rtt_between(Unit::of(a), Unit::of(b))
+}
+
+/// [`predicted_rtt_ms`] of points prepared before.
+pub(crate) fn rtt_between(a: Unit, b: Unit) -> f64 {
+    ACCESS_MS + arc_km(a.chord_squared(b)) * PATH_STRETCH / FIBRE_KM_PER_RTT_MS
+}
+
+/// No path is faster than this, ms.
+pub(crate) fn rtt_min_between(a: Unit, b: Unit) -> f64 {
+    arc_km(a.chord_squared(b)) / FIBRE_KM_PER_RTT_MS
+}
+
+/// The inverse of [`rtt_between`], as [`Unit::chord_squared`]: nothing farther than this has a shorter predicted round trip.
+pub(crate) fn chord_squared_within(rtt_ms: f64) -> f64 {
+    let km = ((rtt_ms - ACCESS_MS) / PATH_STRETCH * FIBRE_KM_PER_RTT_MS).max(0.0);
+    let half_angle = (km / EARTH_RADIUS_KM / 2.0).min(std::f64::consts::FRAC_PI_2);
+    (2.0 * half_angle.sin()).powi(2)
 }
 
 #[cfg(test)]
@@ -90,6 +124,17 @@ mod tests {
                 "{a}-{b}: {predicted}"
             );
         }
+    }
+
+    #[test]
+    fn a_round_trip_leads_back_to_its_distance() {
+        for (a, b) in [("fra", "ams"), ("fra", "sin"), ("akl", "mad")] {
+            let chord = Unit::of(at(a)).chord_squared(Unit::of(at(b)));
+            let back = chord_squared_within(predicted_rtt_ms(at(a), at(b)));
+            assert!((chord - back).abs() < 1e-9, "{a}-{b}: {chord} {back}");
+        }
+        assert_eq!(chord_squared_within(0.0), 0.0);
+        assert!(chord_squared_within(1e9) >= 4.0 - 1e-9);
     }
 
     #[test]

@@ -278,6 +278,19 @@ pub fn find(name: &str) -> Option<&'static Region> {
     })
 }
 
+/// The city of the known region nearest to a place.
+pub fn name_near(at: Location) -> String {
+    let nearest = REGIONS
+        .iter()
+        .min_by(|a, b| crate::distance_km(at, a.location).total_cmp(&crate::distance_km(at, b.location)));
+    nearest.map(|region| region.city.to_owned()).unwrap_or_default()
+}
+
+/// Whether a text means anything as a residency rule: a known region, or an area that one lies in.
+pub fn is_rule(rule: &str) -> bool {
+    REGIONS.iter().any(|known| lies_in(known.name, rule))
+}
+
 /// Whether a region satisfies one residency rule: its own name, or an area it lies in.
 pub fn lies_in(region: &str, rule: &str) -> bool {
     region.eq_ignore_ascii_case(rule)

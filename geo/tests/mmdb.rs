@@ -1,6 +1,6 @@
 //! The address database: both schemas, written here byte by byte, and everything that can be wrong with a file.
 
-use meridian_geo::GeoDatabase;
+use meridian_geo::{GeoDatabase, Reload};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -126,7 +126,7 @@ fn nested() -> Data<'static> {
 fn maxminds_nested_schema_is_read() {
     let file = File::new("nested", &database(4, &[203, 0, 113, 0], 24, &nested()));
     let database = GeoDatabase::open(&file.0);
-    assert_eq!(database.kind(), Some("Test-City"));
+    assert_eq!(database.kind().as_deref(), Some("Test-City"));
     let place = database.lookup(ip("203.0.113.9")).unwrap();
     assert_eq!(
         (
@@ -216,4 +216,53 @@ fn places_without_sense_are_not_believed() {
         let place = GeoDatabase::open(&file.0).lookup(ip("203.0.113.1")).unwrap();
         assert_eq!(place.location, None);
     }
+}
+
+#[test]
+fn a_replaced_file_is_taken_in_and_a_broken_one_is_not() {
+    let in_tokyo = Map(vec![
+        ("city", Text("Tokyo")),
+        ("latitude", Double(35.6)),
+        ("longitude", Double(139.7)),
+    ]);
+    let file = File::new("reload", &database(4, &[203, 0, 113, 0], 24, &nested()));
+    let open = GeoDatabase::open(&file.0);
+    let city = || open.lookup(ip("203.0.113.9")).and_then(|place| place.city.clone());
+    // As installers do it: a new file, renamed over the old one.
+    let replace = |content: &[u8]| {
+        let new = file.0.with_extension("new");
+        std::fs::write(&new, content).unwrap();
+        std::fs::rename(&new, &file.0).unwrap();
+    };
+    assert_eq!((open.reload(), city().as_deref()), (Reload::Unchanged, Some("Paris")));
+    replace(&database(4, &[203, 0, 113, 0], 24, &in_tokyo));
+    assert_eq!((open.reload(), city().as_deref()), (Reload::Settling, Some("Paris")));
+    assert_eq!((open.reload(), city().as_deref()), (Reload::Replaced, Some("Tokyo")));
+    replace(b"not a database");
+    assert_eq!((open.reload(), open.reload()), (Reload::Settling, Reload::Kept));
+    assert_eq!(
+        (open.reload(), city().as_deref()),
+        (Reload::Unchanged, Some("Tokyo")),
+        "said once"
+    );
+    std::fs::remove_file(&file.0).unwrap();
+    assert_eq!((open.reload(), open.reload()), (Reload::Kept, Reload::Unchanged));
+    assert_eq!(city().as_deref(), Some("Tokyo"));
+    replace(&database(4, &[203, 0, 113, 0], 24, &nested()));
+    assert_eq!((open.reload(), open.reload()), (Reload::Settling, Reload::Replaced));
+    assert_eq!(city().as_deref(), Some("Paris"));
+}
+
+#[test]
+fn a_file_that_comes_later_is_taken_in() {
+    let file = File::new("later", b"");
+    std::fs::remove_file(&file.0).unwrap();
+    let open = GeoDatabase::open(&file.0);
+    assert_eq!(
+        (open.reload(), open.lookup(ip("203.0.113.9"))),
+        (Reload::Unchanged, None)
+    );
+    std::fs::write(&file.0, database(4, &[203, 0, 113, 0], 24, &nested())).unwrap();
+    assert_eq!((open.reload(), open.reload()), (Reload::Settling, Reload::Replaced));
+    assert!(open.lookup(ip("203.0.113.9")).is_some());
 }

@@ -16,9 +16,9 @@ const FLAGS = [
 ];
 
 /** `grant: false` leaves the camera question to the page's permissions (for tests of a refusal). */
-export function launch({ grant = true, extra = [] } = {}) {
+export function launch({ grant = true, extra = [], executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium' } = {}) {
   return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    executablePath,
     headless: true,
     args: [...FLAGS, ...(grant ? ['--use-fake-ui-for-media-stream'] : ['--deny-permission-prompts']), ...extra],
   });

@@ -40,6 +40,7 @@ export async function startMock({ port = 0, mesh = NO_MESH } = {}) {
 }
 
 function api(method, pathname, body, { joins, mesh }) {
+  if (pathname === '/api/v1/probes') return [200, { regions: mesh.edges.map(({ region, url }) => ({ region, url: `${url.replace(/^ws/, 'http')}/probe` })) }];
   if (method === 'POST' && pathname === '/api/v1/meetings') {
     // A code of its own for each, so that nobody meets the people of an earlier test.
     const code = [3, 4, 3].map((length) => Array.from({ length }, () => String.fromCharCode(97 + randomInt(26))).join('')).join('-');

@@ -109,6 +109,33 @@ export function watchDepartures() {
 
 export const departures = () => window.__departures;
 
+/** Begins to note when each new picture of somebody else was shown, whatever becomes of the video element. Read with `pictures`. */
+export function watchPictures() {
+  clearInterval(window.__pictures?.timer);
+  const watched = new WeakSet();
+  const shown = [Date.now()];
+  const look = () => {
+    for (const video of document.querySelectorAll('[data-testid="tile"][data-local="false"] video')) {
+      if (watched.has(video)) continue;
+      watched.add(video);
+      const note = () => {
+        shown.push(Date.now());
+        video.requestVideoFrameCallback(note);
+      };
+      video.requestVideoFrameCallback(note);
+    }
+  };
+  window.__pictures = { shown, timer: setInterval(look, 20) };
+  look();
+}
+
+/** The longest pause between pictures that ended after `sinceMs` (Date.now() of this machine), and when the last was shown. */
+export function pictures(sinceMs) {
+  const { shown } = window.__pictures;
+  const pauses = shown.slice(1).map((at, i) => (at >= sinceMs ? at - shown[i] : 0));
+  return { pauseMs: Math.max(0, ...pauses), lastMs: shown.at(-1) ?? 0 };
+}
+
 export async function say(page, text) {
   await page.fill(testId('chat-input'), text);
   await page.press(testId('chat-input'), 'Enter');

@@ -1,6 +1,6 @@
 /**
- * What people see and hear, measured across the real mesh: a publisher on fra, subscribers on sin. Needs a running demo, as meeting.test.mjs does
- * (MERIDIAN_URL or MERIDIAN_READY). The pages are quality.html with nothing but livekit-client, so that a canvas and an oscillator can be published.
+ * What people see and hear, measured across the real mesh: a publisher on fra, subscribers on sin, beside each other and 150 ms apart (a relay between
+ * the edges). The pages are quality.html with nothing but livekit-client, so that a canvas and an oscillator can be published.
  */
 import assert from 'node:assert/strict';
 import { createReadStream } from 'node:fs';
@@ -9,15 +9,16 @@ import { dirname, join } from 'node:path';
 import { after, before, describe, test as nodeTest } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { launch } from './chromium.mjs';
-import { findMeridian, openWindow, until } from './people.mjs';
+import { openWindow, until } from './people.mjs';
+import { startMesh } from './processes.mjs';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const SERVED = {
   '/': [join(HERE, 'quality.html'), 'text/html'],
   '/livekit-client.js': [join(HERE, '../../control-plane/web/node_modules/livekit-client/dist/livekit-client.umd.js'), 'text/javascript'],
 };
-const FROM_A = process.env.FROM_A ?? 'fra';
-const FROM_B = process.env.FROM_B ?? 'sin';
+const FROM_A = 'fra';
+const FROM_B = 'sin';
 /** Video is held back this long at the subscriber. Only a client that relates both tracks to one clock, by our sender reports, delays the audio too. */
 const HELD_BACK_MS = 200;
 const SKEW_MAX_MS = 80;
@@ -27,16 +28,23 @@ const FREEZE_MAX_MS = 500;
 
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
-describe('quality across two points of presence', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_READY) && 'neither MERIDIAN_URL nor MERIDIAN_READY is set', timeout: 150_000 }, () => {
-  let meridian, server, origin, browser, code, publisher, subscriber, others;
+for (const rttMs of [0, 150]) describe(`quality across two points of presence ${rttMs} ms apart`, { timeout: 150_000 }, () => {
+  let mesh, server, origin, browser, code, publisher, subscriber, others;
   let broken = true;
-  const test = (name, body) => nodeTest(name, (t) => (broken ? t.skip('nobody publishes') : body(t)));
+  let failed = false;
+  const test = (name, body) => nodeTest(name, async (t) => {
+    if (broken) return t.skip('nobody publishes');
+    const before = failed;
+    failed = true;
+    await body(t);
+    failed = before;
+  });
 
   /** A page in the meeting, as if from that place. */
   async function enterFrom(from, name) {
     const page = await openWindow(browser, { viewport: { width: 480, height: 300 } });
     await page.goto(origin);
-    const answer = await post(`${meridian.url}/api/v1/meetings/${code}/join`, { name, from });
+    const answer = await post(`${mesh.url}/api/v1/meetings/${code}/join`, { name, from });
     assert.equal(answer.edge.region, from);
     await page.evaluate(([url, token]) => join(url, token), [answer.edge.url, answer.token]);
     return page;
@@ -45,7 +53,7 @@ describe('quality across two points of presence', { skip: !(process.env.MERIDIAN
   const read = (page) => page.evaluate(() => received());
 
   before(async () => {
-    meridian = await findMeridian();
+    mesh = await startMesh({ regions: [FROM_A, FROM_B], delayMs: rttMs / 2 });
     server = createServer((request, response) => {
       const [file, type] = SERVED[request.url] ?? [];
       if (!file) return response.writeHead(404).end();
@@ -55,7 +63,7 @@ describe('quality across two points of presence', { skip: !(process.env.MERIDIAN
     await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
     origin = `http://localhost:${server.address().port}/`;
     browser = await launch();
-    ({ code } = await post(`${meridian.url}/api/v1/meetings`, {}));
+    ({ code } = await post(`${mesh.url}/api/v1/meetings`, {}));
     publisher = await enterFrom(FROM_A, 'Publisher');
     await publisher.evaluate(() => publish());
     broken = false;
@@ -65,7 +73,7 @@ describe('quality across two points of presence', { skip: !(process.env.MERIDIAN
     await browser?.close();
     server?.closeAllConnections();
     server?.close();
-    await meridian?.close();
+    await mesh?.close({ failed });
   });
 
   test('the publisher raises its bitrate past 1 Mb/s', async (t) => {
@@ -76,14 +84,13 @@ describe('quality across two points of presence', { skip: !(process.env.MERIDIAN
       const before = samples.findLast((sample) => at - sample.at >= 2_000);
       return before ? ((bytes - before.bytes) * 8_000) / (at - before.at) : 0;
     };
-    const reached = await until(publisher, '1 Mb/s', () => sent(), (now) => {
+    const reached = await until(publisher, '1 Mb/s with the 720p layer', () => sent(), (now) => {
       if (!now.at) return false;
       samples.push(now);
-      return rate(now) > 1_000_000 && now.available > 1_000_000;
+      return rate(now) > 1_000_000 && now.available > 1_000_000 && now.layers.some(({ width }) => width === 1280);
     }, { timeoutMs: 25_000 });
     t.diagnostic(`${mbps(rate(reached))} sent, ${mbps(reached.available)} available after ${Math.round(performance.now() - start)} ms`);
     t.diagnostic(`layers ${JSON.stringify(reached.layers)}`);
-    assert.ok(reached.layers.some(({ width }) => width === 1280), 'the 720p layer is sent');
   });
 
   test('three who join at once cost the publisher few keyframes', async (t) => {
@@ -98,36 +105,52 @@ describe('quality across two points of presence', { skip: !(process.env.MERIDIAN
     assert.ok(now.plis - earlier.plis <= 6, `${now.plis - earlier.plis} PLIs`);
   });
 
-  test('a flash and its beep arrive together', async (t) => {
+  // Measured is when the frame was handed to the compositor (requestVideoFrameCallback) against when the audio left the jitter buffer (a
+  // worklet sees each sample); neither the screen's delay nor the sound card's is in it.
+  const skews = ({ flashes, beeps }) => flashes.flatMap((flash) => {
+    const nearest = beeps.reduce((best, beep) => (Math.abs(beep - flash) < Math.abs(best - flash) ? beep : best), Infinity);
+    return Math.abs(nearest - flash) < 500 ? [flash - nearest] : [];
+  });
+  const inTime = (skew) => Math.abs(skew) < SKEW_MAX_MS;
+
+  test('a flash and its beep arrive together as soon as somebody joins', async (t) => {
     if (!subscriber) return t.skip('nobody watches');
     await until(subscriber, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
+    const late = await enterFrom(FROM_B, 'Late');
+    await until(late, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
+    await late.evaluate(async () => {
+      await watchVideo();
+      await watchAudio();
+    });
+    const seen = skews(await until(late, 'flashes and beeps', () => watched, (now) => now.flashes && skews(now).length >= FLASHES));
+    t.diagnostic(`flash after beep, ms, in order: ${seen.map(Math.round).join(' ')}`);
+    await late.context().close();
+    assert.ok(inTime(median(seen)), `${Math.round(median(seen))} ms`);
+    const [camera, microphone] = await subscriber.evaluate(() => streamIds());
+    assert.equal(camera, microphone, 'both tracks are of one stream');
+  });
+
+  test('sound waits for a picture that is held back', async (t) => {
+    if (!subscriber) return t.skip('nobody watches');
     await subscriber.evaluate(async (ms) => {
       holdVideoBack(ms);
       await watchVideo();
       await watchAudio();
     }, HELD_BACK_MS);
     // Chromium moves the audio by at most 80 ms a second, and may overshoot. So it is waited until most of the last flashes are in time: a
-    // single one, or the median while the skew passes through zero, says nothing. Measured is when the frame was handed to the compositor
-    // (requestVideoFrameCallback) against when the audio left the jitter buffer (a worklet sees each sample); neither the screen's delay
-    // nor the sound card's is in it.
-    const pairs = ({ flashes, beeps }) => flashes.flatMap((flash) => {
-      const nearest = Math.min(...beeps.map((beep) => Math.abs(beep - flash)));
-      return nearest < 500 ? [flash - beeps.find((beep) => Math.abs(beep - flash) === nearest)] : [];
-    });
-    let skews = [];
+    // single one, or the median while the skew passes through zero, says nothing.
+    let seen = [];
     try {
       await until(subscriber, 'flash and beep in time', () => watched, (now) => {
-        if (now.flashes) skews = pairs(now);
-        return skews.length >= FLASHES && skews.slice(-FLASHES).filter((skew) => Math.abs(skew) < SKEW_MAX_MS).length >= FLASHES - 2;
+        if (now.flashes) seen = skews(now);
+        return seen.length >= FLASHES && seen.slice(-FLASHES).filter(inTime).length >= FLASHES - 2;
       }, { timeoutMs: 40_000 });
     } finally {
       const { video, audio } = await read(subscriber);
-      t.diagnostic(`flash after beep, ms, in order: ${skews.map(Math.round).join(' ')}; median of the last ${FLASHES}: ${Math.round(median(skews.slice(-FLASHES)))}`);
+      t.diagnostic(`flash after beep, ms, in order: ${seen.map(Math.round).join(' ')}; median of the last ${FLASHES}: ${Math.round(median(seen.slice(-FLASHES)))}`);
       t.diagnostic(`estimated playout, video before audio: ${Math.round(video.estimatedPlayoutTimestamp - audio.estimatedPlayoutTimestamp)} ms; mean jitter buffers, video and audio: ${[video, audio].map((stat) => Math.round((stat.jitterBufferDelay / stat.jitterBufferEmittedCount) * 1_000)).join(' and ')} ms`);
     }
-    assert.ok(Math.abs(median(skews.slice(-FLASHES))) < SKEW_MAX_MS);
-    const [camera, microphone] = await subscriber.evaluate(() => streamIds());
-    assert.equal(camera, microphone, 'both tracks are of one stream');
+    assert.ok(inTime(median(seen.slice(-FLASHES))));
   });
 
   test('layers are switched without a freeze', async (t) => {

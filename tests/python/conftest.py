@@ -44,12 +44,12 @@ def room_name() -> str:
 async def join():
     rooms: list[rtc.Room] = []
 
-    async def connect(pop: str, room: str, identity: str, *, before=None, **grants) -> rtc.Room:
+    async def connect(pop: str, room: str, identity: str, *, before=None, options=None, **grants) -> rtc.Room:
         client = rtc.Room()
         rooms.append(client)
         if before:
             before(client)
-        await asyncio.wait_for(client.connect(EDGES[pop], token(room, identity, **grants)), PATIENCE_S)
+        await asyncio.wait_for(client.connect(EDGES[pop], token(room, identity, **grants), options or rtc.RoomOptions()), PATIENCE_S)
         return client
 
     yield connect

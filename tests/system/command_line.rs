@@ -9,6 +9,10 @@ use meridian_api::pki::NodeIdentity;
 use meridian_control_plane::ControlPlaneConfig;
 use meridian_node::EdgeConfig;
 
+#[path = "../../src/turn/config.rs"]
+mod turn_config;
+use turn_config::TurnProcessConfig;
+
 struct Output {
     code: Option<i32>,
     stdout: String,
@@ -113,12 +117,15 @@ fn is_default(line: &str) -> bool {
         "longitude",
         "certificate",
         "private_key",
-        "key",
         "advertise = \"",
         "web_directory",
         "database",
         "region_weights_ms",
         "devkey",
+        "ana",
+        "zone",
+        "srv",
+        "name_servers",
     ];
     let is_setting = line
         .split_once(" = ")
@@ -130,6 +137,7 @@ fn is_default(line: &str) -> bool {
 fn the_example_files_document_every_key_and_its_real_default() {
     is_complete_and_true::<EdgeConfig>("edge.toml");
     is_complete_and_true::<ControlPlaneConfig>("control-plane.toml");
+    is_complete_and_true::<TurnProcessConfig>("turn.toml");
 }
 
 #[test]
@@ -138,6 +146,7 @@ fn every_subcommand_explains_itself() {
         (vec![], "control-plane"),
         (vec!["edge"], "--http-bind"),
         (vec!["control-plane"], "--grpc-bind"),
+        (vec!["turn"], "--relay"),
         (vec!["dev"], "--registry"),
         (vec!["pki"], "create"),
         (vec!["pki", "create"], "--out"),

@@ -17,6 +17,8 @@ async fn ctrl_c_stops_the_demo_and_leaves_nothing_behind() {
             "dev",
             "--port",
             "0",
+            "--dns",
+            "0",
             "--registry",
             "etcd",
             "--ready-file",
@@ -29,6 +31,7 @@ async fn ctrl_c_stops_the_demo_and_leaves_nothing_behind() {
         serde_json::from_str::<Value>(&std::fs::read_to_string(&ready).ok()?).ok()
     })
     .await;
+    resolves(ports["dns"][0].as_str().unwrap()).await;
     let children = children_of(demo.id());
     assert_eq!(children.len(), 1, "etcd, and nothing else");
     demo.signal("INT");
@@ -59,6 +62,19 @@ async fn ctrl_c_stops_the_demo_and_leaves_nothing_behind() {
         demo.log()
     );
     nothing_is_left(demo.id(), &children).await;
+}
+
+/// The join hostname has the addresses of the demo's PoPs.
+async fn resolves(dns: &str) {
+    let (address, port) = dns.split_once(':').unwrap();
+    let server = format!("@{address}");
+    eventually("the join hostname leads to an edge", SOON, async || {
+        let arguments = [server.as_str(), "-p", port, "+short", "+tries=1", "join.meridian.test"];
+        let dig = tokio::process::Command::new("dig").args(arguments).output().await;
+        let answer = String::from_utf8(dig.expect("dig is in bind9-dnsutils").stdout).ok()?;
+        answer.starts_with("192.0.2.").then_some(())
+    })
+    .await;
 }
 
 async fn nothing_is_left(demo: u32, children: &[u32]) {

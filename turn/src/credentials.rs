@@ -151,6 +151,36 @@ pub fn time_limited_credential(secret: &[u8], id: &str, expires_unix: u64) -> (S
     (username, password)
 }
 
+/// One entry of a client's list of ICE servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IceServer {
+    pub urls: Vec<String>,
+    /// Empty for STUN.
+    pub username: String,
+    pub credential: String,
+}
+
+/// The entries for one person: STUN without, TURN with a credential for `id` that holds until `expires_unix`. None for no URLs.
+pub fn ice_servers(urls: &[String], secret: &[u8], id: &str, expires_unix: u64) -> Vec<IceServer> {
+    let (stun, turn): (Vec<String>, Vec<String>) = urls.iter().cloned().partition(|url| url.starts_with("stun"));
+    let mut servers = Vec::new();
+    if !stun.is_empty() {
+        servers.push(IceServer {
+            urls: stun,
+            ..IceServer::default()
+        });
+    }
+    if !turn.is_empty() {
+        let (username, credential) = time_limited_credential(secret, id, expires_unix);
+        servers.push(IceServer {
+            urls: turn,
+            username,
+            credential,
+        });
+    }
+    servers
+}
+
 fn time_limited_password(secret: &[u8], username: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
     STANDARD.encode(hmac::sign(&key, username.as_bytes()))

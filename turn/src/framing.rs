@@ -4,6 +4,13 @@
 /// The longest frame: a ChannelData message with a 16-bit length, or a STUN message.
 pub const FRAME_BYTES_MAX: usize = 20 + 65_536;
 
+/// Whether a stream that begins with this byte is TURN and not HTTP, when both share a port. STUN messages begin with 0 to 3.
+/// ChannelData begins with 64 to 79, which is also where GET, HEAD, DELETE and OPTIONS do; but no TURN stream begins with it, because
+/// a new connection has no allocation yet (RFC 8656 §12).
+pub fn begins_turn(first: u8) -> bool {
+    first <= 3
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Too few bytes yet; with this many in total it can be decided anew.

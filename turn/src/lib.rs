@@ -2,7 +2,7 @@
 //!
 //! [`Server`] is the protocol, sans-IO: datagrams, frames and `Instant`s go in, [`Command`]s and relayed packets come
 //! out; it opens no socket, reads no clock and takes its randomness as a parameter. [`io`] is the shell around it:
-//! threads, sockets, TLS. `meridian turn` and the edge start [`io::TurnServer`]; the join API mints credentials with
+//! threads, sockets, TLS. `meridian turn` and the edge start [`io::TurnServer`] from [`settings`]; the join API mints credentials with
 //! [`credentials::time_limited_credential`]. WebRTC's own ICE and DTLS do not live here but in `meridian-transport`.
 
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ mod nonce;
 pub mod policy;
 mod ports;
 pub mod server;
+pub mod settings;
 mod sockets;
 pub mod stun;
 

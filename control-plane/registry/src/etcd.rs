@@ -1,13 +1,16 @@
 //! The registry on an etcd cluster. All keys lie under one prefix, so that several meshes, or other software, can share it.
 
+use crate::members::Members;
+use crate::srv::Discovery;
 use crate::{
     Batch, BoxFuture, Change, Changes, Entry, Expected, LeaseId, Listing, Registry, RegistryError, Result, Swap, within,
 };
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, PutOptions, Txn, TxnOp,
-    TxnOpResponse, WatchOptions, WatchStream,
+    Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse,
+    WatchOptions, WatchStream,
 };
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -16,8 +19,10 @@ const WATCHER_QUEUE: usize = 64;
 /// How to reach the cluster.
 #[derive(Debug, Clone)]
 pub struct EtcdOptions {
-    /// `http://host:2379`, one per member.
+    /// `http://host:2379`, one per member. With `discovery`: not used.
     pub endpoints: Vec<String>,
+    /// Finds the members by SRV records instead. All of them are used evenly, whatever their priority: any member serves.
+    pub discovery: Option<Arc<Discovery>>,
     /// Everything lies under this; ends with `/`.
     pub prefix: String,
     /// User name and password, if the cluster asks for them.
@@ -30,6 +35,7 @@ impl EtcdOptions {
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
         EtcdOptions {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
+            discovery: None,
             prefix: "meridian/v1/".to_owned(),
             user: None,
             timeout: Duration::from_secs(2),
@@ -39,7 +45,7 @@ impl EtcdOptions {
 
 /// A connection to etcd; reconnects by itself.
 pub struct EtcdRegistry {
-    client: Client,
+    members: Members,
     prefix: String,
     timeout: Duration,
 }
@@ -60,11 +66,12 @@ impl EtcdRegistry {
         if let Some((name, password)) = &options.user {
             connect = connect.with_user(name, password);
         }
-        let client = Client::connect(&options.endpoints, Some(connect))
-            .await
-            .map_err(error)?;
+        let members = match options.discovery {
+            Some(discovery) => Members::discovered(discovery, connect),
+            None => Members::fixed(&options.endpoints, connect).await?,
+        };
         Ok(EtcdRegistry {
-            client,
+            members,
             prefix: options.prefix,
             timeout: options.timeout,
         })
@@ -75,11 +82,15 @@ impl EtcdRegistry {
     }
 
     async fn call<T>(&self, call: impl Future<Output = std::result::Result<T, Error>>) -> Result<T> {
-        within(self.timeout, async { call.await.map_err(error) }).await
+        let result = within(self.timeout, async { call.await.map_err(error) }).await;
+        if matches!(result, Err(RegistryError::Unavailable(_))) {
+            self.members.doubt();
+        }
+        result
     }
 }
 
-fn error(error: Error) -> RegistryError {
+pub(crate) fn error(error: Error) -> RegistryError {
     match error {
         Error::GRpcStatus(status) => match status.code() {
             tonic_code::NOT_FOUND if status.message().contains("lease") => RegistryError::LeaseGone,
@@ -125,7 +136,7 @@ fn put_options(lease: Option<LeaseId>) -> Option<PutOptions> {
 impl Registry for EtcdRegistry {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>>> {
         Box::pin(async move {
-            let mut kv = self.client.kv_client();
+            let mut kv = self.members.client()?.kv_client();
             let response = self.call(kv.get(self.full(key), None)).await?;
             Ok(response.kvs().first().and_then(|kv| entry(&self.prefix, kv)))
         })
@@ -133,7 +144,7 @@ impl Registry for EtcdRegistry {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing>> {
         Box::pin(async move {
-            let mut kv = self.client.kv_client();
+            let mut kv = self.members.client()?.kv_client();
             let options = GetOptions::new().with_prefix();
             let response = self.call(kv.get(self.full(prefix), Some(options))).await?;
             let entries = response.kvs().iter().filter_map(|kv| entry(&self.prefix, kv)).collect();
@@ -146,7 +157,7 @@ impl Registry for EtcdRegistry {
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, lease: Option<LeaseId>) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            let mut kv = self.client.kv_client();
+            let mut kv = self.members.client()?.kv_client();
             let response = self
                 .call(kv.put(self.full(key), value.to_vec(), put_options(lease)))
                 .await?;
@@ -156,7 +167,7 @@ impl Registry for EtcdRegistry {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
-            let mut kv = self.client.kv_client();
+            let mut kv = self.members.client()?.kv_client();
             Ok(self.call(kv.delete(self.full(key), None)).await?.deleted() > 0)
         })
     }
@@ -184,7 +195,7 @@ impl Registry for EtcdRegistry {
             };
             let read = TxnOp::get(key.as_str(), None);
             let txn = Txn::new().when([compare]).and_then([write]).or_else([read]);
-            let mut kv = self.client.kv_client();
+            let mut kv = self.members.client()?.kv_client();
             let response = self.call(kv.txn(txn)).await?;
             if response.succeeded() {
                 return Ok(Swap::Done {
@@ -202,14 +213,14 @@ impl Registry for EtcdRegistry {
     fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<LeaseId>> {
         Box::pin(async move {
             let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
-            let mut lease = self.client.lease_client();
+            let mut lease = self.members.client()?.lease_client();
             Ok(LeaseId(self.call(lease.grant(seconds, None)).await?.id()))
         })
     }
 
     fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let mut client = self.client.lease_client();
+            let mut client = self.members.client()?.lease_client();
             // Opening the stream sends one renewal and reads its answer, which is all we want: one call, one answer.
             self.call(client.keep_alive(lease.0)).await.map(drop)
         })
@@ -217,7 +228,7 @@ impl Registry for EtcdRegistry {
 
     fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let mut client = self.client.lease_client();
+            let mut client = self.members.client()?.lease_client();
             match self.call(client.revoke(lease.0)).await {
                 Ok(_) | Err(RegistryError::LeaseGone) => Ok(()),
                 Err(error) => Err(error),
@@ -230,7 +241,7 @@ impl Registry for EtcdRegistry {
             let start =
                 i64::try_from(after.saturating_add(1)).map_err(|_| RegistryError::Invalid("revision".to_owned()))?;
             let options = WatchOptions::new().with_prefix().with_start_revision(start);
-            let mut watch = self.client.watch_client();
+            let mut watch = self.members.client()?.watch_client();
             let mut stream = self.call(watch.watch(self.full(prefix), Some(options))).await?;
             let first = self.call(stream.message()).await?;
             let created = first.ok_or_else(|| RegistryError::Unavailable("etcd closed the watch".to_owned()))?;

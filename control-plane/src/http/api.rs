@@ -1,13 +1,15 @@
 //! The handlers of `/api/v1`.
 
-use super::{App, Peer, refuse};
+use super::{App, refuse};
 use crate::join::{MeetingInfo, NewMeeting};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meridian_api::join::{JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_api::listener::ClientAddress;
+use meridian_api::probes::{CACHE_CONTROL, ProbesQuery, ProbesReply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -26,7 +28,7 @@ struct Created {
 
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -53,7 +55,7 @@ pub(super) async fn create(
 
 pub(super) async fn info(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     Path(code): Path<String>,
 ) -> Response {
@@ -65,7 +67,7 @@ pub(super) async fn info(
 
 pub(super) async fn end(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     Path(code): Path<String>,
 ) -> Response {
@@ -81,7 +83,7 @@ pub(super) async fn end(
 
 pub(super) async fn join(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
     Path(code): Path<String>,
     body: Result<Bytes, BytesRejection>,
@@ -138,10 +140,25 @@ pub(super) async fn regions(State(app): State<Arc<App>>) -> Response {
     .into_response()
 }
 
+/// Which regions the web app may measure while somebody gets ready to join.
+pub(super) async fn probes(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<ClientAddress>,
+    headers: HeaderMap,
+    Query(query): Query<ProbesQuery>,
+) -> Response {
+    let answer = app.joins.probes(app.client(peer.0, &headers), &query.from);
+    (
+        [(header::CACHE_CONTROL, CACHE_CONTROL)],
+        axum::Json(ProbesReply::from(answer)),
+    )
+        .into_response()
+}
+
 pub(super) async fn unknown() -> Response {
     let body = serde_json::json!({
         "code": "no_such_endpoint",
-        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions.",
+        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes.",
     });
     (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
 }

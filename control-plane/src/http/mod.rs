@@ -1,10 +1,10 @@
 //! HTTP: what browsers and scripts talk to. The API under `/api/v1`, the web app everywhere else, and what probes and Prometheus read.
 
 mod api;
-mod listener;
+mod operator;
 mod web;
 
-pub(crate) use listener::{Peer, Server, serve, tls_acceptor};
+pub(crate) use operator::Operators;
 
 use crate::join::JoinService;
 use axum::Router;
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use meridian_api::join::{BODY_BYTES_MAX, ErrorReply, Refusal};
 use meridian_api::network::{Network, client_address};
+use meridian_geodns::GeoDns;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use std::time::Instant;
 /// What every handler shares.
 pub(crate) struct App {
     pub(crate) joins: Arc<JoinService>,
+    pub(crate) dns: Option<Arc<GeoDns>>,
+    pub(crate) operators: Operators,
     pub(crate) trusted_proxies: Vec<Network>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) web_directory: Option<PathBuf>,
@@ -48,6 +51,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/meetings/{code}", get(api::info).delete(api::end))
         .route("/meetings/{code}/join", post(api::join))
         .route("/regions", get(api::regions))
+        .route("/probes", get(api::probes))
+        .route("/operator/assign", get(operator::explain))
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -89,6 +94,8 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     let mut gauges = vec![
         ("meridian_edges_attached", String::new(), fleet.attached() as f64),
         ("meridian_nodes", String::new(), fleet.view().nodes.len() as f64),
+        ("meridian_replicas", String::new(), fleet.replicas() as f64),
+        ("meridian_learned_rows", String::new(), app.joins.learning.rows() as f64),
     ];
     let edges = fleet.summaries(Instant::now());
     let label = |id: &str| format!("node=\"{id}\"");
@@ -111,7 +118,10 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
             f64::from(u8::from(edge.healthy)),
         )
     }));
-    let text = app.joins.metrics.render(&gauges);
+    let mut text = app.joins.metrics.render(&gauges);
+    if let Some(dns) = &app.dns {
+        text.push_str(&dns.render_metrics());
+    }
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         text,
@@ -168,11 +178,13 @@ async fn cross_origin(State(app): State<Arc<App>>, request: axum::extract::Reque
     response
 }
 
+/// Answers are one client's, once, unless they say otherwise.
 async fn not_cached(request: axum::extract::Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response
         .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

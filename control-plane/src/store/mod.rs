@@ -1,6 +1,7 @@
-//! Meetings in the database. SQLite here; nothing outside of this folder knows SQL.
+//! Meetings, and what was learned, in the database. SQLite here; nothing outside of this folder knows SQL.
 
 mod codes;
+mod learned;
 
 pub(crate) use codes::{MeetingCode, normalise};
 
@@ -35,6 +36,8 @@ pub(crate) struct Meeting {
     pub(crate) ended_at_ms: Option<u64>,
     /// When somebody last joined, within an hour; at first its creation.
     pub(crate) used_at_ms: u64,
+    /// Region names and areas; empty: anywhere.
+    pub(crate) residency: Vec<String>,
 }
 
 /// The database of one control plane.
@@ -72,7 +75,7 @@ impl MeetingStore {
     pub(crate) async fn insert(&self, meeting: &Meeting) -> Result<bool, StoreError> {
         let result = sqlx::query(
             "INSERT INTO meetings (code, title, passcode_hash, host_key_hash, max_participants, created_at_ms, ended_at_ms, \
-             used_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code) DO NOTHING",
+             used_at_ms, residency) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code) DO NOTHING",
         )
         .bind(&meeting.code)
         .bind(&meeting.title)
@@ -82,6 +85,7 @@ impl MeetingStore {
         .bind(to_i64(meeting.created_at_ms))
         .bind(meeting.ended_at_ms.map(to_i64))
         .bind(to_i64(meeting.used_at_ms))
+        .bind(meeting.residency.join(","))
         .execute(&self.pool)
         .await?;
         Ok(result.rows_affected() == 1)
@@ -155,6 +159,12 @@ fn meeting(row: &SqliteRow) -> Result<Meeting, sqlx::Error> {
         created_at_ms: number(row.try_get("created_at_ms")?),
         ended_at_ms: row.try_get::<Option<i64>, _>("ended_at_ms")?.map(number),
         used_at_ms: number(row.try_get("used_at_ms")?),
+        residency: row
+            .try_get::<String, _>("residency")?
+            .split(',')
+            .filter(|rule| !rule.is_empty())
+            .map(str::to_owned)
+            .collect(),
     })
 }
 
@@ -182,6 +192,7 @@ mod tests {
             created_at_ms: used_at_ms,
             ended_at_ms: None,
             used_at_ms,
+            residency: vec!["eu".to_owned(), "lhr".to_owned()],
         }
     }
 
@@ -199,6 +210,23 @@ mod tests {
         let used = store.get("kept").await.unwrap().unwrap();
         assert!(now_ms() - used.used_at_ms < 60_000);
         assert!(store.end("kept").await.unwrap() && !store.end("kept").await.unwrap());
+        let session = meridian_geo::Observation {
+            at_s: 9,
+            source: u32::MAX,
+            rtt_dms: 123,
+            expected_dms: 0,
+        };
+        let row = |key: &str| meridian_geo::Row {
+            key: key.parse().unwrap(),
+            regions: vec![("fra".to_owned(), vec![session])],
+        };
+        store.save_learned(&[row("203.0.113.0/24")], 100).await.unwrap();
+        let newer = [row("AS64500"), row("2001:db8::/48")];
+        store.save_learned(&newer, 200).await.unwrap();
+        assert_eq!(store.load_learned(10).await.unwrap().len(), 3);
+        assert_eq!(store.load_learned(10).await.unwrap()[0], row("203.0.113.0/24"));
+        assert_eq!(store.purge_learned(150, 1).await.unwrap(), 2);
+        assert_eq!(store.load_learned(10).await.unwrap().len(), 1);
         store.close().await;
         for end in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{end}", path.display()));

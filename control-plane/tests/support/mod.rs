@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+pub const API_SECRET: &str = "a-secret-of-at-least-32-characters";
+
 pub struct World {
     pub plane: ControlPlane,
     pub registry: SharedRegistry,
@@ -47,7 +49,7 @@ pub fn config() -> ControlPlaneConfig {
     };
     config.http.bind = ([127, 0, 0, 1], 0).into();
     config.grpc.bind = ([127, 0, 0, 1], 0).into();
-    config.api_keys.insert("devkey".into(), "secret-of-the-devkey".into());
+    config.api_keys.insert("devkey".into(), API_SECRET.into());
     config
 }
 
@@ -189,8 +191,10 @@ pub fn record(region: &str) -> NodeRecord {
         lat: None,
         lon: None,
         client_url: format!("ws://127.0.0.1:1/{region}"),
+        addresses: Vec::new(),
         media: Vec::new(),
         link: None,
+        turn: Vec::new(),
         state: NodeState::Active,
         capacity: 100,
         software: String::new(),

@@ -19,7 +19,7 @@ use crate::directory::{Directory, Proposal};
 use crate::replication::Rooms;
 use crate::subscriptions::{Demand, Subscriptions};
 pub use crate::view::Edge;
-use crate::wire::{self, Body, Content, Hello, WireError};
+use crate::wire::{self, Body, Content, WireError};
 pub use crate::wire::{ConnectionGrade, Data};
 
 /// How often time-driven work is looked for.
@@ -113,8 +113,6 @@ pub struct MeshCounters {
     pub unknown: u64,
     /// Packets for an edge that neither we nor any edge we hear has a link to.
     pub unreachable: u64,
-    /// Hellos in another name than the link's.
-    pub misnamed: u64,
 }
 
 /// See the module.
@@ -203,11 +201,6 @@ impl Mesh {
             self.link_down(now, &node);
         }
         self.ctx.links.insert(node.clone());
-        let hello = Hello {
-            node: self.ctx.node.as_str().to_owned(),
-            capabilities: Vec::new(),
-        };
-        self.ctx.send(&node, Body::Hello(hello));
         self.directory.link_up(&mut self.ctx, now, &node);
         let shared = self.rooms.link_up(&mut self.ctx, &node);
         self.subscriptions.link_up(&mut self.ctx, &self.rooms, &shared);
@@ -366,7 +359,6 @@ impl Mesh {
     fn handle(&mut self, now: Instant, from: &NodeId, body: Body) {
         let ctx = &mut self.ctx;
         match body {
-            Body::Hello(hello) => ctx.counters.misnamed += u64::from(hello.node != from.as_str()),
             Body::Announce(announce) => {
                 for room in &announce.rooms {
                     self.directory.announced(ctx, now, from, room, announce.ttl_ms);

@@ -28,14 +28,13 @@ pub const TTL_MS_MAX: u32 = 600_000;
 pub struct Envelope {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Body", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub body: Option<Body>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Body {
-    #[prost(message, tag = "2")]
-    Hello(Hello),
+    // 2 was a greeting that nothing depended on: the link's own hello proves the name.
     #[prost(message, tag = "3")]
     Announce(RoomAnnounce),
     #[prost(message, tag = "4")]
@@ -60,16 +59,6 @@ pub enum Body {
     Pli(Pli),
     #[prost(message, tag = "14")]
     Cast(RoomCast),
-}
-
-/// First on every link, from both sides, once it is up.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Hello {
-    #[prost(string, tag = "1")]
-    pub node: String,
-    /// Of this protocol; what a neighbour lacks is not sent to it.
-    #[prost(string, repeated, tag = "2")]
-    pub capabilities: Vec<String>,
 }
 
 /// "I have people in these rooms", to their home edges.
@@ -259,9 +248,7 @@ pub struct Data {
     /// Identities it is for; empty = everybody.
     #[prost(string, repeated, tag = "3")]
     pub destinations: Vec<String>,
-    /// Identity of the sender.
-    #[prost(string, tag = "4")]
-    pub sender: String,
+    // 4 was never filled: the packet itself names its sender.
 }
 
 /// How good the connections of people on the sender's edge are.
@@ -319,10 +306,6 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Body>, WireError> {
 
 fn check(body: &Body) -> Result<(), WireError> {
     match body {
-        Body::Hello(hello) => {
-            ids([&hello.node])?;
-            names(&hello.capabilities, NAMES_MAX)
-        }
         Body::Announce(announce) => {
             at_most("announcement", announce.rooms.len(), ANNOUNCED_MAX)?;
             announce
@@ -363,10 +346,7 @@ fn check(body: &Body) -> Result<(), WireError> {
             ids([&cast.room, &cast.origin])?;
             names(&cast.relay_to, EDGES_MAX)?;
             match &cast.content {
-                Some(Content::Data(data)) => {
-                    ids([&data.sender])?;
-                    names(&data.destinations, NAMES_MAX)
-                }
+                Some(Content::Data(data)) => names(&data.destinations, NAMES_MAX),
                 Some(Content::Grades(grades)) => {
                     at_most("list of grades", grades.grades.len(), NAMES_MAX)?;
                     grades.grades.iter().try_for_each(|grade| ids([&grade.participant]))

@@ -6,8 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use meridian_api::config::{Problems, Settings};
-use meridian_api::network::Network;
+use meridian_api::listener::HttpKeys;
 use meridian_api::pki::is_valid_node_id;
+use meridian_api::token::API_SECRET_BYTES_MIN;
+use meridian_registry::nodes::LEASE_S;
+use meridian_registry::srv::is_srv_name;
+use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -16,9 +20,12 @@ pub struct EdgeConfig {
     pub node: NodeSettings,
     pub http: HttpSettings,
     pub media: MediaSettings,
+    /// TURN for clients behind strict firewalls; off unless it is told where to listen. Over TLS it shares `http.bind`.
+    pub turn: TurnSettings,
     pub link: LinkSettings,
     pub registry: RegistrySettings,
     pub control_plane: ControlPlaneSettings,
+    pub discovery: DiscoverySettings,
     pub pki: PkiSettings,
     /// API key → secret: whoever signs a token with one of them may join rooms here. Secrets have at least 32 characters.
     pub api_keys: BTreeMap<String, String>,
@@ -59,6 +66,8 @@ pub struct HttpSettings {
     pub bind: SocketAddr,
     /// What clients are told to connect to, `wss://fra-1.example.org`. Empty = made from `bind` (loopback only).
     pub public_url: String,
+    /// The addresses of that URL's host: what GeoDNS answers with. Empty = the address in `public_url`, or `media.advertise`, or `bind`.
+    pub public_addresses: Vec<IpAddr>,
     /// PEM files. Required unless `bind` is a loopback address: browsers give cameras to secure pages only.
     pub certificate: Option<PathBuf>,
     pub private_key: Option<PathBuf>,
@@ -71,6 +80,7 @@ impl Default for HttpSettings {
         HttpSettings {
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 7880)),
             public_url: String::new(),
+            public_addresses: vec![],
             certificate: None,
             private_key: None,
             trusted_proxies: vec![],
@@ -134,6 +144,8 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// etcd's client URLs.
     pub endpoints: Vec<String>,
+    /// Or the name of SRV records that say where etcd is: `_etcd-client._tcp.example.org`.
+    pub srv: Option<String>,
     /// Prefix of all keys, ending in `/`; the same in the whole mesh.
     pub prefix: String,
     /// Seconds after which an edge that stopped renewing gets no new people. 2 to 60.
@@ -145,6 +157,7 @@ impl Default for RegistrySettings {
         RegistrySettings {
             kind: RegistryKind::Memory,
             endpoints: vec![],
+            srv: None,
             prefix: "meridian/v1/".to_owned(),
             lease_s: 10,
         }
@@ -157,6 +170,16 @@ impl Default for RegistrySettings {
 pub struct ControlPlaneSettings {
     /// `https://host:port`; absent = none.
     pub url: Option<String>,
+    /// Or the name of SRV records that say where control planes are: `_meridian-control._tcp.example.org`.
+    pub srv: Option<String>,
+}
+
+/// How SRV records are looked up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiscoverySettings {
+    /// DNS servers to ask; empty = the system's.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// The certificate by which the mesh knows this edge.
@@ -176,7 +199,7 @@ impl Default for PkiSettings {
 }
 
 impl Settings for EdgeConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys"];
+    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "turn.users"];
 
     fn check(&self, problems: &mut Problems) {
         let name = |text: &str| {
@@ -227,58 +250,80 @@ impl Settings for EdgeConfig {
             "link.advertise",
             "must name the address other edges reach, because link.bind is a wildcard address",
         );
-        problems.require(
-            self.registry.kind != RegistryKind::Etcd || !self.registry.endpoints.is_empty(),
-            "registry.endpoints",
-            "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\"",
-        );
+        self.check_found(problems);
         problems.require(
             self.registry.prefix.ends_with('/'),
             "registry.prefix",
             "must end with /",
         );
         problems.require(
-            (2..=60).contains(&self.registry.lease_s),
+            LEASE_S.contains(&self.registry.lease_s),
             "registry.lease_s",
-            "must be between 2 and 60 seconds",
+            format!("must be between {} and {} seconds", LEASE_S.start(), LEASE_S.end()),
+        );
+        for (key, message) in self.turn.problems() {
+            problems.require(false, &format!("turn.{key}"), message);
+        }
+        problems.require(
+            self.turn.tls.is_empty() || self.http.certificate.is_some(),
+            "turn.tls",
+            "needs http.certificate and http.private_key",
         );
         for (key, secret) in &self.api_keys {
-            let long_enough = secret.len() >= 32;
             problems.require(
-                long_enough,
+                secret.len() >= API_SECRET_BYTES_MIN,
                 &format!("api_keys.{key}"),
-                "a secret needs at least 32 characters",
+                format!("the secret needs at least {API_SECRET_BYTES_MIN} characters"),
             );
         }
     }
 }
 
+impl HttpSettings {
+    /// The part that all listeners have in common.
+    pub(crate) fn keys(&self) -> HttpKeys<'_> {
+        HttpKeys {
+            bind: self.bind,
+            certificate: self.certificate.as_deref(),
+            private_key: self.private_key.as_deref(),
+            trusted_proxies: &self.trusted_proxies,
+        }
+    }
+}
+
 impl EdgeConfig {
-    fn check_http(&self, problems: &mut Problems) {
-        let tls = self.http.certificate.is_some();
+    /// Where etcd and the control plane are.
+    fn check_found(&self, problems: &mut Problems) {
+        let etcd = self.registry.kind == RegistryKind::Etcd;
         problems.require(
-            tls == self.http.private_key.is_some(),
-            "http.certificate",
-            "http.certificate and http.private_key go together: set both or neither",
+            !etcd || !self.registry.endpoints.is_empty() || self.registry.srv.is_some(),
+            "registry.endpoints",
+            "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\" (or set registry.srv)",
         );
         problems.require(
-            tls || self.http.bind.ip().is_loopback(),
-            "http.bind",
-            format!(
-                "{} is not a loopback address, and browsers give cameras to secure pages only: set http.certificate and \
-                 http.private_key to PEM files (or bind 127.0.0.1 behind a TLS proxy)",
-                self.http.bind.ip()
-            ),
+            self.registry.srv.is_none() || self.registry.endpoints.is_empty(),
+            "registry.srv",
+            "either registry.srv or registry.endpoints says where etcd is, not both",
         );
-        problems.require_file(self.http.certificate.as_deref(), "http.certificate");
-        problems.require_file(self.http.private_key.as_deref(), "http.private_key");
-        for network in &self.http.trusted_proxies {
+        problems.require(
+            self.control_plane.srv.is_none() || self.control_plane.url.is_none(),
+            "control_plane.srv",
+            "either control_plane.srv or control_plane.url says where the control plane is, not both",
+        );
+        for (key, name) in [
+            ("registry.srv", &self.registry.srv),
+            ("control_plane.srv", &self.control_plane.srv),
+        ] {
             problems.require(
-                Network::parse(network).is_some(),
-                "http.trusted_proxies",
-                format!("`{network}` is neither an address nor a network like 10.0.0.0/8"),
+                name.as_deref().is_none_or(is_srv_name),
+                key,
+                "must be a name of SRV records, for example \"_meridian-control._tcp.example.org\"",
             );
         }
+    }
+
+    fn check_http(&self, problems: &mut Problems) {
+        self.http.keys().check(problems);
         if let Some(url) = &self.control_plane.url {
             // The connection is always mutual TLS.
             problems.require(

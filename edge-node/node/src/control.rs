@@ -1,58 +1,27 @@
 //! The edge's side of the control plane: one gRPC stream of reports and commands, and joins forwarded over the same
 //! warm connection. When the control plane is away, everything that is live goes on; only what is new waits.
 
+mod connection;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_api::pki::NodeIdentity;
 use meridian_api::token::KeyRing;
 use meridian_api::v1;
 use meridian_api::v1::edge_command::Command;
-use meridian_api::v1::edge_control_client::EdgeControlClient;
 use meridian_api::v1::edge_report::Report;
 use rand::Rng;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::edge::EdgeState;
 
+pub(crate) use connection::ControlError;
+pub(crate) use connection::ControlPlane;
+
 /// Until the control plane says otherwise.
 const LOAD_INTERVAL: Duration = Duration::from_secs(2);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A forwarded join is a person waiting: past this another edge or an error serves them better.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
-
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    #[error("control_plane.url: {0}")]
-    Url(tonic::transport::Error),
-}
-
-/// The connection. Cheap to clone; connects when first used and again whenever it was lost.
-#[derive(Clone)]
-pub(crate) struct ControlPlane(EdgeControlClient<Channel>);
-
-impl ControlPlane {
-    pub(crate) fn new(url: &str, identity: &NodeIdentity) -> Result<ControlPlane, ControlError> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .and_then(|endpoint| endpoint.tls_config(identity.tonic_client()))
-            .map_err(ControlError::Url)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true);
-        Ok(ControlPlane(EdgeControlClient::new(endpoint.connect_lazy())))
-    }
-
-    /// Forwards a client's join.
-    pub(crate) async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinAnswer, tonic::Status> {
-        let mut request = tonic::Request::new(request);
-        request.set_timeout(JOIN_TIMEOUT);
-        Ok(self.0.clone().join(request).await?.into_inner())
-    }
-}
 
 /// Keeps the stream to the control plane for as long as the edge lives.
 pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane, mut sessions: mpsc::Receiver<v1::SessionReport>) {
@@ -65,6 +34,9 @@ pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane, mut session
         }
         // Only attempts that got nowhere make the next wait longer, however the stream ended.
         if edge.control_connected(false) {
+            backoff = RECONNECT_MIN;
+        }
+        if control.has_untried() {
             backoff = RECONNECT_MIN;
         }
         // Full jitter: a thousand edges that lost one control plane do not come back in the same second.
@@ -87,7 +59,10 @@ async fn stream(
     // The first report must be there before the call: the server answers only after it has read Hello.
     let _ = reports.try_send(send(Report::Hello(edge.hello())));
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-    let mut commands = control.0.clone().attach(outgoing).await?.into_inner();
+    let client = control.next().await;
+    let mut client = client.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let mut commands = client.attach(outgoing).await?.into_inner();
+    control.answered(&client);
     edge.control_connected(true);
     let mut load = tokio::time::interval(LOAD_INTERVAL);
     loop {
@@ -118,7 +93,7 @@ async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
     match command {
         Command::Policy(policy) => {
             edge.set_keys(KeyRing::from(&policy));
-            edge.set_turn(policy.turn);
+            edge.turn.set_policy(policy.turn.unwrap_or_default(), &edge.config);
             (policy.load_interval_ms > 0).then(|| Duration::from_millis(u64::from(policy.load_interval_ms)))
         }
         Command::SetState(state) => {

@@ -1,10 +1,12 @@
 //! One edge: starts its parts in order, holds what they share, stops them in the reverse order.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use meridian_api::limits::Limiter;
+use meridian_api::listener;
 use meridian_api::network::Network;
 use meridian_api::pki::{NodeIdentity, PkiError};
 use meridian_api::token::KeyRing;
@@ -18,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::address::public_addresses;
 use crate::config::EdgeConfig;
 use crate::control::{self, ControlError, ControlPlane};
 use crate::http;
@@ -25,6 +28,7 @@ use crate::link::{LinkConfig, LinkEndpoint, LinkError};
 use crate::media::{self, MediaRouter};
 use crate::mesh::{self, MeshHandle};
 use crate::rooms::{CloseKind, Rooms, ToRoom};
+use crate::turn::{self, Turn};
 
 /// Media events that may wait for the router task.
 const MEDIA_EVENTS: usize = 8_192;
@@ -34,6 +38,11 @@ const TAP_BATCHES: usize = 4_096;
 const LINK_EVENTS: usize = 4_096;
 /// Ends of sessions that may wait for the control plane.
 const SESSION_REPORTS: usize = 4_096;
+/// One per client, for as long as it stays; a large office behind one address is one address.
+const HTTP_LIMITS: listener::Limits = listener::Limits {
+    connections: 65_536,
+    connections_per_address: 2_048,
+};
 /// How long stopping waits until everybody who follows the registry can know that this edge takes nobody new.
 const LEAVE_PLACEMENT: Duration = Duration::from_millis(300);
 /// How long stopping waits for clients to read their goodbye.
@@ -47,8 +56,10 @@ pub enum EdgeError {
     Media(std::io::Error),
     #[error("DTLS certificate: {0}")]
     Dtls(String),
-    #[error(transparent)]
-    Tls(#[from] http::TlsError),
+    #[error("turn: {0}")]
+    Turn(meridian_turn::io::StartError),
+    #[error("http.certificate, http.private_key: {0}")]
+    Tls(PkiError),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
@@ -75,14 +86,18 @@ pub(crate) struct EdgeState {
     pub(crate) rooms: Rooms,
     pub(crate) mesh: MeshHandle,
     pub(crate) control: Option<ControlPlane>,
+    pub(crate) turn: Arc<Turn>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Vec<Network>,
+    /// How often an address may ask `/probe`.
+    pub(crate) probes: Limiter<IpAddr>,
     /// Ends of sessions, for the control plane; dropped when it is away for long.
     sessions: mpsc::Sender<v1::SessionReport>,
+    /// What GeoDNS answers with.
+    addresses: Vec<IpAddr>,
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
-    turn: RwLock<Option<v1::TurnPolicy>>,
     control_connected: AtomicBool,
     state: watch::Sender<NodeState>,
     stop: watch::Sender<bool>,
@@ -100,14 +115,6 @@ impl EdgeState {
             keys.add_api_key(key, secret);
         }
         self.keys.send_replace(Arc::new(keys));
-    }
-
-    pub(crate) fn turn(&self) -> Option<v1::TurnPolicy> {
-        self.turn.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_turn(&self, turn: Option<v1::TurnPolicy>) {
-        *self.turn.write().unwrap_or_else(PoisonError::into_inner) = turn.filter(|turn| !turn.urls.is_empty());
     }
 
     /// Notes whether the stream to the control plane stands; returns whether it did before.
@@ -133,6 +140,9 @@ impl EdgeState {
             }
             changed
         });
+        // Who is here may need another allocation as long as nobody sends them away.
+        let leaving = matches!(*self.state.borrow(), NodeState::Draining | NodeState::Leaving);
+        self.turn.set_draining(leaving);
     }
 
     /// Why this edge should get nobody new, if so.
@@ -211,8 +221,10 @@ impl EdgeState {
             lat: self.config.node.latitude,
             lon: self.config.node.longitude,
             client_url: self.url.clone(),
+            addresses: self.addresses.clone(),
             media: self.media.clone(),
             link: Some(self.link),
+            turn: self.turn.urls().to_vec(),
             state: *self.state.borrow(),
             capacity: self.config.node.capacity,
             software: env!("CARGO_PKG_VERSION").to_owned(),
@@ -250,10 +262,14 @@ impl Edge {
             address: config.http.bind,
             error,
         })?;
+        let shared: &[&[u8]] = if config.turn.is_on() { &turn::ALPN } else { &[] };
+        let tls = config.http.keys().tls(shared).map_err(EdgeError::Tls)?;
         let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
         let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
         let (taps, tapped) = mpsc::channel(TAP_BATCHES);
         let shards = Shards::start(shards_config(&config), dtls.clone(), events, taps).map_err(EdgeError::Media)?;
+        let https = tls.is_some().then_some(http_address);
+        let turn = Arc::new(Turn::start(&config, https, &shards)?);
         let (link_events, links) = mpsc::channel(LINK_EVENTS);
         let link_config = LinkConfig::new(node.clone(), config.link.bind, identity.clone());
         let endpoint = LinkEndpoint::start(link_config, link_events).await?;
@@ -262,28 +278,20 @@ impl Edge {
             source,
         })?;
         let link = config.link.advertise.unwrap_or(bound);
-        let control = config
-            .control_plane
-            .url
-            .as_deref()
-            .map(|url| ControlPlane::new(url, &identity))
-            .transpose()?;
+        let control = ControlPlane::new(&config, &identity)?;
         let (mesh, to_mesh) = MeshHandle::new();
         let (sessions, ended_sessions) = mpsc::channel(SESSION_REPORTS);
         let state = Arc::new(EdgeState {
             sessions,
             url: client_url(&config, http_address),
+            addresses: public_addresses(&config, http_address),
+            probes: Limiter::new(http::PROBES_PER_MINUTE),
             incarnation: unix_now_ms(),
             fingerprint: dtls.fingerprint(),
             media: (0..shards.len() as u16)
                 .flat_map(|shard| shards.candidates(meridian_shard::PeerId { shard, index: 0 }))
                 .collect(),
-            trusted_proxies: config
-                .http
-                .trusted_proxies
-                .iter()
-                .filter_map(|text| Network::parse(text))
-                .collect(),
+            trusted_proxies: config.http.keys().proxies(),
             link,
             shards,
             router: MediaRouter::new(),
@@ -291,7 +299,7 @@ impl Edge {
             mesh,
             control: control.clone(),
             keys: watch::Sender::default(),
-            turn: RwLock::default(),
+            turn,
             control_connected: AtomicBool::new(false),
             state: watch::Sender::new(NodeState::Active),
             stop: watch::Sender::new(false),
@@ -325,7 +333,7 @@ impl Edge {
         if let Some(control) = control {
             tasks.spawn(control::run(state.clone(), control, ended_sessions));
         }
-        tasks.spawn(serve(state.clone(), listener));
+        tasks.spawn(serve(state.clone(), listener, tls));
         tasks.spawn(register(state.clone(), registry));
         tracing::info!(node = %state.node, url = state.url, link = %state.link, media = ?state.media, "edge started");
         Ok(Edge { state, tasks, view })
@@ -340,10 +348,16 @@ impl Edge {
         &self.state.url
     }
 
+    /// What clients call the TURN server in it; empty without one.
+    pub fn turn_urls(&self) -> &[String] {
+        self.state.turn.urls()
+    }
+
     /// Leaves placement, tells every client to come back elsewhere, leaves the registry, stops.
     pub async fn stop(mut self) {
         // First, or those who are sent away now would be sent back here.
         self.state.state.send_replace(NodeState::Leaving);
+        self.state.turn.set_draining(true);
         let own = self.state.node.as_str();
         let leaving = self
             .view
@@ -401,12 +415,20 @@ fn client_url(config: &EdgeConfig, bound: SocketAddr) -> String {
     format!("{scheme}://{host}:{}", bound.port())
 }
 
-async fn serve(state: Arc<EdgeState>, listener: TcpListener) {
-    let stop = state.stop.subscribe();
-    let settings = state.config.http.clone();
-    if let Err(error) = http::serve(listener, &settings, http::router(state), stop).await {
-        tracing::error!(%error, "HTTP server ended");
-    }
+async fn serve(state: Arc<EdgeState>, socket: TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
+    let proxies = state.trusted_proxies.clone();
+    let server = listener::Server {
+        tls,
+        limits: HTTP_LIMITS,
+        is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
+        takeover: state
+            .turn
+            .is_on()
+            .then(|| state.turn.clone() as Arc<dyn listener::Takeover>),
+        stopped: state.stop.subscribe(),
+        router: http::router(state),
+    };
+    listener::serve(socket, server).await;
 }
 
 /// Keeps the edge's record in the registry and follows its state. An edge without token keys would refuse everybody who is sent to

@@ -6,9 +6,11 @@
 //! - `rooms`: one task per room, which drives `meridian-room`, `meridian-signalling` and SDP for its people.
 //! - `media`: events of the media threads to their rooms.
 //! - `mesh`, [`link`]: rooms to other edges, over QUIC.
+//! - `turn`: the TURN server in this edge, and what clients are told about it.
 //! - `control`: the stream to the control plane.
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod config;
 mod control;
 mod edge;
@@ -17,6 +19,7 @@ pub mod link;
 mod media;
 mod mesh;
 mod rooms;
+mod turn;
 
 pub use config::EdgeConfig;
 pub use edge::{Edge, EdgeError, check_identity};

@@ -1,5 +1,6 @@
 //! The replica: what local sessions write, what the whole room looks like, and what changed. Agreement with other edges
-//! (deltas, digests, silence) is in [`sync`].
+//! (deltas, digests, silence) is in [`sync`], who
+//! holds an identity in [`claims`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::limits;
 use crate::replica::{Record, Writer};
 use crate::wire::{self, TooLarge};
 
+mod claims;
 mod sync;
 
 pub use sync::Applied;
@@ -426,22 +428,6 @@ impl Room {
         Ok(out)
     }
 
-    /// Withdraws the records of stays that others outrank, once everybody has had time to hear of the later stay. Withdrawn at
-    /// once, the news of the end could overtake the news of the move on its way to a third edge.
-    fn withdraw_outranked(&mut self, now: Instant) {
-        while let Some((_, identity, sid)) = self.outranked.pop_front_if(|(at, _, _)| *at <= now) {
-            if self
-                .own()
-                .records
-                .get(&identity)
-                .is_some_and(|record| record.facts.sid == sid)
-            {
-                self.withdraw(&identity, DisconnectReason::DuplicateIdentity);
-                self.refresh(&identity);
-            }
-        }
-    }
-
     /// Turns the local record into a departure, which is all that is kept of it.
     fn withdraw(&mut self, identity: &Identity, reason: DisconnectReason) {
         let now = self.now;
@@ -551,51 +537,5 @@ impl Room {
         }
         self.sids.insert(after.sid.clone(), identity.clone());
         self.view.insert(identity, after);
-    }
-
-    fn winner(&self, identity: &Identity) -> Option<(&WriterKey, &Writer, &Record)> {
-        self.writers
-            .iter()
-            .filter_map(|(key, writer)| Some((key, writer, writer.records.get(identity)?)))
-            .max_by_key(|&(key, _, record)| (record.facts.epoch, key))
-    }
-
-    /// A local stay that another edge's outranks ends, unless it was made before this edge could know of the other: then it
-    /// claims the identity once more, with an epoch that counts.
-    fn settle_local_claim(&mut self, identity: &Identity) {
-        let own_key = (self.node.clone(), self.incarnation);
-        let Some((key, writer, winner)) = self.winner(identity) else {
-            return;
-        };
-        let (theirs, fresh) = (winner.facts.epoch, writer.fresh);
-        if *key == own_key {
-            return;
-        }
-        let Some(own) = self.writers.get(&own_key).and_then(|w| w.records.get(identity)) else {
-            return;
-        };
-        if !own.facts.is_live() || !self.locals.contains_key(&own.facts.sid) {
-            return;
-        }
-        let mut facts = (*own.facts).clone();
-        let provisional = self.provisional.remove(identity);
-        if fresh && provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
-            self.clock = self.clock.max(theirs.0) + 1;
-            facts.epoch = Epoch(self.clock);
-            facts.version = Version(facts.version.0.saturating_add(1));
-            self.put(facts);
-        } else {
-            self.locals.remove(&facts.sid);
-            match self.now {
-                Some(now) => self
-                    .outranked
-                    .push_back((now + OUTRANKED, identity.clone(), facts.sid.clone())),
-                None => self.withdraw(identity, DisconnectReason::DuplicateIdentity),
-            }
-            self.events.push_back(RoomEvent::LocalEvicted {
-                sid: facts.sid,
-                identity: identity.clone(),
-            });
-        }
     }
 }

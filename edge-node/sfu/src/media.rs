@@ -2,6 +2,7 @@
 //! layers. No behaviour beyond parsing and printing of names lives here.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A track inside one edge: handed out by the node, the same number on every shard of this process, never on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,10 +190,23 @@ pub const CANONICAL: ExtensionMap = ExtensionMap {
     video_orientation: Some(13),
 };
 
-/// A sender report's mapping of RTP time to the publisher's NTP timeline (RFC 3550 §6.4.1). Travels unchanged across hops.
+/// A sender report's mapping of RTP time to the publisher's NTP timeline (RFC 3550 §6.4.1). Hops may move it
+/// along its line ([`SenderReportInfo::later`]), never off it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenderReportInfo {
     /// 64-bit NTP timestamp, 32.32 fixed point, seconds since 1900.
     pub ntp: u64,
     pub rtp_timestamp: u32,
+}
+
+impl SenderReportInfo {
+    /// The report as the publisher would have sent it `elapsed` later.
+    pub fn later(self, elapsed: Duration, clock_rate_hz: u32) -> SenderReportInfo {
+        let ntp_elapsed = (elapsed.as_nanos() << 32) / 1_000_000_000;
+        let ticks = elapsed.as_nanos() * u128::from(clock_rate_hz) / 1_000_000_000;
+        SenderReportInfo {
+            ntp: self.ntp.wrapping_add(ntp_elapsed as u64),
+            rtp_timestamp: self.rtp_timestamp.wrapping_add(ticks as u32),
+        }
+    }
 }

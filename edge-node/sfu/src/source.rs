@@ -26,6 +26,8 @@ pub struct Source {
     kind: MediaKind,
     codec: Option<Codec>,
     layers: [Option<Box<SourceLayer>>; Layer::COUNT],
+    /// Sender reports of layers whose first packet is still on its way.
+    early: [Option<(SenderReportInfo, Instant)>; Layer::COUNT],
     newest_arrival: Option<Instant>,
 }
 
@@ -61,6 +63,7 @@ impl Source {
             kind,
             codec: None,
             layers: [None, None, None],
+            early: [None; Layer::COUNT],
             newest_arrival: None,
         }
     }
@@ -81,7 +84,8 @@ impl Source {
             MediaKind::Audio => AUDIO_RING,
         };
         let slot = &mut self.layers[packet.layer.index()];
-        let layer = slot.get_or_insert_with(|| Box::new(SourceLayer::new(ring_size, packet)));
+        let report = &mut self.early[packet.layer.index()];
+        let layer = slot.get_or_insert_with(|| Box::new(SourceLayer::new(ring_size, packet, report.take())));
         if layer.ring.insert(packet, retire) != Inserted::Stored {
             return false;
         }
@@ -142,14 +146,21 @@ impl Source {
     }
 
     pub fn set_sender_report(&mut self, now: Instant, layer: Layer, report: SenderReportInfo) {
-        if let Some(l) = &mut self.layers[layer.index()] {
-            l.report = Some((report, now));
+        match &mut self.layers[layer.index()] {
+            Some(l) => l.report = Some((report, now)),
+            None => self.early[layer.index()] = Some((report, now)),
         }
     }
 
     /// The newest report and when it arrived.
     pub fn sender_report(&self, layer: Layer) -> Option<(SenderReportInfo, Instant)> {
         self.layer(layer)?.report
+    }
+
+    /// The newest report, moved on to `now`.
+    pub fn sender_report_now(&self, now: Instant, layer: Layer) -> Option<SenderReportInfo> {
+        let (report, at) = self.sender_report(layer)?;
+        Some(report.later(now.saturating_duration_since(at), self.codec?.clock_rate_hz()))
     }
 
     /// A subscriber needs a keyframe of this layer. `true`: ask the publisher (PLI, or upstream over the link) now.
@@ -189,7 +200,7 @@ impl Source {
 }
 
 impl SourceLayer {
-    fn new(ring_size: usize, first: &Packet) -> Self {
+    fn new(ring_size: usize, first: &Packet, report: Option<(SenderReportInfo, Instant)>) -> Self {
         SourceLayer {
             ring: LayerRing::new(ring_size),
             ssrc: first.ssrc,
@@ -200,7 +211,7 @@ impl SourceLayer {
                 interval_us: 100_000,
             },
             rate: Rate::default(),
-            report: None,
+            report,
             keyframes: KeyframeLimiter::default(),
             top_temporal: 0,
         }

@@ -84,7 +84,8 @@ impl ReceiveStats {
             ssrc,
             fraction_lost: self.fraction_lost,
             cumulative_lost: self.lost().clamp(-0x80_0000, 0x7F_FFFF) as i32,
-            highest_sequence: self.highest as u32,
+            // Our own numbering begins in its second cycle, RFC 3550's in the first.
+            highest_sequence: (self.highest - (self.first.unwrap_or(0) >> 16 << 16)) as u32,
             jitter: self.jitter_q4 >> 4,
             last_sr: self.last_sr.map_or(0, |(ntp, _)| ntp),
             delay_since_last_sr: self.last_sr.map_or(0, |(_, at)| {
@@ -145,7 +146,7 @@ mod tests {
             (block.cumulative_lost, block.fraction_lost),
             (24, (24 * 256 / 99) as u8)
         );
-        assert_eq!(block.highest_sequence, 65_536 + 199);
+        assert_eq!(block.highest_sequence, 199);
         assert_eq!((block.last_sr, block.delay_since_last_sr), (0x2222_3333, 32_768));
         stats.received(start, 65_536 + 200, 0);
         assert_eq!(stats.report(start, 7).unwrap().fraction_lost, 0);

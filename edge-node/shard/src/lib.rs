@@ -19,5 +19,5 @@ mod thread;
 
 pub use api::{Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch, Tapped};
 pub use meridian_sfu::Demand;
-pub use metrics::ShardMetrics;
+pub use metrics::{Kind, Metric, ShardMetrics};
 pub use shards::Shards;

@@ -2,17 +2,36 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use meridian_transport::PeerStats as TransportStats;
 use meridian_udp::SendStats;
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+/// How a metric behaves, in Prometheus' words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Counts since the start.
+    Counter,
+}
+
+/// One line of `/metrics`, not yet written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: Kind,
+    pub value: u64,
+}
+
+macro_rules! metrics {
+    ($($kind:ident $name:ident = $help:literal),* $(,)?) => {
         /// Live counters of one shard.
         #[derive(Debug, Default)]
         pub(crate) struct Counters { $(pub(crate) $name: AtomicU64,)* }
 
-        /// Counters since the start, summed over the shards (except gauges, which are sums of the present).
+        /// All shards together: counters since the start, gauges of the present.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct ShardMetrics { $($(#[$doc])* pub $name: u64,)* }
+        pub struct ShardMetrics { $(#[doc = $help] pub $name: u64,)* }
 
         impl Counters {
             pub(crate) fn add_to(&self, sum: &mut ShardMetrics) {
@@ -21,67 +40,54 @@ macro_rules! counters {
         }
 
         impl ShardMetrics {
-            /// Name and value of every counter, for `/metrics`.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
+            /// Everything, for `/metrics`.
+            pub fn iter(&self) -> impl Iterator<Item = Metric> {
+                [$(Metric { name: stringify!($name), help: $help, kind: Kind::$kind, value: self.$name }),*].into_iter()
             }
         }
     };
 }
 
-counters! {
-    /// Gauge: transports that exist.
-    peers,
-    /// Gauge: subscriptions that exist.
-    subscriptions,
-    /// Datagrams received.
-    packets_in,
-    bytes_in,
-    /// RTP packets that entered a track (duplicates and padding not counted).
-    media_in,
-    /// Datagrams handed to the kernel.
-    packets_out,
-    bytes_out,
-    /// RTP packets forwarded to subscribers, retransmissions included.
-    media_out,
-    /// Retransmissions sent to subscribers.
-    retransmissions_out,
-    /// `sendmmsg` calls.
-    send_calls,
-    /// Messages handed over in them; `packets_out / send_messages` = segments per message.
-    send_messages,
-    /// Messages that had to be sent without segmentation.
-    gso_refused,
-    /// Datagrams of no known peer.
-    drop_unknown_sender,
-    /// RTP that belongs to no published track, or could not be parsed.
-    drop_unknown_stream,
-    drop_malformed,
-    /// Packets of muted or paused tracks.
-    drop_muted,
-    /// Datagrams the socket had no room for.
-    drop_send_full,
-    drop_send_too_big,
-    drop_send_unreachable,
-    /// SRTP refused to encrypt.
-    drop_protect,
-    /// Packets for another shard whose queue was full.
-    drop_cross_shard,
-    /// Packets for the mesh whose queue was full.
-    drop_tap,
-    /// `RemoteMedia` packets and `SendData` messages that found the shard behind.
-    drop_commands,
-    /// Data messages to clients whose channel was not open or full.
-    drop_data_out,
-    /// Data messages from clients that the node did not take.
-    drop_data_in,
-    /// Statistics events that the node did not take.
-    drop_stats,
-    keyframes_requested,
-    nacks_sent,
-    nacks_received,
-    /// Peers closed because handling them panicked.
-    panics,
+metrics! {
+    Gauge peers = "Transports that exist.",
+    Gauge subscriptions = "Subscriptions that exist.",
+    Counter packets_in = "Datagrams received.",
+    Counter bytes_in = "Bytes of datagrams received.",
+    Counter media_in = "RTP packets that entered a track, without duplicates and padding.",
+    Counter packets_out = "Datagrams handed to the kernel.",
+    Counter bytes_out = "Bytes of datagrams handed to the kernel.",
+    Counter media_out = "RTP packets forwarded to subscribers, retransmissions included.",
+    Counter retransmissions_out = "Retransmissions sent to subscribers.",
+    Counter send_calls = "Calls of sendmmsg.",
+    Counter send_messages = "Messages handed over in them; packets_out by this is segments per message.",
+    Counter gso_refused = "Messages that had to be sent without segmentation.",
+    Counter drop_unknown_sender = "Datagrams of no known peer.",
+    Counter drop_unknown_stream = "RTP of no published track, or unreadable.",
+    Counter drop_malformed = "RTP from links that could not be read.",
+    Counter drop_muted = "Packets of muted or paused tracks.",
+    Counter drop_send_full = "Datagrams the socket had no room for.",
+    Counter drop_send_too_big = "Datagrams longer than the path takes.",
+    Counter drop_send_unreachable = "Datagrams to addresses the kernel has no route to.",
+    Counter drop_protect = "Packets that SRTP refused to encrypt.",
+    Counter drop_cross_shard = "Packets for another shard whose queue was full.",
+    Counter drop_tap = "Packets for the mesh whose queue was full.",
+    Counter drop_commands = "Media of links and data messages that found the shard behind.",
+    Counter drop_data_out = "Data messages to clients whose channel was not open or full.",
+    Counter drop_data_in = "Data messages from clients that the node did not take.",
+    Counter drop_stats = "Statistics events that the node did not take.",
+    Counter keyframes_requested = "Keyframes asked of publishers or of the edge they are on.",
+    Counter nacks_sent = "NACKs sent to publishers.",
+    Counter nacks_received = "NACKs received from subscribers.",
+    Counter panics = "Peers closed because handling them panicked.",
+    Counter transport_stun_dropped = "STUN that was no authenticated binding request.",
+    Counter transport_stray = "Datagrams other than STUN from addresses that never authenticated.",
+    Counter transport_dtls_dropped = "DTLS datagrams that no real handshake contains, or too many at once.",
+    Counter transport_srtp_replayed = "SRTP packets that had been received before.",
+    Counter transport_srtp_unauthentic = "SRTP packets whose tag was wrong.",
+    Counter transport_srtp_refused = "SRTP before the keys, malformed, or of too many SSRCs.",
+    Counter transport_sctp_refused = "SCTP packets refused before parsing.",
+    Counter transport_data_ignored = "Data messages on unknown channels, too long, or not understood.",
+    Counter transport_path_moves = "Clients that changed their address and kept their call.",
 }
 
 /// Adds to a counter that only this thread writes: no locked instruction is needed.
@@ -91,6 +97,28 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl Counters {
+    /// Adds what a transport has counted since `before`.
+    pub(crate) fn note_transport(&self, before: &TransportStats, now: &TransportStats) {
+        add(&self.transport_stun_dropped, now.stun_dropped - before.stun_dropped);
+        add(&self.transport_stray, now.stray - before.stray);
+        add(&self.transport_dtls_dropped, now.dtls_dropped - before.dtls_dropped);
+        add(&self.transport_srtp_replayed, now.srtp_replayed - before.srtp_replayed);
+        add(
+            &self.transport_srtp_unauthentic,
+            now.srtp_unauthentic - before.srtp_unauthentic,
+        );
+        add(&self.transport_srtp_refused, now.srtp_refused - before.srtp_refused);
+        add(
+            &self.transport_sctp_refused,
+            now.sctp_refused.saturating_sub(before.sctp_refused),
+        );
+        add(
+            &self.transport_data_ignored,
+            now.data_ignored.saturating_sub(before.data_ignored),
+        );
+        add(&self.transport_path_moves, now.path_moves - before.path_moves);
+    }
+
     /// Brings the sending counters up to a socket's totals.
     pub(crate) fn note_send(&self, before: &SendStats, after: &SendStats) {
         add(&self.packets_out, after.datagrams - before.datagrams);

@@ -1,6 +1,8 @@
 //! Whole calls over real sockets on loopback: the transport's client half against running media threads.
 
 mod common;
+#[path = "calls/reports.rs"]
+mod reports;
 
 use std::time::Duration;
 
@@ -244,6 +246,13 @@ fn a_client_that_changes_its_address_keeps_its_call() {
         clients[1].of_ssrc(AUDIO_OUT).len() > 5
     });
     assert_eq!(world.count(|e| matches!(e, Event::PeerClosed { .. })), 0);
+    // What a transport counted is in the metrics by the time it is gone, at the latest.
+    for peer in [a.peer, b.peer] {
+        world.shards.send(Command::RemovePeer { peer });
+    }
+    world.until(&mut [], "both moves counted", |world, _| {
+        world.shards.metrics().transport_path_moves == 2
+    });
 }
 
 #[test]

@@ -118,6 +118,20 @@ pub fn inspect(
     }))
 }
 
+/// Who sent a stamped packet, and the sender's number of it (0: none). `None`: it is not one of ours.
+pub fn stamp(packet: &[u8]) -> Option<(ParticipantSid, u32)> {
+    let (mut sender, mut sequence) = (None, 0);
+    for field in fields(packet) {
+        let field = field.ok()?;
+        match field.number {
+            PACKET_SID => sender = Some(ParticipantSid::from(field.text().ok()?)),
+            SEQUENCE => sequence = u32::try_from(field.varint).unwrap_or(0),
+            _ => {}
+        }
+    }
+    Some((sender?, sequence))
+}
+
 /// UserPacket has sender and destinations of its own, which older clients use.
 fn stamp_user(
     room: &Room,

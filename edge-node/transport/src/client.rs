@@ -261,20 +261,9 @@ impl Client {
                     self.held.push(payload);
                     continue;
                 }
-                SessionOutput::Connected { profile } => Output::Event(PeerEvent::Connected { profile }),
-                SessionOutput::ChannelOpen(channel) => Output::Event(PeerEvent::ChannelOpen(channel)),
-                SessionOutput::Data {
-                    channel,
-                    payload,
-                    binary,
-                } => Output::Event(PeerEvent::Data {
-                    channel,
-                    payload,
-                    binary,
-                }),
-                SessionOutput::Closed(reason) => {
-                    self.closed = true;
-                    Output::Event(PeerEvent::Closed(reason))
+                SessionOutput::Event(event) => {
+                    self.closed |= matches!(event, PeerEvent::Closed(_));
+                    Output::Event(event)
                 }
             };
             self.outputs.push_back(output);

@@ -4,12 +4,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use crate::dtls::{DimplDtls, Dtls, DtlsEvent, DtlsIdentity, Fingerprint};
-use crate::peer::CloseReason;
+use crate::peer::{CloseReason, PeerEvent};
 use crate::sctp::{Channel, DataChannels, DataEvent, SendDataError};
-use crate::srtp::{SrtpProfile, SrtpReceiver, SrtpSender, UnprotectError};
+use crate::srtp::{SrtpReceiver, SrtpSender, UnprotectError};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -21,17 +19,10 @@ pub(crate) enum Role {
 
 #[derive(Debug)]
 pub(crate) enum SessionOutput {
+    /// For whoever is at the other end, over whatever path ICE has.
     Datagram(Vec<u8>),
-    Connected {
-        profile: SrtpProfile,
-    },
-    ChannelOpen(Channel),
-    Data {
-        channel: Channel,
-        payload: Bytes,
-        binary: bool,
-    },
-    Closed(CloseReason),
+    /// Any but `PathChanged`, which is ICE's. Nothing comes after `Closed`.
+    Event(PeerEvent),
 }
 
 /// Counters of drops, for `PeerStats`.
@@ -216,7 +207,7 @@ impl Session {
         self.sender = None;
         self.receiver = None;
         self.data = None;
-        self.outputs.push_back(SessionOutput::Closed(reason));
+        self.outputs.push_back(SessionOutput::Event(PeerEvent::Closed(reason)));
     }
 
     /// Moves everything between DTLS, SCTP and the outputs until both are quiet.
@@ -231,16 +222,16 @@ impl Session {
             let Some(data) = &mut self.data else { return };
             while let Some(event) = data.poll_event() {
                 self.outputs.push_back(match event {
-                    DataEvent::Open(channel) => SessionOutput::ChannelOpen(channel),
+                    DataEvent::Open(channel) => SessionOutput::Event(PeerEvent::ChannelOpen(channel)),
                     DataEvent::Message {
                         channel,
                         payload,
                         binary,
-                    } => SessionOutput::Data {
+                    } => SessionOutput::Event(PeerEvent::Data {
                         channel,
                         payload,
                         binary,
-                    },
+                    }),
                 });
             }
             // One record per packet, drained at once: DTLS would put two into one datagram.
@@ -273,7 +264,7 @@ impl Session {
                 self.receiver = Some(Box::new(receiver));
                 self.connected = true;
                 self.outputs
-                    .push_back(SessionOutput::Connected { profile: keys.profile });
+                    .push_back(SessionOutput::Event(PeerEvent::Connected { profile: keys.profile }));
                 if !self.to_open.is_empty() {
                     self.data = Some(Box::new(DataChannels::client(now, &self.to_open)));
                 }
@@ -294,7 +285,7 @@ impl Session {
 mod tests {
     use super::*;
     use crate::dtls::DtlsKeys;
-    use crate::srtp::{MasterKeys, SrtpStream};
+    use crate::srtp::{MasterKeys, SrtpProfile, SrtpStream};
 
     /// A handshake that says what the test wants.
     struct Scripted(VecDeque<DtlsEvent>);
@@ -334,7 +325,7 @@ mod tests {
 
     fn closed(session: &mut Session) -> CloseReason {
         match session.poll() {
-            Some(SessionOutput::Closed(reason)) => reason,
+            Some(SessionOutput::Event(PeerEvent::Closed(reason))) => reason,
             other => panic!("{other:?}"),
         }
     }

@@ -340,6 +340,21 @@ fn a_microphone_is_told_to_be_silent_or_stereo_as_its_publisher_asked() {
 }
 
 #[test]
+fn a_camera_is_answered_with_the_codec_its_publisher_asked_for_first() {
+    let mut negotiation = Negotiation::new(12);
+    let first = negotiation.answer(CHROMIUM_PUBLISHED, &local()).unwrap().publications[0].clone();
+    assert_eq!((first.mid.as_str(), first.payloads[0].codec), ("7", Codec::Vp8));
+    negotiation.prefer_video(&first.cid, "video/av1");
+    let answer = negotiation.answer(CHROMIUM_PUBLISHED, &local()).unwrap();
+    let camera = &answer.publications[0];
+    assert_eq!(camera.payloads[0].codec, Codec::Av1);
+    assert_eq!(camera.payloads.len(), first.payloads.len(), "the others stay");
+    let line = section(&answer.sdp, "7").lines().next().unwrap().to_owned();
+    let named = line.split(' ').nth(3).unwrap();
+    assert_eq!(named, camera.payloads[0].pt.to_string(), "{line}");
+}
+
+#[test]
 fn a_refused_offer_says_why_and_changes_nothing() {
     let cases = [
         ("", SdpError::NothingBundled),

@@ -16,6 +16,7 @@ pub(crate) const MERIDIAN: &str = env!("CARGO_BIN_EXE_meridian");
 pub(crate) const LEASE_S: u64 = 2;
 pub(crate) const SECRET: &str = "a-secret-of-at-least-32-characters";
 pub(crate) const ENROLMENT_TOKEN: &str = "an-enrolment-token-of-24-or-more";
+pub(crate) const OPERATOR_TOKEN: &str = "an-operators-token-of-24-or-more";
 /// For what takes no time of its own, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
@@ -24,7 +25,7 @@ pub(crate) struct Mesh {
     pub(crate) edges: BTreeMap<String, Process>,
     pub(crate) control: Process,
     pub(crate) etcd: Etcd,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     pub(crate) grpc: SocketAddr,
     pub(crate) folder: Folder,
 }
@@ -195,7 +196,8 @@ fn start_control(folder: &Folder, etcd: &Etcd, http: SocketAddr, grpc: SocketAdd
     let file = folder.path("control-plane.toml");
     // The tests ask more often than people would.
     let configuration = format!(
-        "data_directory = '{}'\ndemo = true\nenrolment_tokens = ['{ENROLMENT_TOKEN}']\n[http]\nbind = '{http}'\n[grpc]\nbind = '{grpc}'\n\
+        "data_directory = '{}'\ndemo = true\nenrolment_tokens = ['{ENROLMENT_TOKEN}']\n\
+         operator_tokens = ['{OPERATOR_TOKEN}']\n[http]\nbind = '{http}'\n[grpc]\nbind = '{grpc}'\n\
          [registry]\nkind = 'etcd'\nendpoints = ['{}']\nlease_s = {LEASE_S}\n\
          [limits]\njoins_per_minute_address = 10000\n[api_keys]\ndevkey = '{SECRET}'\n",
         folder.path("data").display(),
@@ -219,7 +221,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    fn start(folder: &Folder) -> Etcd {
+    pub(super) fn start(folder: &Folder) -> Etcd {
         let url = || format!("http://127.0.0.1:{}", free_port());
         let mut etcd = Etcd {
             process: None,
@@ -262,10 +264,10 @@ impl Etcd {
     }
 }
 
-fn strings(arguments: &[&str]) -> Vec<String> {
+pub(super) fn strings(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|argument| (*argument).to_owned()).collect()
 }
 
-fn text(path: &std::path::Path) -> String {
+pub(super) fn text(path: &std::path::Path) -> String {
     path.to_str().unwrap().to_owned()
 }

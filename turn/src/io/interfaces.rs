@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// All local addresses as the kernel's tables show them; empty where there is no /proc. Addresses that come later are
 /// covered if they are private, and otherwise belong into the configuration.
-pub(crate) fn own_addresses() -> Vec<IpAddr> {
+pub fn own_addresses() -> Vec<IpAddr> {
     let v4 = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
     let v6 = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let mut all = parse_fib_trie(&v4);

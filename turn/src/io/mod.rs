@@ -3,23 +3,27 @@
 //! `stream`. No protocol here.
 
 mod interfaces;
+mod metrics;
 mod outbound;
 mod pace;
 mod splice;
 mod stream;
 mod worker;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 
+use crate::credentials::Credentials;
 use crate::server::{ConfigError, Counters, ServerConfig, Shared};
-use worker::{Inbox, Sockets, Worker};
+pub use interfaces::own_addresses;
+use worker::{Inbox, Newcomer, Sockets, Worker};
 
 /// Where to listen, and what to be.
 #[derive(Clone, Debug)]
@@ -70,12 +74,14 @@ pub enum StartError {
 }
 
 /// A running server. Dropping it stops its threads and closes its sockets.
-#[derive(Debug)]
 pub struct TurnServer {
     shared: Arc<Shared>,
     workers: Vec<Running>,
     stop: Arc<AtomicBool>,
     listening: [Vec<SocketAddr>; 3],
+    inboxes: Arc<[Arc<Inbox>]>,
+    /// Which worker gets the next newcomer.
+    next: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -97,6 +103,17 @@ pub(crate) struct Gauges {
     pub(crate) stream_frames_dropped: AtomicU64,
     /// Datagrams the kernel did not take.
     pub(crate) datagrams_dropped: AtomicU64,
+}
+
+impl fmt::Debug for TurnServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "TurnServer({:?}, {} allocations)",
+            self.listening,
+            self.allocations()
+        )
+    }
 }
 
 impl TurnServer {
@@ -131,6 +148,8 @@ impl TurnServer {
             workers: Vec::new(),
             stop: stop.clone(),
             listening: [config.udp, config.tcp, config.tls],
+            inboxes: Arc::from([]),
+            next: AtomicUsize::new(0),
         };
         let mut workers = Vec::new();
         for (number, sockets) in (0..).zip(sockets) {
@@ -144,6 +163,7 @@ impl TurnServer {
             )?);
         }
         let inboxes: Arc<[Arc<Inbox>]> = workers.iter().map(Worker::inbox).collect();
+        server.inboxes = inboxes.clone();
         for (number, mut worker) in workers.into_iter().enumerate() {
             worker.know(inboxes.clone());
             let (waker, counters, gauges) = worker.handles();
@@ -177,6 +197,23 @@ impl TurnServer {
         &self.listening[2]
     }
 
+    /// Takes over a TLS connection that somebody else accepted, because another protocol shares its port: after the handshake, with
+    /// the client's first bytes unread in `tls`. The socket must be non-blocking. Too many connections are hung up on.
+    pub fn adopt(&self, socket: std::net::TcpStream, tls: rustls::ServerConnection, remote: SocketAddr) {
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len().max(1);
+        if let Some(inbox) = self.inboxes.get(next) {
+            let newcomer = Newcomer { socket, tls, remote };
+            if !inbox.welcome(newcomer) {
+                tracing::debug!(%remote, "a TURN connection was not taken over");
+            }
+        }
+    }
+
+    /// Who may allocate from now on.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        self.shared.set_credentials(credentials);
+    }
+
     /// Live allocations.
     pub fn allocations(&self) -> usize {
         self.shared.allocations()
@@ -208,6 +245,10 @@ impl TurnServer {
     /// Refuses new allocations, or takes them again. What there is goes on either way.
     pub fn set_draining(&self, draining: bool) {
         self.shared.set_draining(draining);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining()
     }
 
     /// Refuses new allocations and blocks until the last has ended (`true`) or `deadline` has passed (`false`).

@@ -101,9 +101,33 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpList
     Ok(socket.into())
 }
 
+/// A TLS connection that somebody else accepted, after its handshake.
+pub(crate) struct Newcomer {
+    pub(crate) socket: std::net::TcpStream,
+    pub(crate) tls: rustls::ServerConnection,
+    pub(crate) remote: SocketAddr,
+}
+
+/// Newcomers that may wait for a worker's turn.
+const NEWCOMERS_MAX: usize = 1_024;
+
+impl Inbox {
+    /// `false`: too many wait already; the connection is dropped.
+    pub(crate) fn welcome(&self, newcomer: Newcomer) -> bool {
+        let mut newcomers = self.newcomers.lock().unwrap_or_else(PoisonError::into_inner);
+        if newcomers.len() >= NEWCOMERS_MAX {
+            return false;
+        }
+        newcomers.push(newcomer);
+        drop(newcomers);
+        self.waker.wake().is_ok()
+    }
+}
+
 /// Streams that other workers hand over, because the connection they want to bind is ours.
 pub(crate) struct Inbox {
     streams: Mutex<Vec<Stream>>,
+    newcomers: Mutex<Vec<Newcomer>>,
     waker: Arc<mio::Waker>,
 }
 
@@ -158,6 +182,7 @@ impl Worker {
             number,
             inbox: Arc::new(Inbox {
                 streams: Mutex::default(),
+                newcomers: Mutex::default(),
                 waker: waker.clone(),
             }),
             inboxes: Arc::from([]),
@@ -323,12 +348,7 @@ impl Worker {
             let (listener, transport) = &self.accepting[index];
             let (transport, accepted) = (*transport, listener.accept());
             match accepted {
-                Ok((socket, remote)) => {
-                    if let Err(error) = self.welcome(socket, remote, transport) {
-                        tracing::debug!(%error, %remote, "a TURN connection was not taken");
-                        self.out.gauges.streams_refused.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
+                Ok((socket, remote)) => self.welcome(socket, remote, transport, None),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -340,7 +360,27 @@ impl Worker {
         }
     }
 
-    fn welcome(&mut self, mut socket: mio::net::TcpStream, remote: SocketAddr, transport: Transport) -> io::Result<()> {
+    /// `tls`: its handshake was elsewhere.
+    fn welcome(
+        &mut self,
+        socket: mio::net::TcpStream,
+        remote: SocketAddr,
+        transport: Transport,
+        tls: Option<rustls::ServerConnection>,
+    ) {
+        if let Err(error) = self.take_in(socket, remote, transport, tls) {
+            tracing::debug!(%error, %remote, "a TURN connection was not taken");
+            self.out.gauges.streams_refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        mut socket: mio::net::TcpStream,
+        remote: SocketAddr,
+        transport: Transport,
+        tls: Option<rustls::ServerConnection>,
+    ) -> io::Result<()> {
         let limits = &self.shared.config.limits;
         let same = self.per_source.get(&remote.ip()).copied().unwrap_or(0);
         if self.out.stream_of.len() >= limits.connections || same >= limits.connections_per_source {
@@ -353,6 +393,7 @@ impl Worker {
             transport,
         };
         let tls = match (&self.tls, transport) {
+            _ if tls.is_some() => tls,
             (Some(config), Transport::Tls) => {
                 Some(rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?)
             }
@@ -482,6 +523,11 @@ impl Worker {
                 self.adopt(index, stream);
                 self.handle_frames(index);
             }
+        }
+        let newcomers = std::mem::take(&mut *self.inbox.newcomers.lock().unwrap_or_else(PoisonError::into_inner));
+        for Newcomer { socket, tls, remote } in newcomers {
+            // What it has sent already is read when it is first found writable, which is at once.
+            self.welcome(mio::net::TcpStream::from_std(socket), remote, Transport::Tls, Some(tls));
         }
     }
 

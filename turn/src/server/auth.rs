@@ -66,7 +66,7 @@ impl<R: Rng> Server<R> {
         if realm != self.shared.config.realm.as_bytes() {
             return None;
         }
-        let account = self.shared.config.credentials.find(username)?;
+        let account = self.shared.credentials().find(username)?;
         let own = self
             .find(client)
             .and_then(|id| self.get(id))

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sockets::Transport;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// Only ever grows; all relaxed atomics, to be read from any thread.
@@ -18,9 +20,14 @@ macro_rules! counters {
 }
 
 counters! {
-    allocations_created,
+    /// By what the client speaks to us over.
+    created_udp,
+    created_tcp,
+    created_tls,
     /// For whatever reason: deleted, expired, client gone.
-    allocations_ended,
+    ended_udp,
+    ended_tcp,
+    ended_tls,
     /// 486.
     refused_quota,
     /// 508.
@@ -43,6 +50,24 @@ counters! {
     dropped_forbidden,
     /// The user or the source address is over its bandwidth or packet quota.
     dropped_quota,
+}
+
+impl Counters {
+    pub(crate) fn created(&self, transport: Transport) -> &AtomicU64 {
+        match transport {
+            Transport::Udp => &self.created_udp,
+            Transport::Tcp => &self.created_tcp,
+            Transport::Tls => &self.created_tls,
+        }
+    }
+
+    pub(crate) fn ended(&self, transport: Transport) -> &AtomicU64 {
+        match transport {
+            Transport::Udp => &self.ended_udp,
+            Transport::Tcp => &self.ended_tcp,
+            Transport::Tls => &self.ended_tls,
+        }
+    }
 }
 
 pub(crate) fn add(counter: &AtomicU64, n: u64) {

@@ -334,6 +334,7 @@ impl<R: Rng> Server<R> {
             index,
             generation: slot.generation,
         };
+        add(self.counters.created(allocation.client.transport), 1);
         self.by_client.insert(allocation.client, id);
         self.deadlines.insert((allocation.deadline, id));
         slot.allocation = Some(allocation);
@@ -398,7 +399,7 @@ impl<R: Rng> Server<R> {
         }
         self.shared.ledger.release(&allocation.charge);
         self.shared.allocations.fetch_sub(1, Ordering::Relaxed);
-        add(&self.counters.allocations_ended, 1);
+        add(self.counters.ended(allocation.client.transport), 1);
     }
 
     /// What must hold after every call, for tests: panics if it does not.

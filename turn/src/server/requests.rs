@@ -262,7 +262,6 @@ impl<R: Rng> Server<R> {
         };
         let (client, origin, key) = (allocation.client, allocation.origin, allocation.key.clone());
         if let Some(writer) = self.allocated(id) {
-            add(&self.counters.allocations_created, 1);
             // What failed is not kept; the answer below has said so.
             let Some(allocation) = self.get_mut(id) else { return };
             for relay in &mut allocation.relays {
@@ -276,7 +275,6 @@ impl<R: Rng> Server<R> {
         if let Some(token) = origin.token {
             self.shared.ports.cancel(&token);
         }
-        add(&self.counters.allocations_created, 1);
         add(&self.counters.refused_capacity, 1);
         self.remove(id);
         let writer = MessageWriter::new(Class::Error, Method::ALLOCATE, origin.transaction)

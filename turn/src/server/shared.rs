@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::credentials::Credentials;
@@ -100,7 +100,9 @@ pub enum ConfigError {
 /// Shared by the [`super::Server`]s of all workers.
 #[derive(Debug)]
 pub struct Shared {
+    /// Without its credentials, which may change.
     pub(crate) config: ServerConfig,
+    credentials: RwLock<Arc<Credentials>>,
     pub(crate) ports: PortPool,
     pub(crate) ledger: Ledger,
     pub(crate) prefixes: PrefixLimiter,
@@ -152,7 +154,9 @@ impl Shared {
         } else {
             Vec::new()
         };
+        let credentials = std::mem::take(&mut config.credentials);
         Ok(Arc::new(Shared {
+            credentials: RwLock::new(Arc::new(credentials)),
             ports: PortPool::new(config.relay_ports.clone(), config.limits.reservations),
             ledger: Ledger::default(),
             prefixes: PrefixLimiter::new(),
@@ -170,6 +174,15 @@ impl Shared {
     pub fn set_wall_clock(&self, now: Instant, unix: Duration) {
         let ms = u64::try_from(unix.saturating_sub(self.since(now)).as_millis()).unwrap_or(0);
         self.unix_at_beginning_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Who may allocate from now on. Allocations made under earlier credentials last until they need a refresh.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(credentials);
+    }
+
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// While draining nothing new is allocated (300 or 508); what there is goes on.

@@ -19,6 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub const LEEWAY_S: u64 = 60;
 /// A token longer than this is refused before anything is parsed.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// API keys sign with HMAC-SHA256: a shorter secret is weaker than the signature (RFC 7518 §3.2).
+pub const API_SECRET_BYTES_MIN: usize = 32;
 /// How long a token handed out by the join API is valid.
 pub const JOIN_TOKEN_TTL_S: u64 = 30 * 60;
 

@@ -7,7 +7,8 @@ pub use keeper::{KeeperConfig, View, ViewKeeper, ViewNode};
 use crate::{Registration, RegistrationState, SharedRegistry, register, watch};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch as watch_channel;
@@ -17,6 +18,9 @@ use tokio::task::JoinHandle;
 pub const NODES_PREFIX: &str = "nodes/";
 /// The version this code writes into [`NodeRecord::version`].
 pub const NODE_RECORD_VERSION: u32 = 1;
+/// What `registry.lease_s` may be, in seconds: shorter leases end while a busy registry elects a leader, longer ones send people to
+/// edges that are gone.
+pub const LEASE_S: RangeInclusive<u64> = 2..=60;
 /// How long a crashed node stays in the registry, unless configured otherwise.
 pub const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -52,12 +56,18 @@ pub struct NodeRecord {
     pub lon: Option<f64>,
     /// Where clients connect: `wss://host[:port]` (plain `ws://` on loopback).
     pub client_url: String,
+    /// The addresses of `client_url`'s host, which GeoDNS answers with. Empty: the edge is not found by DNS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Addresses in ICE candidates.
     #[serde(default)]
     pub media: Vec<SocketAddr>,
     /// Where other edges connect by QUIC; absent: takes no part in the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<SocketAddr>,
+    /// URLs of the TURN server in it (RFC 7065); empty: runs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turn: Vec<String>,
     #[serde(default)]
     pub state: NodeState,
     /// Participants it is meant to hold; 0: unknown.
@@ -226,8 +236,10 @@ pub(crate) mod tests_support {
             lat: None,
             lon: None,
             client_url: "ws://127.0.0.1:1".to_owned(),
+            addresses: Vec::new(),
             media: Vec::new(),
             link: None,
+            turn: Vec::new(),
             state: NodeState::Active,
             capacity: 0,
             software: String::new(),

@@ -1,4 +1,5 @@
 /** The join API of the control plane (edges serve the same). Everything the server says is checked here, so the rest of the app meets typed values only. */
+import type { Measurement, ProbeTarget } from '../meeting/probes';
 import { ApiError } from './errors';
 
 export interface Meeting {
@@ -29,6 +30,8 @@ export interface JoinRequest {
   previousToken?: string | undefined;
   /** Ids of edges that this client has just failed to reach. */
   avoid?: string[];
+  /** Round trips this client has measured. */
+  probes?: Measurement[];
 }
 
 export interface JoinAnswer {
@@ -44,6 +47,8 @@ export interface JoinAnswer {
 export interface JoinApi {
   create(meeting: NewMeeting): Promise<Meeting>;
   meeting(code: string, signal?: AbortSignal): Promise<Meeting>;
+  /** Regions worth measuring before a join; empty if there is nothing to choose between. */
+  probes(signal?: AbortSignal): Promise<ProbeTarget[]>;
   join(code: string, request: JoinRequest, signal?: AbortSignal): Promise<JoinAnswer>;
 }
 
@@ -59,14 +64,19 @@ export function httpJoinApi(base = '/api/v1'): JoinApi {
     async meeting(code, signal) {
       return readMeeting(await request('GET', meetingPath(code), undefined, signal));
     },
+    async probes(signal) {
+      const answer = await request('GET', `${base}/probes`, undefined, signal, 'default');
+      return list(answer.regions).map(readProbeTarget).filter((target) => target !== null);
+    },
     async join(code, join, signal) {
-      const body = { name: join.name, passcode: join.passcode, from: join.from, previous_token: join.previousToken, avoid: join.avoid };
+      const probes = join.probes?.length ? join.probes.map(({ region, rttMs }) => ({ region, rtt_ms: rttMs })) : undefined;
+      const body = { name: join.name, passcode: join.passcode, from: join.from, previous_token: join.previousToken, avoid: join.avoid, probes };
       return readJoinAnswer(await request('POST', `${meetingPath(code)}/join`, body, signal));
     },
   };
 }
 
-async function request(method: string, url: string, body?: object, signal?: AbortSignal): Promise<Fields> {
+async function request(method: string, url: string, body?: object, signal?: AbortSignal, cache: RequestCache = 'no-store'): Promise<Fields> {
   const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
   let response: Response;
   try {
@@ -75,7 +85,7 @@ async function request(method: string, url: string, body?: object, signal?: Abor
       headers: body ? { 'content-type': 'application/json' } : {},
       body: body ? JSON.stringify(body) : null,
       signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-      cache: 'no-store',
+      cache,
     });
   } catch (cause) {
     if (signal?.aborted) throw cause;
@@ -113,6 +123,12 @@ function readEdge(value: unknown): EdgeAddress | null {
   const edge = fields(value);
   const url = text(edge.url);
   return url ? { id: text(edge.id), region: text(edge.region), url } : null;
+}
+
+function readProbeTarget(value: unknown): ProbeTarget | null {
+  const target = fields(value);
+  const [region, url] = [text(target.region), text(target.url)];
+  return region && /^https?:\/\//.test(url) ? { region, url } : null;
 }
 
 /** A reason is a sentence, alone or with the numbers behind it. Of edges that were not chosen only the total is worth a person's time. */

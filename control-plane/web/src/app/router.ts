@@ -1,6 +1,7 @@
 /** Three routes need no router library: `/`, `/m/<code>`, and everything else. The query string travels along (`?from=fra`). */
 import { useSyncExternalStore } from 'react';
 import { parseMeetingCode } from '../api/codes';
+import { RELAYS, type Relay } from '../meeting/ice';
 
 export type Route = { page: 'landing' } | { page: 'meeting'; code: string } | { page: 'unknown' };
 
@@ -39,12 +40,16 @@ export function usePathname(): string {
   return useSyncExternalStore(subscribe, () => location.pathname);
 }
 
-/** Query parameters the app knows. `from` places the caller (demo); `capture=360` lowers the camera's resolution on weak machines. */
-export function pageOptions(search = location.search): { from: string | undefined; captureHeight: number } {
+/**
+ * Query parameters the app knows. `from` places the caller (demo); `capture=360` lowers the camera's resolution on weak machines; `relay=udp`,
+ * `tcp` or `tls` sends media through TURN only and by that transport, to see what a firewall would leave (support).
+ */
+export function pageOptions(search = location.search): { from: string | undefined; captureHeight: number; relay: Relay | undefined } {
   const query = new URLSearchParams(search);
   const from = query.get('from')?.trim().slice(0, 32) || undefined;
   const height = Number(query.get('capture'));
-  return { from, captureHeight: [180, 360, 540, 720, 1080].includes(height) ? height : 720 };
+  const relay = RELAYS.find((one) => one === query.get('relay'));
+  return { from, relay, captureHeight: [180, 360, 540, 720, 1080].includes(height) ? height : 720 };
 }
 
 export function meetingLink(code: string): string {

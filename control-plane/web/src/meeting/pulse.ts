@@ -1,8 +1,14 @@
 /** Feeds `Liveness` from a real room: samples the transport's statistics, asks the edge's /probe when it falls silent, reports RTT and death. */
-import type { Room } from 'livekit-client';
+import { RoomEvent, type Room } from 'livekit-client';
 import { Liveness } from './liveness';
 
 const TICK_MS = 200;
+/** A process that has ended refuses a connection within a round trip; whoever takes longer to fail may be anything. */
+const REFUSED_MS = 500;
+/** Packets are compared this far apart, this often, before a refusal counts: what was on its way still arrives. */
+const STOPPED_MS = 80;
+const STOPPED_LOOKS = 4;
+const SPEECH_PACKET_BYTES = 100;
 
 export interface PulseEvents {
   rtt(ms: number): void;
@@ -38,8 +44,23 @@ export function watchPulse(room: Room, edgeUrl: string, events: PulseEvents): ()
     if (verdict === 'dead') return events.dead();
     if (await ask(edgeUrl, stopped.signal)) liveness.answered(performance.now());
   };
+  // The socket fell: an edge that refuses connections and sends nothing any more has ended, and resuming there would fail slowly.
+  const socketLost = async () => {
+    const startedMs = performance.now();
+    if (!probeWorks || !navigator.onLine || (await ask(edgeUrl, stopped.signal)) || performance.now() - startedMs > REFUSED_MS) return;
+    let { packets } = await sampleTransport(room);
+    for (let look = 0; look < STOPPED_LOOKS && packets !== null && !stopped.signal.aborted; look++) {
+      await new Promise((resolve) => setTimeout(resolve, STOPPED_MS));
+      const before = packets;
+      ({ packets } = await sampleTransport(room));
+      if (packets === before && !stopped.signal.aborted) return events.dead();
+    }
+  };
+  const onSocketLost = () => void socketLost();
+  room.on(RoomEvent.SignalReconnecting, onSocketLost);
   const timer = setInterval(() => void tick(), TICK_MS);
   return () => {
+    room.off(RoomEvent.SignalReconnecting, onSocketLost);
     clearInterval(timer);
     stopped.abort();
   };
@@ -77,14 +98,16 @@ async function reportOf(room: Room): Promise<RTCStatsReport | undefined> {
 
 export function readTransport(report: Iterable<[string, Record<string, unknown>]> | RTCStatsReport): TransportSample {
   const entries = new Map(report as Iterable<[string, Record<string, unknown>]>);
-  for (const stat of entries.values()) {
-    if (stat.type !== 'transport') continue;
-    const pair = entries.get(String(stat.selectedCandidatePairId));
-    const rttS = pair?.currentRoundTripTime;
-    return {
-      packets: typeof stat.packetsReceived === 'number' ? stat.packetsReceived : null,
-      rttMs: typeof rttS === 'number' ? rttS * 1000 : null,
-    };
-  }
-  return { packets: null, rttMs: null };
+  const stats = [...entries.values()];
+  const transport = stats.find(({ type }) => type === 'transport');
+  // Firefox has no statistics of a transport: its candidate pairs say which one is in use.
+  const pair = transport ? entries.get(String(transport.selectedCandidatePairId)) : stats.find(({ type, selected }) => type === 'candidate-pair' && selected === true);
+  const rttS = pair?.currentRoundTripTime;
+  return { packets: packetsOf(transport, pair), rttMs: typeof rttS === 'number' ? rttS * 1000 : null };
+}
+
+/** Where only bytes are counted, in packets of speech. */
+function packetsOf(transport: Record<string, unknown> | undefined, pair: Record<string, unknown> | undefined): number | null {
+  if (typeof transport?.packetsReceived === 'number') return transport.packetsReceived;
+  return typeof pair?.bytesReceived === 'number' ? Math.ceil(pair.bytesReceived / SPEECH_PACKET_BYTES) : null;
 }

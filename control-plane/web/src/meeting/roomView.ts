@@ -56,3 +56,13 @@ export function audioOf(room: Room): AudioSource[] {
   }
   return sources;
 }
+
+/**
+ * The browser keeps somebody's sound from playing until the person presses something. livekit-client also says so of a machine whose
+ * AudioContext has no device to run on, while the sound plays.
+ */
+export function soundIsHeldBack(room: Room): boolean {
+  if (room.canPlaybackAudio) return false;
+  const heard = [...room.remoteParticipants.values()].flatMap((participant) => [...participant.audioTrackPublications.values()]);
+  return heard.some(({ track }) => track?.attachedElements.some((element) => element.paused));
+}

@@ -26,6 +26,10 @@ class FakeRoom {
     this.handlers.set(event, [...(this.handlers.get(event) ?? []), handler]);
     return this;
   }
+  off(event: string, handler: (...args: never[]) => void) {
+    this.handlers.set(event, (this.handlers.get(event) ?? []).filter((held) => held !== handler));
+    return this;
+  }
   removeAllListeners() {
     this.handlers.clear();
   }
@@ -69,12 +73,13 @@ beforeEach(async () => {
   const api: JoinApi = {
     create: () => Promise.reject(new Error('unused')),
     meeting: () => Promise.reject(new Error('unused')),
+    probes: async () => [],
     join: async (_code, request) => {
       joins.push(request);
       return answer();
     },
   };
-  session = new MeetingSession({ api, makeRoom: () => new FakeRoom() as unknown as Room, code: 'abc-defg-hij', title: '', name: 'Ana', passcode: undefined, from: 'fra' });
+  session = new MeetingSession({ api, makeRoom: () => new FakeRoom() as unknown as Room, code: 'abc-defg-hij', title: '', name: 'Ana', passcode: undefined, from: 'fra', relay: undefined });
 });
 
 afterEach(() => {

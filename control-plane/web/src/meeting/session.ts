@@ -7,11 +7,13 @@ import { ApiError } from '../api/errors';
 import type { EdgeAddress, JoinAnswer, JoinApi } from '../api/client';
 import { candidates, type Candidate } from './candidates';
 import { Changes } from './changes';
+import { rtcConfigFor, type Relay } from './ice';
 import { ChatLog } from './chat';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
+import type { Measurement } from './probes';
 import { watchPulse } from './pulse';
 import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
-import { audioOf, peopleOf } from './roomView';
+import { audioOf, peopleOf, soundIsHeldBack } from './roomView';
 
 /** How long rejoining is tried before the person is told that the connection dropped. */
 const REJOIN_BUDGET_MS = 60_000;
@@ -47,6 +49,9 @@ export interface SessionOptions {
   name: string;
   passcode: string | undefined;
   from: string | undefined;
+  relay: Relay | undefined;
+  /** Round trips measured so far; asked for at the first join. */
+  probes?: () => Measurement[];
 }
 
 export class MeetingSession extends Changes implements MeetingSource {
@@ -79,8 +84,8 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   /** The first join. Rejects with an ApiError (or the edge's refusal) and leaves nothing behind, so that it can simply be called again. */
   async join(tracks: LocalTrack[]): Promise<void> {
-    const { api, code, name, passcode, from } = this.options;
-    const answer = await api.join(code, { name, passcode, from });
+    const { api, code, name, passcode, from, probes } = this.options;
+    const answer = await api.join(code, { name, passcode, from, probes: probes?.() ?? [] });
     if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), PATIENT))) throw new ApiError('unavailable', 0, '');
     await this.publish(tracks);
   }
@@ -119,7 +124,7 @@ export class MeetingSession extends Changes implements MeetingSource {
       const room: Room = this.options.makeRoom(() => room === this.room && void this.rejoin());
       this.attach(room);
       try {
-        const rtcConfig = answer.iceServers.length ? { iceServers: answer.iceServers } : undefined;
+        const rtcConfig = rtcConfigFor(answer, candidate.edge, this.options.relay);
         await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: patience.socketMs, peerConnectionTimeout: patience.mediaMs, ...(rtcConfig && { rtcConfig }) });
       } catch {
         abandon(room);
@@ -304,7 +309,7 @@ export class MeetingSession extends Changes implements MeetingSource {
       micOn: me.isMicrophoneEnabled,
       cameraOn: me.isCameraEnabled,
       sharing: me.getTrackPublication(Track.Source.ScreenShare) !== undefined,
-      soundBlocked: !room.canPlaybackAudio,
+      soundBlocked: soundIsHeldBack(room),
     };
   }
 

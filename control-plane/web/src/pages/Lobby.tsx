@@ -7,6 +7,7 @@ import { DevicePicker } from '../media/DevicePicker';
 import { useDevices } from '../media/useDevices';
 import { useLocalMedia } from '../media/useLocalMedia';
 import type { EndReason } from '../meeting/model';
+import type { Measurement } from '../meeting/probes';
 import { makeRoom } from '../meeting/room';
 import { MeetingSession } from '../meeting/session';
 import { Brand } from '../ui/Brand';
@@ -21,12 +22,13 @@ const NAME_MAX = 60;
 interface Props {
   api: JoinApi;
   meeting: Meeting;
+  probes: () => Measurement[];
   onJoined: (session: MeetingSession) => void;
   onRefused: (reason: EndReason) => void;
 }
 
-export function Lobby({ api, meeting, onJoined, onRefused }: Props) {
-  const { from, captureHeight } = pageOptions();
+export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
+  const { from, relay, captureHeight } = pageOptions();
   const media = useLocalMedia(true, captureHeight);
   const devices = useDevices(`${media.camera.status} ${media.microphone.status}`);
   const [name, setName] = useState(rememberedName);
@@ -43,7 +45,7 @@ export function Lobby({ api, meeting, onJoined, onRefused }: Props) {
     setBusy(true);
     setError('');
     remember(trimmed);
-    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from });
+    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from, relay, probes });
     try {
       await session.join(media.take());
       onJoined(session);

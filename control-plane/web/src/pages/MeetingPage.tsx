@@ -2,10 +2,11 @@
 import { useCallback, useEffect, useState } from 'react';
 import { ApiError, sentence } from '../api/errors';
 import type { JoinApi, Meeting } from '../api/client';
-import { navigate } from '../app/router';
+import { navigate, pageOptions } from '../app/router';
 import type { EndReason } from '../meeting/model';
 import type { MeetingSession } from '../meeting/session';
 import { MeetingScreen } from '../meeting/MeetingScreen';
+import { useProbes } from '../meeting/useProbes';
 import { useSnapshot } from '../meeting/useSnapshot';
 import { EndPage } from './EndPage';
 import { Lobby } from './Lobby';
@@ -22,6 +23,7 @@ declare global {
 
 export default function MeetingPage({ api, code }: { api: JoinApi; code: string }) {
   const [step, setStep] = useState<Step>({ at: 'looking' });
+  const probes = useProbes(api, pageOptions().from);
 
   const lookUp = useCallback(
     async (signal?: AbortSignal) => {
@@ -57,6 +59,7 @@ export default function MeetingPage({ api, code }: { api: JoinApi; code: string 
         <Lobby
           api={api}
           meeting={step.meeting}
+          probes={probes}
           onJoined={(session) => setStep({ at: 'meeting', meeting: step.meeting, session })}
           onRefused={(reason) => setStep({ at: 'end', reason })}
         />

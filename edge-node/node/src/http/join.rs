@@ -10,11 +10,12 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use meridian_api::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_api::listener::ClientAddress;
 use meridian_api::v1;
 use meridian_api::v1::join_answer::Answer;
 
+use super::client_of;
 use super::rtc::with_cors;
-use super::{ClientAddress, client_of};
 use crate::edge::EdgeState;
 
 /// What clients are told to wait while the control plane is away: about as long as the stream needs to be back.

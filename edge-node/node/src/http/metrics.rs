@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
+use meridian_shard::{Kind, Metric};
 
 use crate::edge::EdgeState;
 
@@ -32,13 +33,25 @@ pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
         "1 if this edge may be given new people.",
         ready,
     );
-    for (name, value) in edge.shards.metrics().iter() {
+    for Metric {
+        name,
+        help,
+        kind,
+        value,
+    } in edge.shards.metrics().iter()
+    {
+        let (kind, suffix) = match kind {
+            Kind::Gauge => ("gauge", ""),
+            Kind::Counter => ("counter", "_total"),
+        };
         let _ = writeln!(
             text,
-            "# TYPE meridian_media_{name}_total counter\nmeridian_media_{name}_total {value}"
+            "# HELP meridian_media_{name}{suffix} {help}\n# TYPE meridian_media_{name}{suffix} {kind}\nmeridian_media_{name}{suffix} {value}"
         );
     }
+    edge.rooms.counters.render(&mut text);
     edge.mesh.render_metrics(&mut text);
+    edge.turn.render_metrics(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -2,8 +2,8 @@
 
 mod join;
 mod metrics;
+mod probe;
 pub(crate) mod rtc;
-mod tls;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::{HeaderMap, StatusCode};
 use meridian_api::join::BODY_BYTES_MAX;
+use meridian_api::listener::ClientAddress;
 use meridian_api::network::client_address;
 
 use crate::edge::EdgeState;
 
-pub(crate) use tls::TlsError;
-pub(crate) use tls::{ClientAddress, serve};
+pub(crate) use probe::PROBES_PER_MINUTE;
 
 pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
     Router::new()
@@ -33,16 +33,12 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
                 .options(join::preflight)
                 .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
         )
-        .route("/probe", get(probe))
+        .route("/api/v1/probes", get(probe::targets))
+        .route("/probe", get(probe::probe))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics::render))
         .with_state(edge)
-}
-
-/// The smallest possible answer: clients time it to learn how far this PoP is.
-async fn probe() -> Response {
-    rtc::with_cors(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Ready = this edge may be given new people.

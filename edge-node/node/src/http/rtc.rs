@@ -13,13 +13,15 @@ use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use meridian_api::listener::ClientAddress;
 use meridian_api::token::Claims;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
 
-use super::{ClientAddress, client_of};
+use super::client_of;
 use crate::edge::EdgeState;
-use crate::rooms::{Connect, Outgoing, RoomHandle, SessionKey, ToRoom};
+use crate::rooms::{Connect, FrameLoss, Outgoing, RoomHandle, SessionKey, Slowness, ToRoom, ToSocket};
 
 /// A client's frames that may wait for the room's task before its socket is read again.
 const FRAMES_IN_FLIGHT: usize = 16;
@@ -28,8 +30,11 @@ pub(crate) const FRAMES_QUEUED: usize = 512;
 /// RFC 6455 §7.4.1.
 const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_POLICY: u16 = 1008;
-/// A write that makes no progress for this long means the client is gone.
+/// A write that makes no progress for this long means the client is gone. What is left in the queue when the room has given the
+/// socket up gets no longer than this altogether.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that was sent a close frame may take to close in turn.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// `GET /rtc/v1`: checks the token, then upgrades. Every refusal is readable by a browser (CORS) and says why.
 pub(crate) async fn connect(
@@ -116,22 +121,29 @@ pub(crate) fn with_cors(mut response: Response) -> Response {
 async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest, claims: Claims, address: IpAddr) {
     let (frames, queued) = mpsc::channel(FRAMES_QUEUED);
     let (sink, stream) = socket.split();
-    let writer = tokio::spawn(write(sink, queued));
-    match edge
-        .rooms
-        .connect(
-            &edge,
-            Connect {
-                request,
-                claims,
-                address,
-                frames,
-            },
-        )
-        .await
-    {
+    let given_up = Arc::new(Notify::new());
+    let mut writer = tokio::spawn(write(edge.clone(), sink, queued, given_up.clone()));
+    let connect = Connect {
+        request,
+        claims,
+        address,
+        socket: ToSocket { frames, given_up },
+    };
+    match edge.rooms.connect(&edge, connect).await {
         Ok((session, room)) => {
-            let reason = read(stream, session, &room).await;
+            let mut reading = std::pin::pin!(read(stream, session, &room));
+            let reason = tokio::select! {
+                reason = &mut reading => reason,
+                written = &mut writer => {
+                    if matches!(written, Ok(Written::ToTheEnd)) {
+                        let _ = tokio::time::timeout(CLOSE_GRACE, reading).await;
+                    }
+                    // Dropping both halves closes a socket whose client does not read.
+                    let _ = room.send(ToRoom::SocketClosed { session }).await;
+                    tracing::debug!(?session, "socket closed by the room");
+                    return;
+                }
+            };
             tracing::debug!(?session, reason, "socket closed");
             let _ = room.send(ToRoom::SocketClosed { session }).await;
         }
@@ -165,11 +177,26 @@ async fn read(
     }
 }
 
-async fn write(mut sink: futures_util::stream::SplitSink<WebSocket, Message>, mut queued: mpsc::Receiver<Outgoing>) {
+/// How the writing of a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// Everything was written, the close frame too.
+    ToTheEnd,
+    /// The socket broke, or its client did not read.
+    InPart,
+}
+
+async fn write(
+    edge: Arc<EdgeState>,
+    mut sink: futures_util::stream::SplitSink<WebSocket, Message>,
+    mut queued: mpsc::Receiver<Outgoing>,
+    given_up: Arc<Notify>,
+) -> Written {
     let mut close = CloseFrame {
         code: CLOSE_NORMAL,
         reason: "".into(),
     };
+    let mut last_call = None;
     while let Some(outgoing) = queued.recv().await {
         let message = match outgoing {
             Outgoing::Frame(Frame::Binary(bytes)) => Message::Binary(bytes),
@@ -182,12 +209,28 @@ async fn write(mut sink: futures_util::stream::SplitSink<WebSocket, Message>, mu
                 break;
             }
         };
-        match tokio::time::timeout(WRITE_TIMEOUT, sink.send(message)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return,
+        let mut until = Instant::now() + WRITE_TIMEOUT;
+        if queued.is_closed() {
+            until = *last_call.get_or_insert(until);
         }
+        let counters = &edge.rooms.counters;
+        tokio::select! {
+            sent = tokio::time::timeout_at(until, sink.send(message)) => match sent {
+                Ok(Ok(())) => continue,
+                Ok(Err(_)) => {}
+                // Whom the room has given up is counted there.
+                Err(_) if queued.is_closed() => {}
+                Err(_) => counters.socket_dropped(Slowness::WriteTimeout),
+            },
+            () = given_up.notified() => {}
+        }
+        counters.frames_lost(FrameLoss::SocketClosed, queued.len() + 1);
+        return Written::InPart;
     }
-    let _ = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Close(Some(close)))).await;
+    match tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Close(Some(close)))).await {
+        Ok(Ok(())) => Written::ToTheEnd,
+        Ok(Err(_)) | Err(_) => Written::InPart,
+    }
 }
 
 /// A close frame holds 123 bytes of reason (RFC 6455 §5.5).

@@ -73,9 +73,11 @@ impl Crossing {
         self.receive(track, None);
     }
 
-    /// The packets of a batch for each edge, in their order. Each is copied once, however many edges get it.
-    pub(super) fn departing(&self, batch: &TapBatch) -> HashMap<NodeId, Vec<MediaPacket>> {
-        let mut by_node: HashMap<NodeId, Vec<MediaPacket>> = HashMap::new();
+    /// The packets of a batch for each edge, in their order. Each is copied once, however many edges get it: the link keeps it
+    /// for a second in case it has to be repeated, and the media thread wants its pooled buffer back before that.
+    pub(super) fn departing(&self, batch: &TapBatch) -> Vec<(NodeId, Vec<MediaPacket>)> {
+        // A handful of edges: looking through them costs less than hashing their names.
+        let mut by_node: Vec<(NodeId, Vec<MediaPacket>)> = Vec::new();
         for tapped in &batch.packets {
             let Some(outgoing) = self.outgoing.get(&tapped.track) else {
                 continue;
@@ -92,9 +94,9 @@ impl Crossing {
                     priority: priority(outgoing.kind, tapped.layer),
                     payload,
                 };
-                match by_node.get_mut(&destination.node) {
-                    Some(packets) => packets.push(packet),
-                    None => drop(by_node.insert(destination.node.clone(), vec![packet])),
+                match by_node.iter_mut().find(|(node, _)| *node == destination.node) {
+                    Some((_, packets)) => packets.push(packet),
+                    None => by_node.push((destination.node.clone(), vec![packet])),
                 }
             }
         }

@@ -223,7 +223,6 @@ impl Driver {
                             packet,
                             reliable,
                             destinations,
-                            sender: String::new(),
                         },
                     );
                 }
@@ -259,10 +258,12 @@ impl Driver {
         match event {
             LinkEvent::Up { node } => {
                 tracing::info!(peer = %node, "link up");
+                self.edge.mesh.set_audible(&node, true);
                 self.mesh.link_up(now, node);
             }
             LinkEvent::Down { node, reason } => {
                 tracing::warn!(peer = %node, %reason, "link down");
+                self.edge.mesh.set_audible(&node, false);
                 self.edge.mesh.link_gone(&node);
                 self.mesh.link_down(now, &node);
             }
@@ -301,8 +302,14 @@ impl Driver {
                     self.edge.shards.send(Command::RequestKeyframe { track, layer });
                 }
             }
-            LinkEvent::Suspect { node, silent_for } => tracing::info!(peer = %node, ?silent_for, "link silent"),
-            LinkEvent::Alive { node } => tracing::info!(peer = %node, "link heard again"),
+            LinkEvent::Suspect { node, silent_for } => {
+                tracing::info!(peer = %node, ?silent_for, "link silent");
+                self.edge.mesh.set_audible(&node, false);
+            }
+            LinkEvent::Alive { node } => {
+                tracing::info!(peer = %node, "link heard again");
+                self.edge.mesh.set_audible(&node, true);
+            }
             LinkEvent::Stats { node, stats } => self.edge.mesh.link_stats(&node, stats),
             LinkEvent::DialFailed { node, error, retry_in } => {
                 tracing::info!(peer = %node, %error, ?retry_in, "link not up yet");
@@ -381,7 +388,7 @@ impl Driver {
     }
 
     fn tell_room(&mut self, room: &RoomName, input: RoomInput) {
-        let others = self.mesh.members(room).count();
+        let others = self.mesh.members(room).cloned().collect();
         let Some(member) = self.members.get_mut(room) else {
             return;
         };

@@ -5,14 +5,14 @@
 mod crossing;
 mod driver;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use meridian_room::{Epoch, NodeId, ParticipantSid, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::edge::unix_now_ms;
 use crate::link::LinkStats;
@@ -30,8 +30,8 @@ pub(crate) struct Birth {
     pub(crate) incarnation: u64,
     /// The same on every edge. Milliseconds since 1970.
     pub(crate) created_at_ms: i64,
-    /// Other edges that have people in it: what they know is on its way.
-    pub(crate) others: usize,
+    /// Other edges that have people in it: what they know is on its way, as far as they can be heard.
+    pub(crate) others: BTreeSet<NodeId>,
 }
 
 pub(crate) enum ToMesh {
@@ -123,6 +123,7 @@ pub(crate) struct MeshHandle {
     dropped: AtomicU64,
     /// The last second of every link, for `/metrics`.
     links: Mutex<BTreeMap<NodeId, LinkStats>>,
+    audible: watch::Sender<BTreeSet<NodeId>>,
 }
 
 impl MeshHandle {
@@ -133,6 +134,7 @@ impl MeshHandle {
                 queue,
                 dropped: AtomicU64::new(0),
                 links: Mutex::default(),
+                audible: watch::Sender::default(),
             },
             requests,
         )
@@ -158,7 +160,7 @@ impl MeshHandle {
             sid: RoomSid::generate(&mut rand::rng()),
             incarnation: now_ms,
             created_at_ms: now_ms as i64,
-            others: 0,
+            others: BTreeSet::new(),
         }
     }
 
@@ -277,6 +279,21 @@ impl MeshHandle {
                 let _ = writeln!(text, "meridian_link_{name}{{peer=\"{node}\"}} {}", read(stats));
             }
         }
+    }
+
+    /// Edges whose link is up and not silent. One that was killed leaves this long before its link or its lease ends.
+    pub(crate) fn audible(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.audible.subscribe()
+    }
+
+    fn set_audible(&self, node: &NodeId, is_audible: bool) {
+        self.audible.send_if_modified(|nodes| {
+            if is_audible {
+                nodes.insert(node.clone())
+            } else {
+                nodes.remove(node)
+            }
+        });
     }
 
     pub(crate) fn link_stats(&self, node: &NodeId, stats: LinkStats) {

@@ -13,12 +13,16 @@ use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Negotiation, SubscriptionMedia};
 use tokio::sync::mpsc;
 
-use super::{Outgoing, SessionKey};
+use super::counters::{FrameLoss, SignalCounters, Slowness};
+use super::simulate::ResumeFailure;
+use super::{Outgoing, SessionKey, ToSocket};
 
 /// How long a client without a socket is waited for while its media still flows.
 pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
 /// Round trips kept per client: at one every 2 s, the last two minutes.
 const RTTS_MAX: usize = 60;
+/// How often a session that goes on is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// How long a client that closed its transport is waited for: on another edge it would be back by then.
 const RETURN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a client that joined may take until its media transport stands.
@@ -49,8 +53,20 @@ pub(super) struct Client {
     /// The client's socket now; `None` between sockets.
     pub(super) socket: Option<SessionKey>,
     /// Its outgoing queue.
-    frames: Option<mpsc::Sender<Outgoing>>,
+    outgoing: Option<ToSocket>,
+    /// The client asked for this to happen when it resumes next.
+    pub(super) resume_failure: Option<ResumeFailure>,
+    /// Reliable packets of the room before this serial are not for the client: it was not here yet.
+    pub(super) came_at: u64,
+    /// First reliable packet that its data channel was not open for; `None`: it is open.
+    pub(super) unheard_from: Option<u64>,
+    /// What it said, resuming, to have received last of each sender, while its data channel was not open.
+    pub(super) received: Option<HashMap<ParticipantSid, u32>>,
+    /// When the client's token expires, seconds since 1970; `None`: it is not ours to refresh.
+    pub(super) token_expires_s: Option<u64>,
     joined_at: Instant,
+    /// When a report of this session was last due.
+    reported_at: Instant,
     detached_at: Option<Instant>,
     /// When the client closed its transport, if it has no other since.
     closed_at: Option<Instant>,
@@ -74,8 +90,8 @@ impl Client {
         sid: ParticipantSid,
         address: IpAddr,
         signalling: Session,
-        frames: mpsc::Sender<Outgoing>,
-        now: Instant,
+        outgoing: ToSocket,
+        (now, serial): (Instant, u64),
     ) -> Client {
         Client {
             key,
@@ -88,8 +104,14 @@ impl Client {
             wanted: HashSet::new(),
             demands: HashMap::new(),
             socket: Some(key),
-            frames: Some(frames),
+            outgoing: Some(outgoing),
+            resume_failure: None,
+            came_at: serial,
+            unheard_from: Some(serial),
+            received: None,
+            token_expires_s: None,
             joined_at: now,
+            reported_at: now,
             detached_at: None,
             closed_at: None,
             needs_offer: false,
@@ -121,55 +143,72 @@ impl Client {
     }
 
     /// Writes what is left to say and closes the socket, with the reason where there is one.
-    pub(super) fn close(&mut self, reason: &str) {
-        let _ = self.flush(Instant::now());
-        if let Some(frames) = self.frames.take()
+    pub(super) fn close(&mut self, reason: &str, counters: &SignalCounters) {
+        let _ = self.flush(Instant::now(), counters);
+        if let Some(outgoing) = self.outgoing.take()
             && !reason.is_empty()
         {
-            let _ = frames.try_send(Outgoing::Close(reason.to_owned()));
+            let _ = outgoing.frames.try_send(Outgoing::Close(reason.to_owned()));
         }
     }
 
     pub(super) fn is_attached(&self) -> bool {
-        self.frames.is_some()
+        self.outgoing.is_some()
     }
 
     /// The socket is gone; the client may come back and resume.
     pub(super) fn detach(&mut self, now: Instant) {
-        self.frames = None;
+        self.outgoing = None;
         self.socket = None;
         self.detached_at = Some(now);
         // Whatever was asked of the old socket may never have been read.
         self.offer_asked_at = None;
     }
 
-    pub(super) fn attach(&mut self, socket: SessionKey, frames: mpsc::Sender<Outgoing>) {
+    pub(super) fn attach(&mut self, socket: SessionKey, outgoing: ToSocket) {
         self.socket = Some(socket);
-        self.frames = Some(frames);
+        self.outgoing = Some(outgoing);
         self.detached_at = None;
     }
 
+    /// Something waits to be said, or to be asked for again.
+    pub(super) fn has_pending(&self) -> bool {
+        self.is_attached() && (self.needs_offer || self.signalling.has_frames() || self.signalling.is_overflowed())
+    }
+
     /// Hands what the session has to say to the socket.
-    pub(super) fn flush(&mut self, now: Instant) -> Result<(), TooSlow> {
-        if self.signalling.is_overflowed() && self.frames.is_some() {
+    pub(super) fn flush(&mut self, now: Instant, counters: &SignalCounters) -> Result<(), TooSlow> {
+        if self.signalling.is_overflowed()
+            && let Some(outgoing) = &self.outgoing
+        {
+            counters.socket_dropped(Slowness::SessionOverflow);
+            outgoing.given_up.notify_one();
             self.detach(now);
             return Err(TooSlow);
         }
         // Between sockets the session keeps what it has to say: a resume tells it anew.
-        if self.frames.is_none() {
+        let Some(outgoing) = self.outgoing.clone() else {
             return Ok(());
-        }
+        };
+        let frames = &outgoing.frames;
         while let Some(frame) = self.signalling.poll_frame() {
-            let Some(frames) = &self.frames else { continue };
             match frames.try_send(Outgoing::Frame(frame)) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Closed(_)) => self.detach(now),
+                Err(mpsc::error::TrySendError::Closed(_)) => {
+                    counters.frames_lost(FrameLoss::SocketClosed, 1);
+                    self.detach(now);
+                    break;
+                }
                 Err(mpsc::error::TrySendError::Full(_)) => {
+                    counters.frames_lost(FrameLoss::QueueFull, 1);
+                    counters.socket_dropped(Slowness::QueueFull);
+                    outgoing.given_up.notify_one();
                     self.detach(now);
                     return Err(TooSlow);
                 }
             }
         }
+        counters.queued(frames.max_capacity() - frames.capacity());
         Ok(())
     }
 
@@ -178,7 +217,7 @@ impl Client {
         let recently = |asked: Instant| now.saturating_duration_since(asked) < OFFER_PATIENCE;
         if !self.needs_offer
             || self.transport.is_none()
-            || self.frames.is_none()
+            || self.outgoing.is_none()
             || self.offer_asked_at.is_some_and(recently)
         {
             return;
@@ -193,7 +232,8 @@ impl Client {
         self.needs_offer = false;
     }
 
-    pub(super) fn observe(&mut self, stats: PeerStats) {
+    /// Takes measurements in; whether it is time to report a session that goes on.
+    pub(super) fn observe(&mut self, stats: PeerStats, now: Instant) -> bool {
         if let Some(rtt_ms) = stats.rtt_ms {
             if self.rtts_ms.len() == RTTS_MAX {
                 self.rtts_ms.pop_front();
@@ -201,10 +241,15 @@ impl Client {
             self.rtts_ms.push_back(rtt_ms);
         }
         self.stats = Some(stats);
+        let due = now.saturating_duration_since(self.reported_at) >= REPORT_EVERY;
+        if due {
+            self.reported_at = now;
+        }
+        due
     }
 
-    /// What assignment learns from, when the session ends.
-    pub(super) fn session_report(&self, room: &RoomName, now: Instant) -> SessionReport {
+    /// What assignment learns from, when the session ends and while a long one lasts.
+    pub(super) fn session_report(&self, room: &RoomName, ended: bool, now: Instant) -> SessionReport {
         let mut rtts_ms: Vec<f32> = self.rtts_ms.iter().copied().collect();
         rtts_ms.sort_by(f32::total_cmp);
         SessionReport {
@@ -214,7 +259,7 @@ impl Client {
             rtt_ms: rtts_ms.get(rtts_ms.len() / 2).copied().unwrap_or(0.0),
             samples: rtts_ms.len() as u32,
             duration_ms: now.saturating_duration_since(self.joined_at).as_millis() as u64,
-            ended: true,
+            ended,
         }
     }
 
@@ -223,6 +268,11 @@ impl Client {
         self.transport = None;
         self.subscriptions.clear();
         self.closed_at = Some(now);
+    }
+
+    /// The data channel went with the transport: packets from this serial on wait for the next.
+    pub(super) fn channel_lost(&mut self, serial: u64) {
+        self.unheard_from.get_or_insert(serial);
     }
 
     /// Why this client is to be given up, if it is.

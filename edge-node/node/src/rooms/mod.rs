@@ -3,9 +3,14 @@
 //! Everything that concerns a room goes through its task's queue as a [`ToRoom`], so nothing in a room needs a lock and a
 //! room that misbehaves stops at its own door. A task ends when nobody is left on this edge; the next join starts another.
 
+mod backup;
 mod client;
+mod connect;
+mod counters;
 mod negotiate;
 mod relay;
+mod replay;
+mod simulate;
 mod subscribe;
 mod task;
 mod tracks;
@@ -20,7 +25,9 @@ use meridian_api::token::Claims;
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Layer, LayerSet};
 use meridian_signalling::{ConnectRequest, Frame};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+
+pub(crate) use counters::{FrameLoss, SignalCounters, Slowness};
 
 use crate::edge::EdgeState;
 
@@ -39,8 +46,15 @@ pub(crate) struct Connect {
     pub(crate) claims: Claims,
     /// As far as this edge and its trusted proxies know.
     pub(crate) address: IpAddr,
-    /// Where the room puts what the client's socket shall send.
+    pub(crate) socket: ToSocket,
+}
+
+/// Where a room puts what a client's socket shall send. The socket closes once every clone is dropped and all is written.
+#[derive(Clone)]
+pub(crate) struct ToSocket {
     pub(crate) frames: mpsc::Sender<Outgoing>,
+    /// Told when nothing more is worth writing.
+    pub(crate) given_up: Arc<Notify>,
 }
 
 /// What a room gives a client's socket to write.
@@ -167,7 +181,8 @@ pub(crate) enum ConnectError {
 pub(crate) struct Rooms {
     live: Mutex<HashMap<RoomName, RoomHandle>>,
     next_session: AtomicU64,
-    ended: tokio::sync::Notify,
+    ended: Notify,
+    pub(crate) counters: SignalCounters,
 }
 
 impl Rooms {
@@ -175,7 +190,8 @@ impl Rooms {
         Rooms {
             live: Mutex::new(HashMap::new()),
             next_session: AtomicU64::new(1),
-            ended: tokio::sync::Notify::new(),
+            ended: Notify::new(),
+            counters: SignalCounters::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Answer, LocalMedia, Publication, SdpError, SubscriptionMedia};
 
 use super::SessionKey;
+use super::backup::published;
 use super::client::Transport;
 use super::task::RoomTask;
 use super::tracks::{CarriedTrack, Origin};
@@ -86,6 +87,7 @@ impl RoomTask {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
+        client.channel_lost(self.replay.next_serial());
         client.transport = Some(Transport {
             peer,
             local: local.clone(),
@@ -134,7 +136,10 @@ impl RoomTask {
                 return;
             }
             // The section stopped sending, or sends something else now.
-            self.unpublish(key, &sid);
+            match published(&sid) {
+                (track, Some(_)) => self.end_backup(&track, &sid),
+                (_, None) => self.unpublish(key, &sid),
+            }
         }
         if publication.active {
             self.add_publication(key, peer, publication);
@@ -159,8 +164,11 @@ impl RoomTask {
         };
         let facts = match client.signalling.match_publication(named) {
             Some(Matched { track, backup: None }) => track,
-            Some(Matched { backup: Some(_), .. }) => {
-                tracing::debug!(room = %self.name, mid = publication.mid, "a backup codec is not forwarded");
+            Some(Matched {
+                track,
+                backup: Some(index),
+            }) => {
+                self.publish_backup(key, &track, index, publication);
                 return;
             }
             None => {
@@ -221,6 +229,8 @@ impl RoomTask {
         if let Some(now) = client.signalling.matched_track(&track.sid) {
             *facts = now.clone();
         }
+        // What was announced as layers may come as one stream: spatial layers of VP9 and AV1 do.
+        facts.simulcast &= track.layers > 1;
         if let Some(codec) = codec {
             describe_codec(&mut facts, codec, mid);
             // What flows comes first: subscribers that understand it get it without a switch.
@@ -250,7 +260,7 @@ impl RoomTask {
             let demand = *carried
                 .demands
                 .entry(key)
-                .or_insert_with(|| client.first_demand(&carried.sid));
+                .or_insert_with(|| client.first_demand(&published(&carried.sid).0));
             self.edge.shards.send(Command::Subscribe {
                 peer,
                 track,

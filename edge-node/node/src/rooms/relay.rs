@@ -1,5 +1,6 @@
 //! What passes through a room besides media: data packets, who speaks, how good connections are.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use meridian_room::ParticipantSid;
@@ -7,8 +8,8 @@ use meridian_shard::{Command, PeerId, PeerStats};
 use meridian_signalling::proto::ConnectionQuality;
 use meridian_transport::Channel;
 
-use super::MeshData;
 use super::task::{QUALITY, ROOM_UPDATE, RoomTask};
+use super::{MeshData, SessionKey};
 
 impl RoomTask {
     /// A client's message on one of its data channels.
@@ -41,8 +42,15 @@ impl RoomTask {
         }
     }
 
-    /// Sends a stamped packet to the clients of this edge that it is for.
+    /// Sends a stamped packet to the clients of this edge that it is for, and keeps a reliable one for those who cannot take it now.
     pub(super) fn deliver(&mut self, data: &MeshData, sender: Option<PeerId>) {
+        if data.reliable
+            && let Some((sender, sequence)) = meridian_signalling::data::stamp(&data.packet)
+        {
+            let (packet, destinations) = (data.packet.clone(), data.destinations.clone());
+            self.replay
+                .keep(Instant::now(), &sender, sequence, packet, destinations);
+        }
         let is_for = |identity: &str| match &data.destinations {
             None => true,
             Some(list) => list.iter().any(|one| one == identity),
@@ -50,7 +58,8 @@ impl RoomTask {
         let peers: Vec<PeerId> = self
             .clients
             .values()
-            .filter(|client| client.is_connected() && is_for(client.identity.as_str()))
+            .filter(|client| client.is_connected() && (!data.reliable || client.unheard_from.is_none()))
+            .filter(|client| is_for(client.identity.as_str()))
             .filter_map(|client| client.peer())
             .filter(|peer| Some(*peer) != sender)
             .collect();
@@ -65,6 +74,52 @@ impl RoomTask {
                 channel,
                 payload: data.packet.clone(),
             });
+        }
+    }
+
+    /// A client can take reliable data from now on: first what has come since it joined.
+    pub(super) fn channel_open(&mut self, peer: PeerId) {
+        let Some(&key) = self.peers.get(&peer) else { return };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
+        if let Some(unheard) = client.unheard_from.take() {
+            let received = client.received.take();
+            self.replay_to(key, unheard, received.as_ref());
+        }
+    }
+
+    /// A client that resumes says which packet of each sender it received last. One that says nothing may not tell repeated
+    /// packets apart.
+    pub(super) fn replay_after(&mut self, key: SessionKey, received: Vec<(ParticipantSid, u32)>) {
+        let Some(client) = self.clients.get_mut(&key).filter(|_| !received.is_empty()) else {
+            return;
+        };
+        let received = received.into_iter().collect();
+        if client.unheard_from.is_some() {
+            client.received = Some(received);
+        } else {
+            self.replay_to(key, self.replay.next_serial(), Some(&received));
+        }
+    }
+
+    fn replay_to(&self, key: SessionKey, unheard: u64, received: Option<&HashMap<ParticipantSid, u32>>) {
+        let Some(client) = self.clients.get(&key) else { return };
+        let Some(peer) = client.peer() else { return };
+        let lacking = self.replay.lacking(&client.sid, client.came_at, unheard, received);
+        let lacking = lacking.into_iter().filter(|kept| kept.is_for(client.identity.as_str()));
+        let mut packets = 0;
+        for kept in lacking {
+            packets += 1;
+            self.edge.shards.send(Command::SendData {
+                peers: vec![peer],
+                channel: Channel::Reliable,
+                payload: kept.packet,
+            });
+        }
+        if packets > 0 {
+            self.edge.rooms.counters.replayed(packets);
+            tracing::debug!(room = %self.name, identity = %client.identity, packets, "reliable data replayed");
         }
     }
 

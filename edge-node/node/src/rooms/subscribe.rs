@@ -1,15 +1,17 @@
 //! Who receives what: subscriptions of this edge's clients, the layers they look at, and what that asks of publishers and
 //! of other edges.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use meridian_room::{Track, TrackKind, TrackSid, TrackSource};
-use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
+use meridian_sfu::{Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::{Command, Demand};
 use meridian_signalling::{SubscriptionFailure, TrackSetting};
 use meridian_transport::sdp::{AudioPreferences, WantedTrack};
 
 use super::SessionKey;
+use super::backup::{backup_codec, backup_layers, has_backup, published};
 use super::task::RoomTask;
 use super::tracks::{CarriedTrack, Origin, codec_of_mime};
 
@@ -20,6 +22,7 @@ impl RoomTask {
         };
         let (publisher, group) = (owner.sid.clone(), sync_group(facts).map(str::to_owned));
         let Some(kind) = media_kind(facts) else { return };
+        let backed = has_backup(facts);
         if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
             self.refuse_subscription(key, sid, SubscriptionFailure::CodecUnsupported);
             return;
@@ -32,12 +35,17 @@ impl RoomTask {
         }
         let group = group.filter(|_| client.signalling.finds_tracks_by_mid());
         let stream_id = format!("{publisher}|{}", group.as_deref().unwrap_or(sid.as_str()));
+        let mut codecs = track.codecs.clone();
+        if let Some(sent) = track.codecs.first().filter(|_| backed) {
+            // Its publisher may be able to send others in that section; whoever lacks this one is better off with the backup.
+            codecs.retain(|codec| codec.to_string() == sent.to_string());
+        }
         client.negotiation.subscribe(WantedTrack {
             key: track.id.0,
             kind,
             stream_id,
             track_sid: sid.to_string(),
-            codecs: track.codecs.clone(),
+            codecs,
         });
         client.needs_offer = true;
         self.dirty.insert(key);
@@ -50,9 +58,10 @@ impl RoomTask {
         }
     }
 
-    /// Begins to carry a track of another edge. Nothing crosses a link for it until somebody receives it.
-    fn carry_remote(&mut self, sid: &TrackSid) -> bool {
-        let Some((owner, facts)) = self.room.track(sid) else {
+    /// Begins to carry a track of another edge, or a backup of one. Nothing crosses a link for it until somebody receives it.
+    pub(super) fn carry_remote(&mut self, sid: &TrackSid) -> bool {
+        let (published, backup) = published(sid);
+        let Some((owner, facts)) = self.room.track(&published) else {
             return false;
         };
         let Some(kind) = media_kind(facts) else { return false };
@@ -60,11 +69,13 @@ impl RoomTask {
         if node == self.edge.node {
             return false;
         }
-        let Some(codec) = codec_of_mime(&facts.mime) else {
-            return false;
+        let codec = match backup {
+            Some(name) => backup_codec(facts, name),
+            None => codec_of_mime(&facts.mime),
         };
+        let Some(codec) = codec else { return false };
         let id = self.edge.router.allocate_track(&self.name, &self.handle);
-        let layers = layer_count(facts);
+        let layers = backup.map_or_else(|| layer_count(facts), |name| backup_layers(facts, name));
         self.edge.shards.send(Command::AddRemoteTrack {
             track: id,
             kind,
@@ -101,10 +112,21 @@ impl RoomTask {
         if let Some(client) = self.clients.get_mut(&key) {
             client.wanted.remove(&track);
         }
-        self.refuse_subscription(key, &sid, SubscriptionFailure::CodecUnsupported);
+        let (published, backup) = published(&sid);
+        if backup.is_some() || !self.subscribe_to_backup(key, &published) {
+            self.refuse_subscription(key, &published, SubscriptionFailure::CodecUnsupported);
+        }
     }
 
+    /// Ends a client's subscription to a track, in whichever codec it receives it.
     pub(super) fn unsubscribe(&mut self, key: SessionKey, sid: &TrackSid) {
+        for backup in self.tracks.backups_of(sid) {
+            self.unsubscribe_from(key, &backup);
+        }
+        self.unsubscribe_from(key, sid);
+    }
+
+    fn unsubscribe_from(&mut self, key: SessionKey, sid: &TrackSid) {
         let Some(track) = self.tracks.get_mut(sid) else { return };
         let id = track.id;
         track.demands.remove(&key);
@@ -136,43 +158,33 @@ impl RoomTask {
             return;
         };
         client.demands.insert(sid.clone(), demand);
-        let Some(track) = self.tracks.get_mut(sid) else { return };
-        let id = track.id;
-        let Some(held) = track.demands.get(&key) else {
-            return;
-        };
-        if *held != demand
-            && let Some(peer) = client.peer()
-        {
-            track.change_demand(key, demand, Instant::now());
-            self.edge.shards.send(Command::SetDemand {
-                peer,
-                track: id,
-                demand,
-            });
+        let Some(peer) = client.peer() else { return };
+        let mut received = self.tracks.backups_of(sid);
+        received.push(sid.clone());
+        for sid in received {
+            let Some(track) = self.tracks.get_mut(&sid) else {
+                continue;
+            };
+            if track.demands.get(&key).is_some_and(|held| *held != demand) {
+                track.change_demand(key, demand, Instant::now());
+                let track = track.id;
+                self.edge.shards.send(Command::SetDemand { peer, track, demand });
+            }
         }
     }
 
     /// Tells publishers and other edges which layers are wanted now, where that has changed.
     pub(super) fn tell_demand(&mut self) {
+        let mut publications = BTreeSet::new();
         for track in self.tracks.iter_mut() {
             let wanted = track.wanted();
             if track.told == Some(wanted) {
                 continue;
             }
             match &track.origin {
-                Origin::Local {
-                    session,
-                    unannounced: None,
-                    ..
-                } => {
-                    if track.kind == MediaKind::Video
-                        && let Some(client) = self.clients.get_mut(session)
-                    {
-                        let mime = track.codecs.first().map(Codec::to_string).unwrap_or_default();
-                        let qualities = [0, 1, 2].map(|layer| quality_wanted(wanted, track.layers, layer));
-                        client.signalling.subscribed_quality(&track.sid, &[(mime, qualities)]);
-                        self.dirty.insert(*session);
+                Origin::Local { unannounced: None, .. } => {
+                    if track.kind == MediaKind::Video {
+                        publications.insert(published(&track.sid).0);
                     }
                 }
                 Origin::Local { .. } => continue,
@@ -180,10 +192,16 @@ impl RoomTask {
             }
             track.told = Some(wanted);
         }
+        for sid in publications {
+            self.tell_publisher(&sid);
+        }
     }
 
     /// Other edges want these layers of one of our tracks.
     pub(super) fn wanted_by_mesh(&mut self, sid: &TrackSid, layers: LayerSet) {
+        if self.tracks.get(sid).is_none() && !layers.is_empty() {
+            self.carry_own_backup(sid);
+        }
         let Some(track) = self.tracks.get_mut(sid).filter(|track| track.is_local()) else {
             return;
         };
@@ -201,7 +219,7 @@ impl RoomTask {
         if let Origin::Local { session, .. } = &track.origin
             && let Some(client) = self.clients.get_mut(session)
         {
-            client.signalling.track_subscribed(&track.sid);
+            client.signalling.track_subscribed(&published(&track.sid).0);
             self.dirty.insert(*session);
         }
     }
@@ -213,15 +231,20 @@ impl RoomTask {
         }
     }
 
-    /// How a microphone is to be encoded is said in the answer: browsers read it there.
-    pub(super) fn prepare_audio(&mut self, key: SessionKey, sid: &TrackSid) {
+    /// How a track is to be encoded is said in the answer: browsers read it there.
+    pub(super) fn prepare(&mut self, key: SessionKey, sid: &TrackSid, kind: TrackKind) {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
+        if kind == TrackKind::Video {
+            for (cid, mime) in client.signalling.announced_codecs(sid) {
+                client.negotiation.prefer_video(&cid, &mime);
+            }
+        }
         let Some(track) = client.signalling.pending_tracks().find(|track| track.sid == *sid) else {
             return;
         };
-        if track.kind != TrackKind::Audio {
+        if kind != TrackKind::Audio {
             return;
         }
         let preferences = AudioPreferences {
@@ -237,7 +260,9 @@ impl RoomTask {
         self.write(key, |room, participant| {
             room.update_track(participant, sid, |facts| facts.muted = muted)
         });
-        if let Some(track) = self.tracks.get(sid) {
+        let mut carried = self.tracks.backups_of(sid);
+        carried.push(sid.clone());
+        for track in carried.iter().filter_map(|sid| self.tracks.get(sid)) {
             self.edge.shards.send(Command::SetMuted { track: track.id, muted });
         }
     }
@@ -266,6 +291,9 @@ impl RoomTask {
 
     /// Stops carrying a track: nobody receives it any more.
     pub(super) fn drop_track(&mut self, sid: &TrackSid) {
+        for backup in self.tracks.backups_of(sid) {
+            self.drop_track(&backup);
+        }
         let subscribers: Vec<SessionKey> = match self.tracks.get(sid) {
             Some(track) => self
                 .clients
@@ -294,7 +322,7 @@ impl RoomTask {
     }
 }
 
-fn media_kind(facts: &Track) -> Option<MediaKind> {
+pub(super) fn media_kind(facts: &Track) -> Option<MediaKind> {
     match facts.kind {
         TrackKind::Audio => Some(MediaKind::Audio),
         TrackKind::Video => Some(MediaKind::Video),
@@ -304,7 +332,7 @@ fn media_kind(facts: &Track) -> Option<MediaKind> {
 
 /// The tracks of a publisher that are played in sync: those it names so, else camera with microphone and screen with its
 /// sound. `None`: the name would not do in an msid, or looks like a track's id.
-fn sync_group(facts: &Track) -> Option<&str> {
+pub(super) fn sync_group(facts: &Track) -> Option<&str> {
     let default = match facts.source {
         TrackSource::Camera | TrackSource::Microphone => "camera",
         TrackSource::ScreenShare | TrackSource::ScreenShareAudio => "screen_share",
@@ -320,7 +348,7 @@ fn sync_group(facts: &Track) -> Option<&str> {
 }
 
 /// Encodings of a track: what simulcast publishers announce, else one.
-fn layer_count(facts: &Track) -> u8 {
+pub(super) fn layer_count(facts: &Track) -> u8 {
     if facts.kind == TrackKind::Video && facts.simulcast {
         facts.layers.len().clamp(1, Layer::COUNT) as u8
     } else {
@@ -329,7 +357,7 @@ fn layer_count(facts: &Track) -> u8 {
 }
 
 /// A publisher with fewer encodings than three calls its best one HIGH, whatever our index of it.
-fn quality_wanted(wanted: LayerSet, layers: u8, quality: u8) -> bool {
+pub(super) fn quality_wanted(wanted: LayerSet, layers: u8, quality: u8) -> bool {
     let top = layers.saturating_sub(1);
     wanted.contains(Layer(quality)) || (quality > top && wanted.contains(Layer(top)))
 }

@@ -6,26 +6,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_room::{
-    DisconnectReason, ParticipantSid, ParticipantState, Room, RoomEvent, RoomInfo, RoomName, TrackSid,
+    DisconnectReason, NodeId, ParticipantSid, ParticipantState, Room, RoomEvent, RoomInfo, RoomName, TrackSid,
 };
 use meridian_shard::{Command, Event, PeerCloseReason, PeerId};
-use meridian_signalling::proto::IceServer;
-use meridian_signalling::{Action, LeaveAction, Session, SessionConfig};
-use meridian_transport::CloseReason;
-use rand::Rng;
-use tokio::sync::{mpsc, oneshot};
+use meridian_signalling::{Action, LeaveAction};
+use meridian_transport::{Channel, CloseReason};
+use tokio::sync::mpsc;
 
 use super::client::Client;
+use super::replay::Replay;
 use super::tracks::Tracks;
-use super::{CloseKind, Connect, FromMesh, Outgoing, RoomHandle, SessionKey, ToRoom};
+use super::{CloseKind, FromMesh, RoomHandle, SessionKey, ToRoom};
 use crate::edge::{EdgeState, unix_now_ms};
 
 /// Speakers, patience and retries are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
 /// Messages handled before clients are told; more are told together.
 const BATCH: usize = 64;
-/// Tells our app which PoP a participant is on: the SDKs do not show `ParticipantInfo.region`.
-const POP_ATTRIBUTE: &str = "meridian.pop";
 /// How long a first join waits for what other edges know of the room.
 const LEARN_PATIENCE: Duration = Duration::from_millis(500);
 /// Joins that wait meanwhile.
@@ -43,7 +40,7 @@ pub(super) struct RoomTask {
     pub(super) room: Room,
     pub(super) clients: HashMap<SessionKey, Client>,
     /// Which client a socket belongs to; a resumed client has a new socket.
-    sockets: HashMap<SessionKey, SessionKey>,
+    pub(super) sockets: HashMap<SessionKey, SessionKey>,
     pub(super) peers: HashMap<PeerId, SessionKey>,
     pub(super) tracks: Tracks,
     /// Clients with something to say.
@@ -51,6 +48,12 @@ pub(super) struct RoomTask {
     /// Loudness of those who speak now.
     pub(super) speaking: HashMap<ParticipantSid, f32>,
     pub(super) speaking_changed: bool,
+    /// Who is shown as speaking because it asked for that, and until when.
+    pub(super) simulated_speakers: HashMap<ParticipantSid, Instant>,
+    /// This edge stops, and its people are on their way to others.
+    edge_leaves: bool,
+    /// Reliable data of the last seconds.
+    pub(super) replay: Replay,
     pub(super) last_room_update: Instant,
     pub(super) last_quality: Instant,
     empty_since: Option<Instant>,
@@ -64,10 +67,10 @@ pub(super) async fn run(
     home_region: Option<String>,
 ) {
     let birth = edge.mesh.enter(&name, home_region, &handle).await;
-    let others = birth.others;
+    let others = birth.others.clone();
     let mut task = RoomTask::new(edge, name, handle, birth);
-    if others > 0 {
-        task.learn(others, &mut queue).await;
+    if !others.is_empty() {
+        task.learn(&others, &mut queue).await;
     }
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -113,6 +116,9 @@ impl RoomTask {
             dirty: HashSet::new(),
             speaking: HashMap::new(),
             speaking_changed: false,
+            simulated_speakers: HashMap::new(),
+            edge_leaves: false,
+            replay: Replay::default(),
             last_room_update: now,
             last_quality: now,
             empty_since: Some(now),
@@ -120,12 +126,22 @@ impl RoomTask {
     }
 
     /// Takes in what the room's other edges know before anybody joins here: an identity that is there already must be outranked,
-    /// and the first JoinResponse should show everybody. Does not wait long: a room can live with less.
-    async fn learn(&mut self, others: usize, queue: &mut mpsc::Receiver<ToRoom>) {
+    /// and the first JoinResponse should show everybody. Does not wait long, and not for an edge that has fallen silent: people
+    /// come here because it did. A room can live with less.
+    async fn learn(&mut self, others: &BTreeSet<NodeId>, queue: &mut mpsc::Receiver<ToRoom>) {
         let mut early = Vec::new();
         let mut heard = BTreeSet::new();
+        let mut audible = self.edge.mesh.audible();
         let learning = async {
-            while let Some(message) = queue.recv().await {
+            while (others - &heard)
+                .iter()
+                .any(|node| audible.borrow_and_update().contains(node))
+            {
+                let message = tokio::select! {
+                    message = queue.recv() => message,
+                    _ = audible.changed() => continue,
+                };
+                let Some(message) = message else { return };
                 if let ToRoom::Mesh(FromMesh::Delta { from, .. }) = &message {
                     heard.insert(from.clone());
                 }
@@ -133,9 +149,6 @@ impl RoomTask {
                     ToRoom::Mesh(_) => self.handle(message),
                     _ if early.len() < EARLY_MAX => early.push(message),
                     _ => {}
-                }
-                if heard.len() >= others {
-                    return;
                 }
             }
         };
@@ -174,113 +187,6 @@ impl RoomTask {
         }
     }
 
-    fn connect(&mut self, connect: Connect, joined: oneshot::Sender<Result<SessionKey, Connect>>) {
-        let socket = self.edge.rooms.next_session();
-        let done = if connect.request.reconnect {
-            self.resume(socket, connect)
-        } else {
-            self.join(socket, connect)
-        };
-        if done.is_some() {
-            // Unanswered means refused: the socket's task then closes after what was queued.
-            let _ = joined.send(Ok(socket));
-        }
-    }
-
-    fn join(&mut self, socket: SessionKey, connect: Connect) -> Option<()> {
-        let Connect {
-            request,
-            claims,
-            address,
-            frames,
-        } = connect;
-        let now = Instant::now();
-        if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
-            let _ = self.room.update_info(|info| info.max_participants = max);
-        }
-        let through_join_api = claims.meridian.is_some();
-        let mut signalling = Session::new(self.session_config(&claims.sub), request, claims);
-        let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
-        if through_join_api {
-            newcomer
-                .attributes
-                .insert(POP_ATTRIBUTE.to_owned(), self.edge.config.node.region.clone());
-        }
-        let joined = match self.room.join(now, unix_now_ms() as i64, newcomer) {
-            Ok(joined) => joined,
-            Err(error) => {
-                tracing::info!(room = %self.name, identity = %signalling.identity(), %error, "join refused");
-                signalling.leave(LeaveAction::Disconnect, DisconnectReason::JoinFailure);
-                say_last_words(&mut signalling, &frames);
-                return None;
-            }
-        };
-        if let Some(evicted) = &joined.evicted {
-            self.say_goodbye(
-                &evicted.sid,
-                LeaveAction::Disconnect,
-                DisconnectReason::DuplicateIdentity,
-            );
-        }
-        // The others hear of the newcomer first; its own first message is the JoinResponse.
-        self.drain_room_events();
-        let identity = signalling.identity().clone();
-        let actions = signalling.start(&self.room, &joined.sid);
-        tracing::info!(room = %self.name, %identity, sid = %joined.sid, "joined");
-        let client = Client::new(socket, identity, joined.sid, address, signalling, frames, now);
-        self.clients.insert(socket, client);
-        self.sockets.insert(socket, socket);
-        self.dirty.insert(socket);
-        self.act(socket, actions);
-        Some(())
-    }
-
-    fn resume(&mut self, socket: SessionKey, connect: Connect) -> Option<()> {
-        let Connect {
-            request,
-            claims,
-            frames,
-            ..
-        } = connect;
-        let sid = request.resume_sid.clone();
-        let found = self
-            .clients
-            .values_mut()
-            .find(|client| sid.as_ref().is_none_or(|sid| client.sid == *sid) && client.identity.as_str() == claims.sub);
-        let Some(client) = found else {
-            let mut signalling = Session::new(self.session_config(&claims.sub), request, claims);
-            signalling.leave(LeaveAction::Reconnect, DisconnectReason::StateMismatch);
-            say_last_words(&mut signalling, &frames);
-            return None;
-        };
-        client.attach(socket, frames);
-        let actions = client.signalling.resume(&self.room, &client.sid.clone(), request);
-        let key = client.key;
-        tracing::info!(room = %self.name, identity = %client.identity, "resumed");
-        self.sockets.insert(socket, key);
-        self.dirty.insert(key);
-        // What the old socket was given last may never have been read: which layers to send is told again.
-        for sid in self.tracks.published_by(key) {
-            if let Some(track) = self.tracks.get_mut(&sid) {
-                track.told = None;
-            }
-        }
-        self.act(key, actions);
-        Some(())
-    }
-
-    fn session_config(&self, identity: &str) -> SessionConfig {
-        let region = self.edge.config.node.region.clone();
-        let mut config = SessionConfig::new(self.edge.node.as_str(), region, rand::rng().random());
-        config.ice_servers = self
-            .edge
-            .turn()
-            .map(|turn| ice_server(&turn, identity))
-            .into_iter()
-            .collect();
-        config
-    }
-
     fn frame(&mut self, socket: SessionKey, frame: meridian_signalling::Frame) {
         let Some(&key) = self.sockets.get(&socket) else { return };
         let Some(client) = self.clients.get_mut(&key) else {
@@ -305,6 +211,7 @@ impl RoomTask {
         client
             .signalling
             .leave(LeaveAction::Disconnect, DisconnectReason::StateMismatch);
+        self.edge.rooms.counters.violated();
         self.remove(key, DisconnectReason::StateMismatch, reason);
     }
 
@@ -316,7 +223,7 @@ impl RoomTask {
                         self.violation(key, &error.to_string());
                     }
                 }
-                Action::AddTrack { track, .. } => self.prepare_audio(key, &track),
+                Action::AddTrack { track, kind } => self.prepare(key, &track, kind),
                 Action::Mute { track, muted } => self.mute(key, &track, muted),
                 Action::Subscribe { track } => self.subscribe(key, &track),
                 Action::Unsubscribe { track } => self.unsubscribe(key, &track),
@@ -328,11 +235,9 @@ impl RoomTask {
                     });
                 }
                 Action::SubscriptionPermission(acl) => self.write(key, |room, sid| room.set_acl(sid, acl)),
-                Action::SyncState { .. } => {}
+                Action::Received(received) => self.replay_after(key, received),
                 Action::Leave { reason } => self.remove(key, reason, ""),
-                Action::Simulate(scenario) => {
-                    tracing::debug!(room = %self.name, ?scenario, "simulation of failures is not offered");
-                }
+                Action::Simulate(scenario) => self.simulate(key, scenario),
             }
         }
     }
@@ -366,11 +271,18 @@ impl RoomTask {
             Event::KeyframeWanted { track, layer } => self.keyframe_wanted(track, layer),
             Event::AudioLevels(levels) => self.audio_levels(&levels),
             Event::PeerStats { peer, stats } => {
-                if let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key)) {
-                    client.observe(stats);
+                let now = Instant::now();
+                if let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key))
+                    && client.observe(stats, now)
+                {
+                    self.edge.report_session(client.session_report(&self.name, false, now));
                 }
             }
             Event::SubscriptionStarted { track, .. } => self.subscription_started(track),
+            Event::ChannelOpen {
+                peer,
+                channel: Channel::Reliable,
+            } => self.channel_open(peer),
             Event::ChannelOpen { .. } | Event::SenderReport { .. } => {}
         }
     }
@@ -383,6 +295,7 @@ impl RoomTask {
         if reason == PeerCloseReason::Transport(CloseReason::ClosedByPeer) {
             // The page is closing, or on its way to another edge: its Leave, or its next join, tells which.
             client.transport_closed(Instant::now());
+            client.channel_lost(self.replay.next_serial());
             // Not `Active` any more: should it turn up on another edge, nobody is shown a departure.
             let _ = self.room.set_state(&client.sid, ParticipantState::Joined);
             self.forget_peer(peer);
@@ -449,6 +362,7 @@ impl RoomTask {
     }
 
     fn close(&mut self, kind: CloseKind) {
+        self.edge_leaves = matches!(kind, CloseKind::EdgeLeaves);
         let (action, reason) = match kind {
             CloseKind::EdgeLeaves => (LeaveAction::Reconnect, DisconnectReason::ServerShutdown),
             CloseKind::RoomClosed => (LeaveAction::Disconnect, DisconnectReason::RoomClosed),
@@ -465,7 +379,7 @@ impl RoomTask {
         let Some(mut client) = self.clients.remove(&key) else {
             return;
         };
-        client.close(close_reason);
+        client.close(close_reason, &self.edge.rooms.counters);
         if let Some(socket) = client.socket {
             self.sockets.remove(&socket);
         }
@@ -480,9 +394,13 @@ impl RoomTask {
         }
         self.speaking_changed |= self.speaking.remove(&client.sid).is_some();
         self.edge
-            .report_session(client.session_report(&self.name, Instant::now()));
-        // An error only says that the room withdrew this stay before (eviction).
-        let _ = self.room.leave(&client.sid, reason);
+            .report_session(client.session_report(&self.name, true, Instant::now()));
+        // Whoever an edge that goes away sends elsewhere is not shown leaving: other edges keep the stay until it is outranked by the
+        // next one, or until this edge has been silent for long.
+        if !self.edge_leaves {
+            // An error only says that the room withdrew this stay before (eviction).
+            let _ = self.room.leave(&client.sid, reason);
+        }
         tracing::info!(room = %self.name, identity = %client.identity, ?reason, "left");
     }
 
@@ -512,8 +430,12 @@ impl RoomTask {
             self.remove(key, reason, why);
         }
         self.tracks.iter_mut().for_each(|track| track.end_lingering(now));
+        self.refresh_tokens(unix_now_ms() / 1000);
+        self.end_simulations(now);
+        self.replay.expire(now);
         self.tell_periodically(now);
-        self.dirty.extend(self.clients.keys());
+        let pending = self.clients.values().filter(|client| client.has_pending());
+        self.dirty.extend(pending.map(|client| client.key));
     }
 
     /// Tells everybody concerned what the messages handled since the last call have changed.
@@ -529,7 +451,7 @@ impl RoomTask {
                 continue;
             };
             client.ask_for_offer(now);
-            if client.flush(now).is_err() {
+            if client.flush(now, &self.edge.rooms.counters).is_err() {
                 tracing::warn!(room = %self.name, identity = %client.identity, "client too slow: socket closed");
             }
         }
@@ -541,7 +463,7 @@ impl RoomTask {
         }
     }
 
-    fn drain_room_events(&mut self) {
+    pub(super) fn drain_room_events(&mut self) {
         while let Some(event) = self.room.poll_event() {
             self.before_telling(&event);
             let keys: Vec<SessionKey> = self.clients.keys().copied().collect();
@@ -582,22 +504,5 @@ impl RoomTask {
             }
             _ => {}
         }
-    }
-}
-
-fn ice_server(turn: &meridian_api::v1::TurnPolicy, identity: &str) -> IceServer {
-    let expires_s = unix_now_ms() / 1000 + u64::from(turn.ttl_s);
-    let (username, credential) = meridian_api::turn::credentials(&turn.secret, identity, expires_s);
-    IceServer {
-        urls: turn.urls.clone(),
-        username,
-        credential,
-    }
-}
-
-/// Sends what a refused session has to say; the socket closes when `frames` is dropped.
-fn say_last_words(signalling: &mut Session, frames: &mpsc::Sender<Outgoing>) {
-    while let Some(frame) = signalling.poll_frame() {
-        let _ = frames.try_send(Outgoing::Frame(frame));
     }
 }

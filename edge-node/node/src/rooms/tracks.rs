@@ -10,6 +10,7 @@ use meridian_shard::Demand;
 use meridian_transport::sdp::Publication;
 
 use super::SessionKey;
+use super::backup::published;
 
 /// A layer that a subscriber looks away from goes on this long: it is shown until the other one's keyframe is there, which
 /// may be several round trips of the mesh away.
@@ -108,6 +109,15 @@ impl Tracks {
         let track = self.by_sid.remove(sid)?;
         self.sids.remove(&track.id);
         Some(track)
+    }
+
+    /// The backups of a track that are carried now.
+    pub(super) fn backups_of(&self, sid: &TrackSid) -> Vec<TrackSid> {
+        let of = |track: &&CarriedTrack| match published(&track.sid) {
+            (published, Some(_)) => published == *sid,
+            (_, None) => false,
+        };
+        self.iter().filter(of).map(|track| track.sid.clone()).collect()
     }
 
     pub(super) fn get(&self, sid: &TrackSid) -> Option<&CarriedTrack> {

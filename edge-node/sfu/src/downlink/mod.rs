@@ -304,10 +304,8 @@ impl Downlink {
     /// Sender report on the publisher's NTP timeline; `None` until the publisher reported and a packet was sent.
     pub fn sender_report(&mut self, now: Instant, source: &Source) -> Option<SenderReport> {
         let layer = self.selection.current?;
-        let (report, at) = source.sender_report(layer)?;
         let mapping = self.history.current()?;
-        let elapsed = now.saturating_duration_since(at);
-        let mut info = timeline::extrapolate(report, elapsed, self.format?.codec.clock_rate_hz());
+        let mut info = source.sender_report_now(now, layer)?;
         info.rtp_timestamp = info.rtp_timestamp.wrapping_add(mapping.timestamp);
         self.reports.sent(now, info.ntp);
         Some(SenderReport {

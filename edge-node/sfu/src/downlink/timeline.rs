@@ -50,15 +50,6 @@ pub(super) fn continue_at(
     }
 }
 
-/// A report as the publisher would have sent it `elapsed` later.
-pub(super) fn extrapolate(report: SenderReportInfo, elapsed: Duration, clock_rate_hz: u32) -> SenderReportInfo {
-    let ntp_elapsed = (elapsed.as_nanos() << 32) / 1_000_000_000;
-    SenderReportInfo {
-        ntp: report.ntp.wrapping_add(ntp_elapsed as u64),
-        rtp_timestamp: report.rtp_timestamp.wrapping_add(ticks(elapsed, clock_rate_hz)),
-    }
-}
-
 /// Round-trip time from a report block (RFC 3550 §6.4.1): `sent` is when the report with `last_sr` was sent.
 pub(super) fn round_trip(now: Instant, sent: Instant, delay_since_last_sr: u32) -> Duration {
     let delay = Duration::from_nanos(u64::from(delay_since_last_sr) * 1_000_000_000 / 65_536);
@@ -152,7 +143,7 @@ mod tests {
             ntp: 10 << 32,
             rtp_timestamp: u32::MAX - 44_999,
         };
-        let later = extrapolate(report, Duration::from_millis(1_500), HZ);
+        let later = report.later(Duration::from_millis(1_500), HZ);
         assert_eq!(
             later,
             SenderReportInfo {

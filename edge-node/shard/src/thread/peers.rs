@@ -332,6 +332,9 @@ impl Shard {
         for track in &peer.published {
             self.end_track(*track);
         }
+        self.shared
+            .counters
+            .note_transport(&peer.totals.transport, &peer.transport.stats());
         self.shared.load.fetch_sub(1, Ordering::Relaxed);
         self.shared
             .counters

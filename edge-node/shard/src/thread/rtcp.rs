@@ -10,6 +10,9 @@ use crate::metrics::add;
 
 /// A sender report per stream and second, the first as soon as there is something to report.
 const SENDER_REPORT_EVERY: Duration = Duration::from_secs(1);
+/// The first few come faster: receivers need two of audio and two of video before they relate one to the other.
+const FIRST_SENDER_REPORTS: u32 = 3;
+const FIRST_SENDER_REPORTS_EVERY: Duration = Duration::from_millis(200);
 /// Compounds are sent before they grow beyond this.
 const COMPOUND_BYTES: usize = 1_000;
 /// The one name all our streams have (RFC 3550 §6.5.1): they share the publisher's clock, which is what it says.
@@ -160,9 +163,14 @@ impl Shard {
             let Some(subscription) = self.subscriptions.get_mut(index) else {
                 continue;
             };
+            let every = if subscription.reports < FIRST_SENDER_REPORTS {
+                FIRST_SENDER_REPORTS_EVERY
+            } else {
+                SENDER_REPORT_EVERY
+            };
             if subscription
                 .reported
-                .is_some_and(|at| now.saturating_duration_since(at) < SENDER_REPORT_EVERY)
+                .is_some_and(|at| now.saturating_duration_since(at) < every)
             {
                 continue;
             }
@@ -171,6 +179,7 @@ impl Shard {
             };
             if let Some(report) = subscription.downlink.sender_report(now, track.origin.source()) {
                 subscription.reported = Some(now);
+                subscription.reports = subscription.reports.saturating_add(1);
                 Writer::new(&mut out)
                     .sender_report(&report, &[])
                     .cname(report.ssrc, CNAME);

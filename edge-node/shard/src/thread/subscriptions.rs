@@ -22,7 +22,9 @@ pub(crate) struct Subscription {
     pub(crate) downlink: Downlink,
     pub(crate) stream: SrtpStream,
     pub(crate) rtx: SrtpStream,
+    /// When our last sender report left, and how many have.
     pub(crate) reported: Option<Instant>,
+    pub(crate) reports: u32,
 }
 
 impl Shard {
@@ -65,6 +67,7 @@ impl Shard {
             rtx: SrtpStream::new(media.rtx_ssrc),
             downlink: Downlink::new(config),
             reported: None,
+            reports: 0,
         });
         peer.subscriptions.push(index);
         self.enter(index, id, kind, now);

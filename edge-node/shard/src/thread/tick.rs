@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use meridian_sfu::Layer;
+use meridian_transport::PeerStats as TransportStats;
 
 use super::Shard;
 use super::peers::Peers;
@@ -52,6 +53,7 @@ pub(crate) struct Totals {
     told_at: Instant,
     bytes_down: u64,
     bytes_up: u64,
+    pub(super) transport: TransportStats,
 }
 
 impl Totals {
@@ -62,6 +64,7 @@ impl Totals {
             told_at: now,
             bytes_down: 0,
             bytes_up: 0,
+            transport: TransportStats::default(),
         }
     }
 }
@@ -78,6 +81,7 @@ impl Shard {
         self.visit_some_peers(now);
         if self.clock.ticks.is_multiple_of(TICKS_PER_ROUND) {
             self.repeat_keyframe_requests(now);
+            self.tell_mesh_reports(now);
             let mut levels = std::mem::take(&mut self.scratch.levels);
             if self.speakers.poll(now, &mut levels) && !levels.is_empty() {
                 self.events.send(Event::AudioLevels(levels.clone()));
@@ -187,12 +191,15 @@ impl Shard {
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 * 8.0 / seconds) as u64;
         stats.bitrate_down_bps = rate(bytes_down, peer.totals.bytes_down);
         stats.bitrate_up_bps = rate(bytes_up, peer.totals.bytes_up);
+        let transport = peer.transport.stats();
+        self.shared.counters.note_transport(&peer.totals.transport, &transport);
         peer.totals = Totals {
             report_at: peer.totals.report_at,
             stats_at: now + STATS_EVERY,
             told_at: now,
             bytes_down,
             bytes_up,
+            transport,
         };
         self.events.send(Event::PeerStats { peer: peer.id, stats });
     }

@@ -2,7 +2,7 @@
 //! is `subscriptions`' business.
 
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meridian_sfu::{
     Codec, Layer, LayerSet, MediaKind, Packet, RemoteTrack, SenderReportInfo, Source, SsrcInfo, TrackId, Uplink,
@@ -14,6 +14,8 @@ use super::Shard;
 use crate::api::{Event, Tapped};
 use crate::inbox::{Mirrored, Note};
 use crate::metrics::add;
+
+const MESH_REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a track's packets come from.
 pub(crate) enum Origin {
@@ -44,6 +46,8 @@ pub(crate) struct Track {
     /// Shards that get every packet.
     mirrors: Vec<u16>,
     tap: LayerSet,
+    /// When the mesh was last told what the publisher's sender reports say.
+    told_mesh: Option<Instant>,
     started: LayerSet,
     pub(super) muted: bool,
 }
@@ -56,6 +60,7 @@ impl Track {
             fresh: Vec::new(),
             mirrors: Vec::new(),
             tap: LayerSet::EMPTY,
+            told_mesh: None,
             started: LayerSet::EMPTY,
             muted: false,
         }
@@ -242,10 +247,9 @@ impl Shard {
         if track.muted {
             mailbox.note(Note::Muted { track: id, muted: true });
         }
-        for layer in track.origin.source().live().iter() {
-            if let Some((report, at)) = track.origin.source().sender_report(layer)
-                && now.saturating_duration_since(at).as_secs() < 10
-            {
+        let source = track.origin.source();
+        for layer in source.seen().iter() {
+            if let Some(report) = source.sender_report_now(now, layer) {
                 mailbox.note(Note::SenderReport {
                     track: id,
                     layer,
@@ -331,6 +335,9 @@ impl Shard {
         let Some(track) = self.tracks.get_mut(&id) else { return };
         let new = LayerSet(layers.0 & !track.tap.0);
         track.tap = layers;
+        if !new.is_empty() {
+            track.told_mesh = None;
+        }
         if track.origin.source().kind() == MediaKind::Video {
             for layer in new.iter() {
                 self.keyframe_wanted(id, layer, now);
@@ -449,6 +456,31 @@ impl Shard {
                 layer,
                 report,
             });
+        }
+    }
+}
+
+impl Shard {
+    /// Sender reports of what crosses links, again and again: publishers send one in five seconds for audio, an edge that has just
+    /// subscribed must not wait for that, and a report may be lost on the way.
+    pub(super) fn tell_mesh_reports(&mut self, now: Instant) {
+        for (&id, track) in &mut self.tracks {
+            let told = track.told_mesh.is_some_and(|at| now < at + MESH_REPORT_EVERY);
+            if track.tap.is_empty() || told {
+                continue;
+            }
+            let source = track.origin.source();
+            for layer in track.tap.iter() {
+                let Some(report) = source.sender_report_now(now, layer) else {
+                    continue;
+                };
+                track.told_mesh = Some(now);
+                self.events.send(Event::SenderReport {
+                    track: id,
+                    layer,
+                    report,
+                });
+            }
         }
     }
 }

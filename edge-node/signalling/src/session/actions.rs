@@ -11,7 +11,7 @@ pub enum Action {
         id: u32,
         sdp: String,
     },
-    /// A track was announced and accepted (a new one, or one that came with a session taken over); the client is answered. Its media will come with an offer:
+    /// A track, or another codec of one, was announced and accepted (a new one, or one that came with a session taken over); the client is answered. Its media will come with an offer:
     /// [`super::Session::match_publication`] hands the facts out then.
     AddTrack {
         track: TrackSid,
@@ -42,16 +42,9 @@ pub enum Action {
         track: TrackSid,
         change: TrackChange,
     },
-    /// What the client believes after a resume. Its tracks, subscriptions and disabled tracks are already dealt with, by the
-    /// actions before this one.
-    SyncState {
-        /// Tracks it publishes, with their cid and mid.
-        published: Vec<proto::TrackPublishedResponse>,
-        offer: Option<proto::SessionDescription>,
-        answer: Option<proto::SessionDescription>,
-        /// Per publisher, the last reliable data message received: later ones may be replayed.
-        received: Vec<(ParticipantSid, u32)>,
-    },
+    /// What the client said, resuming, to have received: per sender, the number of its last reliable data packet. Later ones are
+    /// to be repeated.
+    Received(Vec<(ParticipantSid, u32)>),
     /// The session ends: `room.leave` with this reason and forget the session.
     Leave {
         reason: DisconnectReason,

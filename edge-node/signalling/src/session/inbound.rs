@@ -17,6 +17,8 @@ use crate::frame::{self, Frame, Violation};
 /// Messages a client may send at once, and per second in the long run. A layout change of a large room takes some hundreds.
 const BURST: u32 = 2_000;
 const PER_SECOND: u32 = 200;
+/// Senders of data that a resuming client may name.
+const RECEIVED_MAX: usize = limits::PARTICIPANTS_PER_NODE;
 
 /// A token bucket over the time the node passes in.
 pub(super) struct Limiter {
@@ -273,15 +275,15 @@ impl Session {
             disabled: true,
             ..Default::default()
         }));
-        let received = state.datachannel_receive_states.into_iter();
-        actions.push(Action::SyncState {
-            published: state.publish_tracks,
-            offer: state.offer,
-            answer: state.answer,
-            received: received
-                .map(|r| (ParticipantSid::from(r.publisher_sid), r.last_seq))
-                .collect(),
-        });
+        let received: Vec<_> = state
+            .datachannel_receive_states
+            .into_iter()
+            .take(RECEIVED_MAX)
+            .map(|r| (ParticipantSid::from(r.publisher_sid), r.last_seq))
+            .collect();
+        if !received.is_empty() {
+            actions.push(Action::Received(received));
+        }
         actions
     }
 

@@ -176,6 +176,14 @@ impl Session {
     pub fn is_overflowed(&self) -> bool {
         self.overflowed
     }
+    /// Something waits for [`Session::poll_frame`].
+    pub fn has_frames(&self) -> bool {
+        !self.out.is_empty()
+    }
+    /// How many frames wait.
+    pub fn frames_waiting(&self) -> usize {
+        self.out.len()
+    }
     /// A Leave was exchanged: nothing more will be written.
     pub fn has_left(&self) -> bool {
         self.phase == Phase::Left

@@ -70,7 +70,7 @@ impl Session {
         }
     }
 
-    /// The announced track, and whether it was unknown before.
+    /// The announced track, and whether it (or a codec of it) was unknown before.
     fn accept_track(
         &mut self,
         room: &Room,
@@ -95,7 +95,7 @@ impl Session {
         }
         check_sizes(request)?;
         if !request.sid.is_empty() {
-            return self.accept_backup(room, request, kind).map(|track| (track, false));
+            return self.accept_backup(room, request, kind).map(|track| (track, true));
         }
         // A repeated request gets the same answer.
         if let Some(known) = self
@@ -123,7 +123,8 @@ impl Session {
         let sid = TrackSid::from(info.sid.as_str());
         let publications = &mut self.publications;
         let known = publications.owns(&sid) || publications.pending_mut(&sid).is_some() || room.track(&sid).is_some();
-        if known || !info.sid.starts_with("TR_") || publications.len() >= limits::TRACKS {
+        let well_formed = info.sid.starts_with("TR_") && !info.sid.contains('/');
+        if known || !well_formed || publications.len() >= limits::TRACKS {
             return None;
         }
         let codecs = info.codecs.iter().map(|c| proto::SimulcastCodec {
@@ -264,6 +265,19 @@ impl Session {
             track: track.clone(),
             backup: Some(index),
         })
+    }
+
+    /// What the client will call a track's sections in its offers, and the codec (mime type) it wants to send in each.
+    pub fn announced_codecs(&self, track: &TrackSid) -> Vec<(String, String)> {
+        let publications = &self.publications;
+        let pending = publications.pending.iter().find(|t| t.sid == *track);
+        let known = pending.or_else(|| publications.matched.get(track));
+        let own = known.into_iter().flat_map(|t| &t.codecs);
+        let backups = publications.backups.iter().filter(|(t, _)| t == track).map(|(_, c)| c);
+        own.chain(backups)
+            .filter(|c| !c.cid.is_empty() && !c.mime.is_empty())
+            .map(|c| (c.cid.clone(), c.mime.clone()))
+            .collect()
     }
 
     /// Tracks that were announced and matched to no section yet.

@@ -11,6 +11,7 @@ mod codecs;
 mod extensions;
 mod negotiation;
 mod offer;
+mod ssrcs;
 mod write;
 
 use std::net::SocketAddr;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use meridian_sfu::media::{ExtensionMap, Layer, MediaKind, PayloadType};
 
 use super::offer::{Direction, Offer, OfferedExtension, OfferedSection};
+use super::ssrcs::{SsrcSequence, mix};
 use super::write::{AnswerWriter, MediaSection, SentStream};
 use super::{
     Answer, AudioPreferences, LocalMedia, Publication, RemoteParams, SECTIONS_WANTED_MAX, SdpError, SectionsRequired,
@@ -29,6 +30,8 @@ pub struct Negotiation {
     wanted: Vec<WantedTrack>,
     remote: Option<RemoteParams>,
     preferences: Vec<(String, AudioPreferences)>,
+    /// Which codec the client is to send a video track in, by the track's name in its msid.
+    video_codecs: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -84,6 +87,7 @@ impl Negotiation {
             wanted: Vec::new(),
             remote: None,
             preferences: Vec::new(),
+            video_codecs: Vec::new(),
         }
     }
 
@@ -113,6 +117,28 @@ impl Negotiation {
             self.preferences.remove(0);
         }
         self.preferences.push((cid.to_owned(), preferences));
+    }
+
+    /// Which codec (mime type) the client wants to send the video it publishes as `cid` (msid track) in. Browsers leave that to
+    /// the answer: they send the codec that it names first. Takes effect at the next answer.
+    pub fn prefer_video(&mut self, cid: &str, mime: &str) {
+        self.video_codecs.retain(|(of, _)| of != cid);
+        if self.video_codecs.len() == PREFERENCES_MAX {
+            self.video_codecs.remove(0);
+        }
+        self.video_codecs.push((cid.to_owned(), mime.to_owned()));
+    }
+
+    /// A section the client sends on, its codecs in the order it is to use them.
+    fn received(&self, offered: &OfferedSection<'_>, mid: &str, media: &UsableMedia<'_>) -> Publication {
+        let mut publication = publication(offered, mid, media);
+        let wanted = self.video_codecs.iter().find(|(cid, _)| *cid == publication.cid);
+        if let Some((_, mime)) = wanted {
+            publication
+                .payloads
+                .sort_by_key(|payload| !payload.codec.to_string().eq_ignore_ascii_case(mime));
+        }
+        publication
     }
 
     /// Sections that waiting subscriptions need beyond the free ones, up to [`SECTIONS_WANTED_MAX`] in all.
@@ -285,7 +311,7 @@ impl Negotiation {
     fn next_role(&self, offered: &OfferedSection<'_>, mid: &str, media: &UsableMedia<'_>, old: Option<Role>) -> Role {
         match offered.direction {
             // What a client could both send and receive on is taken for sending: it has other sections to receive on.
-            Direction::SendOnly | Direction::SendRecv => Role::Receiving(publication(offered, mid, media)),
+            Direction::SendOnly | Direction::SendRecv => Role::Receiving(self.received(offered, mid, media)),
             Direction::RecvOnly | Direction::Inactive => match old {
                 Some(Role::Sending(sending)) if offered.direction == Direction::RecvOnly && !sending.ended => {
                     let codecs = self.wanted.iter().find(|wanted| wanted.key == sending.track.key);
@@ -378,6 +404,7 @@ impl Negotiation {
         match &section.role {
             Role::Receiving(publication) if publication.active => {
                 text.direction = Direction::RecvOnly;
+                text.payloads = &publication.payloads;
                 rids = publication.rids.iter().map(String::as_str).collect();
                 text.rids = &rids;
                 let preferences = self.preferences.iter().find(|(cid, _)| *cid == publication.cid);
@@ -547,39 +574,4 @@ fn declared_streams(offered: &OfferedSection<'_>) -> Vec<SsrcInfo> {
             SsrcInfo { ssrc, rtx }
         })
         .collect()
-}
-
-/// Visits every 32-bit number once: an odd step through the ring. So no SSRC is handed out twice.
-#[derive(Debug)]
-struct SsrcSequence {
-    next: u32,
-    step: u32,
-}
-
-impl SsrcSequence {
-    fn new(seed: u64) -> SsrcSequence {
-        let bits = mix(seed ^ 0x5353_5243);
-        SsrcSequence {
-            next: (bits >> 32) as u32,
-            step: (bits as u32) | 1,
-        }
-    }
-
-    fn next(&mut self, theirs: &HashSet<u32>) -> u32 {
-        loop {
-            let ssrc = self.next;
-            self.next = self.next.wrapping_add(self.step);
-            if ssrc != 0 && !theirs.contains(&ssrc) {
-                return ssrc;
-            }
-        }
-    }
-}
-
-/// SplitMix64: spreads a seed over 64 bits.
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -1,4 +1,4 @@
-//! Limits on how often somebody may try something: token buckets in tables of bounded size.
+//! Limits on how often somebody may try something: token buckets in tables of bounded size. Used by the control plane and by edges.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use std::time::Instant;
 const BUCKETS_MAX: usize = 50_000;
 
 /// One limit, counted per key. A key may use its minute's worth at once, then gets it back evenly.
-pub(crate) struct Limiter<K> {
+pub struct Limiter<K> {
     per_minute: f64,
     buckets: Mutex<HashMap<K, Bucket>>,
 }
@@ -22,7 +22,7 @@ struct Bucket {
 
 impl<K: Eq + Hash> Limiter<K> {
     /// `per_minute` 0 means that nothing is allowed.
-    pub(crate) fn new(per_minute: u32) -> Self {
+    pub fn new(per_minute: u32) -> Self {
         Limiter {
             per_minute: f64::from(per_minute),
             buckets: Mutex::default(),
@@ -30,7 +30,7 @@ impl<K: Eq + Hash> Limiter<K> {
     }
 
     /// Counts one, if it is allowed. `Err`: seconds until it will be.
-    pub(crate) fn take(&self, key: K, now: Instant) -> Result<(), u32> {
+    pub fn take(&self, key: K, now: Instant) -> Result<(), u32> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = buckets
             .get(&key)
@@ -50,7 +50,7 @@ impl<K: Eq + Hash> Limiter<K> {
     }
 
     /// Takes back one [`Self::take`].
-    pub(crate) fn give_back(&self, key: &K) {
+    pub fn give_back(&self, key: &K) {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = buckets.get_mut(key) {
             bucket.tokens = (bucket.tokens + 1.0).min(self.per_minute);

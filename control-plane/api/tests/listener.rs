@@ -1,0 +1,156 @@
+//! The listener that the control plane and the edges share, on loopback.
+
+use axum::Router;
+use axum::extract::WebSocketUpgrade;
+use axum::extract::ws::Message;
+use axum::response::Response;
+use axum::routing::get;
+use meridian_api::listener::{Limits, Server, Takeover, serve};
+use meridian_api::pki::CertificateAuthority;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsConnector;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// RFC 6455 §1.2's own example.
+const UPGRADE: &str = "GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+async fn echo(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async |mut socket| {
+        while let Some(Ok(message @ Message::Text(_))) = socket.recv().await {
+            if socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+struct Running {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+async fn start(
+    connections: usize,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    takeover: Option<Arc<dyn Takeover>>,
+) -> Running {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let server = Server {
+        router: Router::new()
+            .route("/hello", get(async || "hello"))
+            .route("/echo", get(echo)),
+        tls,
+        limits: Limits {
+            connections,
+            connections_per_address: 1,
+        },
+        is_proxy: Box::new(|_| false),
+        takeover,
+        stopped,
+    };
+    let task = tokio::spawn(serve(socket, server));
+    Running { address, stop, task }
+}
+
+async fn get_hello<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> String {
+    stream
+        .write_all(b"GET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_websocket_is_upgraded_and_counts_as_a_connection_until_it_ends() {
+    let server = start(1, None, None).await;
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    socket.write_all(UPGRADE.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 101") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        "{head}"
+    );
+    // A text frame of two letters under an all-zero mask, and its echo.
+    socket.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
+    let mut frame = [0; 4];
+    socket.read_exact(&mut frame).await.unwrap();
+    assert_eq!(&frame, &[0x81, 2, b'h', b'i']);
+    let second = TcpStream::connect(server.address).await.unwrap();
+    let mut waiting = tokio::spawn(get_hello(second));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut waiting).await;
+    assert!(early.is_err(), "the only place is taken");
+    drop(socket);
+    let answer = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+}
+
+#[tokio::test]
+async fn stopping_ends_idle_connections_and_the_listener() {
+    let server = start(8, None, None).await;
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    let answer = get_hello(TcpStream::connect(server.address).await.unwrap()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.stop.send_replace(true);
+    tokio::time::timeout(PATIENCE, server.task).await.unwrap().unwrap();
+    assert_eq!(idle.read(&mut [0; 8]).await.unwrap_or(0), 0);
+}
+
+/// Wants what begins with a zero byte.
+struct Zeros(mpsc::UnboundedSender<(std::net::TcpStream, rustls::ServerConnection)>);
+
+impl Takeover for Zeros {
+    fn wants(&self, first: u8) -> bool {
+        first == 0
+    }
+
+    fn take(&self, socket: std::net::TcpStream, tls: rustls::ServerConnection, _from: SocketAddr) {
+        self.0.send((socket, tls)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn another_protocol_shares_the_port_by_the_first_decrypted_byte() {
+    meridian_api::install_crypto();
+    let directory = std::env::temp_dir().join(format!("meridian-listener-{}", std::process::id()));
+    let identity = CertificateAuthority::create().unwrap().issue_node("web", &[]).unwrap();
+    identity.save(&directory).unwrap();
+    let files = [directory.join("node.pem"), directory.join("node.key")];
+    let tls = meridian_api::listener::tls_config(&files[0], &files[1], &[b"http/1.1"]).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    let (taken_in, mut taken) = mpsc::unbounded_channel();
+    let server = start(8, Some(tls), Some(Arc::new(Zeros(taken_in)))).await;
+    // No ALPN, as many TURN clients.
+    let client = TlsConnector::from(Arc::new(identity.client_config(&[]).unwrap()));
+    let connect = async || {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        client.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    };
+    // Who has not said anything yet keeps nobody waiting.
+    let _silent = connect().await;
+    let mut other = connect().await;
+    other.write_all(&[0, 1, 2, 3]).await.unwrap();
+    let (_socket, mut tls) = tokio::time::timeout(PATIENCE, taken.recv()).await.unwrap().unwrap();
+    let mut bytes = [0; 4];
+    tls.reader().read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, [0, 1, 2, 3], "nothing was read before");
+    let answer = get_hello(connect().await).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"),
+        "{answer}"
+    );
+}

@@ -1,0 +1,256 @@
+//! The TURN server inside this edge: for clients whose network lets nothing through but one UDP port, or TCP, or only what looks like
+//! HTTPS. `meridian-turn` does the work; here it is told what only the edge knows: its certificate, its media ports, the secret of the
+//! control plane's policy, and the URLs under which clients find it. Over TLS it shares the HTTPS port.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+
+use meridian_api::listener::{Takeover, tls_config};
+use meridian_api::v1;
+use meridian_shard::Shards;
+use meridian_turn::credentials::{IceServer, ice_servers};
+use meridian_turn::framing::begins_turn;
+use meridian_turn::io::{TurnServer, own_addresses};
+use meridian_turn::policy::MediaPorts;
+use meridian_turn::settings::urls;
+use meridian_turn::{Family, RelayAddress};
+use rand::Rng;
+use rand::distr::Alphanumeric;
+
+use crate::config::EdgeConfig;
+use crate::edge::{EdgeError, unix_now_ms};
+
+/// How TURN names itself in TLS (RFC 7443); clients that offer ALPN at all offer one of these.
+pub(crate) const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
+/// Seconds that credentials hold when no control plane says.
+const TTL_S: u32 = 6 * 3600;
+
+/// What clients are given to get past firewalls: this edge's TURN server, if it runs one, and those of the control plane's policy.
+pub(crate) struct Turn {
+    server: Option<Embedded>,
+    policy: Mutex<Policy>,
+}
+
+struct Embedded {
+    server: TurnServer,
+    urls: Vec<String>,
+}
+
+struct Policy {
+    /// This process's own, for as long as no control plane has named one.
+    own: String,
+    current: v1::TurnPolicy,
+    /// The secret before it: what was minted with it is still under way.
+    previous: String,
+}
+
+impl Turn {
+    /// Starts the server if the configuration says where to listen. `https`: the address of the TLS listener that is shared.
+    pub(crate) fn start(config: &EdgeConfig, https: Option<SocketAddr>, shards: &Shards) -> Result<Turn, EdgeError> {
+        let policy = Mutex::new(Policy {
+            own: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
+            current: v1::TurnPolicy::default(),
+            previous: String::new(),
+        });
+        if !config.turn.is_on() {
+            return Ok(Turn { server: None, policy });
+        }
+        let files = config
+            .http
+            .certificate
+            .as_deref()
+            .zip(config.http.private_key.as_deref());
+        let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
+        let mut turn = config.turn.config(tls.transpose().map_err(EdgeError::Tls)?);
+        turn.server.policy.media = media_ports(config, shards);
+        let server = TurnServer::start(turn).map_err(EdgeError::Turn)?;
+        let urls = urls_of(config, &server, https);
+        tracing::info!(?urls, "TURN started");
+        let turn = Turn {
+            server: Some(Embedded { server, urls }),
+            policy,
+        };
+        turn.renew_credentials(config);
+        Ok(turn)
+    }
+
+    /// The control plane's policy: its secret, and TURN servers beside the edges' own.
+    pub(crate) fn set_policy(&self, policy: v1::TurnPolicy, config: &EdgeConfig) {
+        {
+            let mut known = self.lock();
+            if known.current.secret != policy.secret {
+                known.previous = std::mem::take(&mut known.current.secret);
+            }
+            known.current = policy;
+        }
+        self.renew_credentials(config);
+    }
+
+    /// What this edge's server is called by clients; empty without one.
+    pub(crate) fn urls(&self) -> &[String] {
+        self.server.as_ref().map_or(&[], |embedded| &embedded.urls)
+    }
+
+    /// Servers and credentials for one person: this edge's first.
+    pub(crate) fn ice_servers(&self, identity: &str) -> Vec<IceServer> {
+        let known = self.lock();
+        let secret = if known.current.secret.is_empty() {
+            &known.own
+        } else {
+            &known.current.secret
+        };
+        let ttl_s = if known.current.ttl_s == 0 {
+            TTL_S
+        } else {
+            known.current.ttl_s
+        };
+        let expires_s = unix_now_ms() / 1000 + u64::from(ttl_s);
+        let mint = |urls| ice_servers(urls, secret.as_bytes(), identity, expires_s);
+        let mut servers = mint(self.urls());
+        servers.extend(mint(&known.current.urls));
+        servers
+    }
+
+    /// Refuses new allocations, or takes them again.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        if let Some(embedded) = &self.server {
+            embedded.server.set_draining(draining);
+        }
+    }
+
+    pub(crate) fn render_metrics(&self, text: &mut String) {
+        if let Some(embedded) = &self.server {
+            embedded.server.render_metrics(text);
+        }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.server.is_some()
+    }
+
+    fn renew_credentials(&self, config: &EdgeConfig) {
+        let Some(embedded) = &self.server else { return };
+        let known = self.lock();
+        let secrets = [&known.own, &known.current.secret, &known.previous];
+        let credentials = secrets
+            .into_iter()
+            .filter(|secret| !secret.is_empty())
+            .fold(config.turn.credentials(), |all, secret| {
+                all.with_secret(secret.as_bytes())
+            });
+        embedded.server.set_credentials(credentials);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Policy> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Takeover for Turn {
+    fn wants(&self, first: u8) -> bool {
+        self.is_on() && begins_turn(first)
+    }
+
+    fn take(&self, socket: std::net::TcpStream, tls: rustls::ServerConnection, from: SocketAddr) {
+        if let Some(embedded) = &self.server {
+            embedded.server.adopt(socket, tls, from);
+        }
+    }
+}
+
+/// What clients call it. TLS goes by the shared HTTPS port, which firewalls know best, unless there is none.
+fn urls_of(config: &EdgeConfig, server: &TurnServer, https: Option<SocketAddr>) -> Vec<String> {
+    let (public_host, public_port) = public_address(&config.http.public_url);
+    let relay = [Family::V4, Family::V6]
+        .into_iter()
+        .find_map(|f| config.turn.relay_address(f));
+    let host = [config.turn.host.as_str(), public_host]
+        .into_iter()
+        .find(|host| !host.is_empty())
+        .map(str::to_owned)
+        .or_else(|| relay.map(|RelayAddress { advertised, .. }| advertised.to_string()))
+        .unwrap_or_default();
+    let tls = match https {
+        Some(bound) => vec![public_port.unwrap_or(bound.port())],
+        None => server.tls().iter().map(SocketAddr::port).collect(),
+    };
+    urls(&host, server.udp(), server.tcp(), &tls)
+}
+
+/// Host and port of `wss://host[:port]`.
+fn public_address(url: &str) -> (&str, Option<u16>) {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return ("", None);
+    };
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+        _ => (authority, None),
+    };
+    let default = if scheme == "wss" { 443 } else { 80 };
+    (
+        host.trim_start_matches('[').trim_end_matches(']'),
+        port.or(Some(default)),
+    )
+}
+
+/// This edge's media sockets: what clients call them, and where they are for us. An advertised address that this machine does not have
+/// is that of a 1:1 NAT in front of it, so datagrams go to an address it does have.
+fn media_ports(config: &EdgeConfig, shards: &Shards) -> Vec<MediaPorts> {
+    let own = own_addresses();
+    let actual = |advertised: IpAddr| {
+        let family = Family::of(advertised);
+        let mut bound = config.media.bind.iter().map(SocketAddr::ip);
+        let named = bound.find(|ip| Family::of(*ip) == family && !ip.is_unspecified());
+        let relay = config.turn.relay_address(family).map(|relay| relay.bind);
+        let loopback: IpAddr = match family {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        };
+        named
+            .or_else(|| own.contains(&advertised).then_some(advertised))
+            .or(relay)
+            .unwrap_or(loopback)
+    };
+    let mut all: Vec<SocketAddr> = (0..shards.len() as u16)
+        .flat_map(|shard| shards.candidates(meridian_shard::PeerId { shard, index: 0 }))
+        .collect();
+    all.sort_unstable();
+    let mut ports: Vec<MediaPorts> = Vec::new();
+    for address in all {
+        match ports.last_mut() {
+            // One range for all shards, as they are usually bound.
+            Some(last)
+                if last.advertised == address.ip() && last.ports.end().checked_add(1) == Some(address.port()) =>
+            {
+                last.ports = *last.ports.start()..=address.port();
+            }
+            _ => ports.push(MediaPorts {
+                advertised: address.ip(),
+                actual: actual(address.ip()),
+                ports: address.port()..=address.port(),
+            }),
+        }
+    }
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_and_port_of_a_public_url_are_found() {
+        assert_eq!(
+            public_address("wss://fra-1.example.org"),
+            ("fra-1.example.org", Some(443))
+        );
+        assert_eq!(
+            public_address("wss://fra-1.example.org:8443/x"),
+            ("fra-1.example.org", Some(8443))
+        );
+        assert_eq!(public_address("wss://[2a00::1]:8443"), ("2a00::1", Some(8443)));
+        assert_eq!(public_address("wss://[2a00::1]"), ("2a00::1", Some(443)));
+        assert_eq!(public_address(""), ("", None));
+    }
+}

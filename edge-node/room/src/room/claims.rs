@@ -1,0 +1,72 @@
+//! Who holds an identity when several edges say that it is theirs: the highest epoch, everywhere alike.
+
+use std::time::Instant;
+
+use super::{OUTRANKED, Room, RoomEvent, WriterKey};
+use crate::facts::DisconnectReason;
+use crate::ids::{Epoch, Identity, Version};
+use crate::replica::{Record, Writer};
+
+impl Room {
+    pub(super) fn winner(&self, identity: &Identity) -> Option<(&WriterKey, &Writer, &Record)> {
+        self.writers
+            .iter()
+            .filter_map(|(key, writer)| Some((key, writer, writer.records.get(identity)?)))
+            .max_by_key(|&(key, _, record)| (record.facts.epoch, key))
+    }
+
+    /// A local stay that another edge's outranks ends, unless it was made before this edge could know of the other: then it
+    /// claims the identity once more, with an epoch that counts.
+    pub(super) fn settle_local_claim(&mut self, identity: &Identity) {
+        let own_key = (self.node.clone(), self.incarnation);
+        let Some((key, writer, winner)) = self.winner(identity) else {
+            return;
+        };
+        let (theirs, fresh) = (winner.facts.epoch, writer.fresh);
+        if *key == own_key {
+            return;
+        }
+        let Some(own) = self.writers.get(&own_key).and_then(|w| w.records.get(identity)) else {
+            return;
+        };
+        if !own.facts.is_live() || !self.locals.contains_key(&own.facts.sid) {
+            return;
+        }
+        let mut facts = (*own.facts).clone();
+        let provisional = self.provisional.remove(identity);
+        if fresh && provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
+            self.clock = self.clock.max(theirs.0) + 1;
+            facts.epoch = Epoch(self.clock);
+            facts.version = Version(facts.version.0.saturating_add(1));
+            self.put(facts);
+        } else {
+            self.locals.remove(&facts.sid);
+            match self.now {
+                Some(now) => self
+                    .outranked
+                    .push_back((now + OUTRANKED, identity.clone(), facts.sid.clone())),
+                None => self.withdraw(identity, DisconnectReason::DuplicateIdentity),
+            }
+            self.events.push_back(RoomEvent::LocalEvicted {
+                sid: facts.sid,
+                identity: identity.clone(),
+            });
+        }
+    }
+
+    /// Withdraws the records of stays that others outrank, once everybody has had time to hear of the later stay. Withdrawn at
+    /// once, the news of the end could overtake the news of the move on its way to a third edge.
+    pub(super) fn withdraw_outranked(&mut self, now: Instant) {
+        while let Some((_, identity, sid)) = self.outranked.pop_front_if(|(at, _, _)| *at <= now) {
+            if self
+                .own()
+                .records
+                .get(&identity)
+                .is_some_and(|record| record.facts.sid == sid)
+            {
+                self.withdraw(&identity, DisconnectReason::DuplicateIdentity);
+                self.refresh(&identity);
+            }
+        }
+    }
+}

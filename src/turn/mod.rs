@@ -1,0 +1,127 @@
+//! `meridian turn`: the TURN server alone, for PoPs without an edge and for whoever needs no more. The server is `meridian-turn`; here it
+//! gets its configuration, a port for operators, and an end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use meridian_api::listener::{Limits, Server, serve, tls_config};
+use meridian_turn::Family;
+use meridian_turn::io::TurnServer;
+use meridian_turn::settings::urls;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::flags::TurnArgs;
+use crate::run::StopSignal;
+use config::TurnProcessConfig;
+
+mod config;
+
+/// How TURN names itself in TLS (RFC 7443).
+const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
+/// Probes and Prometheus.
+const HTTP_LIMITS: Limits = Limits {
+    connections: 64,
+    connections_per_address: 32,
+};
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
+    let config: TurnProcessConfig = args.load()?;
+    let files = config.tls.certificate.as_deref().zip(config.tls.private_key.as_deref());
+    let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
+    let tls = tls.transpose().context("tls.certificate, tls.private_key")?;
+    if args.role.check {
+        println!("the configuration is good");
+        return Ok(());
+    }
+    let drain = Duration::from_secs(config.drain_s);
+    let start = async {
+        let socket = TcpListener::bind(config.http.bind)
+            .await
+            .with_context(|| format!("http.bind: cannot listen on {}", config.http.bind))?;
+        let server = TurnServer::start(config.turn.config(tls)).context("turn")?;
+        let server = Arc::new(server);
+        announce(&config, &server, &socket);
+        let (stop, stopped) = watch::channel(false);
+        let http = Server {
+            router: router(server.clone()),
+            tls: None,
+            limits: HTTP_LIMITS,
+            is_proxy: Box::new(|_| false),
+            takeover: None,
+            stopped,
+        };
+        let http = tokio::spawn(serve(socket, http));
+        Ok((server, stop, http))
+    };
+    StopSignal::install()?
+        .serve(start, async |(server, stop, http)| {
+            wait_for_allocations(&server, drain).await;
+            stop.send_replace(true);
+            let _ = http.await;
+        })
+        .await
+}
+
+fn announce(config: &TurnProcessConfig, server: &TurnServer, http: &TcpListener) {
+    let relay = [Family::V4, Family::V6]
+        .into_iter()
+        .find_map(|family| config.turn.relay_address(family));
+    let host = match (&config.turn.host, relay) {
+        (host, Some(relay)) if host.is_empty() => relay.advertised.to_string(),
+        (host, _) => host.clone(),
+    };
+    let tls: Vec<u16> = server.tls().iter().map(|address| address.port()).collect();
+    let urls = urls(&host, server.udp(), server.tcp(), &tls);
+    let operators = http.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    tracing::info!(?urls, http = operators, "TURN started");
+}
+
+/// Takes nobody new, and waits for those who are there, until the deadline.
+async fn wait_for_allocations(server: &TurnServer, deadline: Duration) {
+    server.set_draining(true);
+    let wait = async {
+        while server.allocations() > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tracing::info!(
+        allocations = server.allocations(),
+        deadline_s = deadline.as_secs(),
+        "draining"
+    );
+    if tokio::time::timeout(deadline, wait).await.is_err() {
+        tracing::warn!(
+            allocations = server.allocations(),
+            "the deadline has passed; what is left is cut off"
+        );
+    }
+}
+
+fn router(server: Arc<TurnServer>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(server)
+}
+
+async fn ready(State(server): State<Arc<TurnServer>>) -> Response {
+    if server.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    "ready\n".into_response()
+}
+
+async fn metrics(State(server): State<Arc<TurnServer>>) -> Response {
+    let mut text = String::with_capacity(4096);
+    server.render_metrics(&mut text);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}

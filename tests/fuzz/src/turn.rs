@@ -1,0 +1,88 @@
+//! TURN clients and peers: strangers all.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use meridian_turn::credentials::Credentials;
+use meridian_turn::framing::{FRAME_BYTES_MAX, Frame, next_frame};
+use meridian_turn::stun::{Class, Message, MessageWriter, Method, TransactionId};
+use meridian_turn::{ClientSocket, Command, Relayed, Server, ServerConfig, Shared, Transport};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::{joined, messages};
+
+/// Datagrams of one client without credentials: every answer is short, nothing is relayed, and the tables stay consistent.
+pub(crate) fn datagrams(input: &[u8]) {
+    let mut now = Instant::now();
+    let mut config = ServerConfig::new("meridian.test", Credentials::default().with_user("anna", "pw"));
+    config.relay_v4 = Some(IpAddr::V4(Ipv4Addr::new(203, 0, 114, 1)).into());
+    let Ok(shared) = Shared::new(config, now, Duration::from_secs(1_767_225_600), [7; 32]) else {
+        return;
+    };
+    let mut server = Server::new(shared, 0, now, SmallRng::seed_from_u64(3));
+    let client = ClientSocket {
+        remote: SocketAddr::from(([198, 51, 100, 1], 4000)),
+        local: SocketAddr::from(([203, 0, 114, 1], 3478)),
+        transport: Transport::Udp,
+    };
+    for datagram in messages(input) {
+        now += Duration::from_millis(1);
+        let parsed = Message::parse(datagram);
+        if let Ok(message) = &parsed {
+            let _ = (message.attributes().count(), message.integrity());
+        }
+        assert!(
+            matches!(server.handle_client(now, client, datagram), Relayed::Nothing),
+            "relayed without credentials"
+        );
+        while let Some(command) = server.poll_command() {
+            match command {
+                Command::Send { message, .. } => assert!(
+                    message.len() <= 160,
+                    "an unauthenticated answer of {} bytes",
+                    message.len()
+                ),
+                other => panic!("{other:?} without credentials"),
+            }
+        }
+        server.handle_timeout(now);
+        server.assert_consistent();
+    }
+}
+
+pub(crate) fn datagram_seeds() -> Vec<Vec<u8>> {
+    let request = |method| MessageWriter::new(Class::Request, method, TransactionId([7; 12]));
+    let allocate = request(Method::ALLOCATE).u32(0x0019, 17 << 24).finish();
+    let binding = request(Method::BINDING).finish_with_fingerprint();
+    let send = MessageWriter::new(Class::Indication, Method::SEND, TransactionId([7; 12]))
+        .address(0x0012, SocketAddr::from(([192, 0, 2, 9], 5000)))
+        .attribute(0x0013, b"data")
+        .finish();
+    let channel = [0x40, 0, 0, 4, 1, 2, 3, 4];
+    vec![joined([allocate.as_slice(), &binding, &send, &channel])]
+}
+
+/// A byte stream is cut into frames that cover it without gaps.
+pub(crate) fn stream(input: &[u8]) {
+    let mut rest = input;
+    loop {
+        match next_frame(rest) {
+            Frame::Complete { message, consumed } => {
+                assert!(0 < message && message <= consumed && consumed <= rest.len() && consumed <= FRAME_BYTES_MAX);
+                let _ = Message::parse(&rest[..message]);
+                rest = &rest[consumed..];
+            }
+            Frame::Incomplete(needed) => {
+                assert!(needed > rest.len() && needed <= FRAME_BYTES_MAX);
+                return;
+            }
+            Frame::Violation => return,
+        }
+    }
+}
+
+pub(crate) fn stream_seeds() -> Vec<Vec<u8>> {
+    let binding = MessageWriter::new(Class::Request, Method::BINDING, TransactionId([7; 12])).finish();
+    vec![[binding.as_slice(), &[0x40, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0], &binding].concat()]
+}

@@ -1,0 +1,235 @@
+//! `meridian turn` as a process, judged by coturn's programs, and how it ends.
+#![forbid(unsafe_code)]
+
+#[path = "mesh/process.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod process;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use process::{Folder, Process, eventually, free_port, get};
+
+const MERIDIAN: &str = env!("CARGO_BIN_EXE_meridian");
+const SOON: Duration = Duration::from_secs(20);
+const SECRET: &str = "a-secret-of-some-length";
+
+struct Turn {
+    process: Process,
+    udp: SocketAddr,
+    tls: SocketAddr,
+    http: SocketAddr,
+    _folder: Folder,
+}
+
+impl Turn {
+    /// Relays on loopback, to loopback if `peers` says so.
+    async fn start(peers: &str, drain_s: u32) -> Turn {
+        let folder = Folder::new();
+        certify(&folder);
+        let [udp, tls, http] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let certificate = folder.path("web/node.pem");
+        let key = folder.path("web/node.key");
+        let config = format!(
+            "drain_s = {drain_s}\n[turn]\nudp = ['{udp}']\ntcp = ['{udp}']\ntls = ['{tls}']\nsecrets = ['{SECRET}']\n\
+             allowed_peers = [{peers}]\nthreads = 2\n[turn.limits]\nstranger_answers_per_s = 1000\n[http]\nbind = '{http}'\n\
+             [tls]\ncertificate = '{}'\nprivate_key = '{}'\n",
+            certificate.display(),
+            key.display()
+        );
+        let file = folder.path("turn.toml");
+        std::fs::write(&file, config).unwrap();
+        let arguments = ["turn", "--config", file.to_str().unwrap()].map(str::to_owned);
+        let process = Process::start(MERIDIAN, &arguments, &folder.path("turn.log"));
+        eventually("it is ready", SOON, async || {
+            get(http, "/readyz").await.filter(|answer| answer.status == 200)
+        })
+        .await;
+        Turn {
+            process,
+            udp,
+            tls,
+            http,
+            _folder: folder,
+        }
+    }
+
+    /// The value of a metric, with its labels as they are written.
+    async fn metric(&self, name: &str) -> u64 {
+        let text = get(self.http, "/metrics").await.unwrap().text;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    }
+}
+
+fn certify(folder: &Folder) {
+    let run = |arguments: &[&str]| {
+        assert!(
+            Command::new(MERIDIAN)
+                .args(arguments)
+                .env_clear()
+                .status()
+                .unwrap()
+                .success()
+        )
+    };
+    let path = |name: &str| folder.path(name).to_str().unwrap().to_owned();
+    run(&["pki", "create", "--out", &path("ca")]);
+    run(&["pki", "node", "web", "--authority", &path("ca"), "--out", &path("web")]);
+}
+
+/// coturn's echo, stopped when dropped.
+struct Echo(Child, u16);
+
+impl Echo {
+    async fn start() -> Echo {
+        let port = free_port();
+        let child = Command::new("turnutils_peer")
+            .args(["-L", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("coturn's programs are missing: apt-get install coturn (`./run test` does)");
+        let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
+        probe.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        eventually("turnutils_peer echoes", SOON, async || {
+            probe.send_to(b"are you there", ("127.0.0.1", port)).ok()?;
+            probe.recv(&mut [0; 64]).ok()
+        })
+        .await;
+        Echo(child, port)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts coturn's client with the secret of the TURN REST convention.
+fn client(server: SocketAddr, arguments: &[&str], output: &Path) -> Child {
+    Command::new("turnutils_uclient")
+        .args([
+            "-W",
+            SECRET,
+            "-u",
+            "ana",
+            "-m",
+            "2",
+            "-z",
+            "5",
+            "-l",
+            "300",
+            "-p",
+            &server.port().to_string(),
+        ])
+        .args(arguments)
+        .arg(server.ip().to_string())
+        .stdout(std::fs::File::create(output).unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("coturn's programs are missing: apt-get install coturn (`./run test` does)")
+}
+
+async fn end_of(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn coturns_client_gets_everything_back_over_udp_tcp_and_tls_and_metrics_say_so() {
+    let (turn, echo, folder) = (
+        Turn::start("'127.0.0.0/8'", 0).await,
+        Echo::start().await,
+        Folder::new(),
+    );
+    let port = echo.1.to_string();
+    for (transport, server, flags) in [
+        ("udp", turn.udp, &[][..]),
+        ("tcp", turn.udp, &["-t"]),
+        ("tls", turn.tls, &["-t", "-S"]),
+    ] {
+        let arguments = [&["-n", "20", "-c", "-e", "127.0.0.1", "-r", &port], flags].concat();
+        let log = folder.path(transport);
+        let status = end_of(&mut client(server, &arguments, &log)).await;
+        let output = std::fs::read_to_string(&log).unwrap();
+        assert!(
+            status.success() && output.contains("Total lost packets 0 (0.000000%)"),
+            "{transport}:\n{output}\n{}",
+            turn.process.log()
+        );
+        let total = format!("meridian_turn_allocations_total{{transport=\"{transport}\"}}");
+        assert!(turn.metric(&total).await >= 2, "{transport}");
+    }
+    for direction in ["up", "down"] {
+        let name = format!("meridian_turn_relayed_packets_total{{direction=\"{direction}\"}}");
+        assert!(turn.metric(&name).await >= 120);
+    }
+}
+
+#[tokio::test]
+async fn loopback_is_refused_unless_it_is_configured() {
+    let (turn, echo, folder) = (Turn::start("", 0).await, Echo::start().await, Folder::new());
+    let port = echo.1.to_string();
+    let log = folder.path("log");
+    let mut refused = client(turn.udp, &["-n", "5", "-c", "-e", "127.0.0.1", "-r", &port], &log);
+    // Loopback is the relay's own address here, so it takes a packet to know that no allocation has the peer's port.
+    eventually("a packet was refused", SOON, async || {
+        (turn.metric("meridian_turn_dropped_total{reason=\"peer\"}").await > 0).then_some(())
+    })
+    .await;
+    let _ = refused.kill();
+    let _ = refused.wait();
+    assert_eq!(
+        turn.metric("meridian_turn_relayed_packets_total{direction=\"up\"}")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn stopping_waits_for_the_last_allocation_and_a_second_signal_waits_for_nothing() {
+    let (echo, folder) = (Echo::start().await, Folder::new());
+    let port = echo.1.to_string();
+    for hurried in [false, true] {
+        let mut turn = Turn::start("'127.0.0.0/8'", 600).await;
+        // Over TCP an allocation ends with its connection. A minute of packets: nobody waits for it.
+        let arguments = ["-n", "60000", "-z", "1", "-c", "-t", "-e", "127.0.0.1", "-r", &port];
+        let mut held = client(turn.udp, &arguments, &folder.path("held"));
+        eventually("an allocation", SOON, async || {
+            (turn.metric("meridian_turn_allocations{transport=\"tcp\"}").await > 0).then_some(())
+        })
+        .await;
+        turn.process.signal("TERM");
+        eventually("it takes nobody new", SOON, async || {
+            get(turn.http, "/readyz").await.filter(|answer| answer.status == 503)
+        })
+        .await;
+        assert_eq!(turn.metric("meridian_turn_draining").await, 1);
+        if hurried {
+            turn.process.signal("TERM");
+            assert_eq!(
+                turn.process.ended(SOON).await.code(),
+                Some(1),
+                "it says that it did not wait"
+            );
+        }
+        let _ = held.kill();
+        let _ = held.wait();
+        if !hurried {
+            assert_eq!(turn.process.ended(SOON).await.code(), Some(0), "{}", turn.process.log());
+        }
+    }
+}
