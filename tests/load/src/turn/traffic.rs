@@ -44,25 +44,22 @@ impl Load {
         }
     }
 
-    /// Of audio as telephones send it (RFC 3551 §4.5.14), and of a camera at 60 frames a second.
-    fn interval(self) -> Duration {
-        match self {
-            Load::Burst => Duration::from_micros(16_667),
-            Load::Audio => Duration::from_millis(20),
-        }
+    /// Of audio as telephones send it (RFC 3551 §4.5.14), and of a camera at 50 frames a second.
+    fn interval() -> Duration {
+        Duration::from_millis(20)
     }
 
     pub(super) fn packets_per_second(self, allocations: usize) -> f64 {
-        (allocations * self.burst()) as f64 / self.interval().as_secs_f64()
+        (allocations * self.burst()) as f64 / Load::interval().as_secs_f64()
     }
 
     pub(super) fn describe(self, allocations: usize) -> String {
         format!(
-            "from every sender {} packet(s) of {} bytes back to back (one sendmmsg) every {:.1} ms, senders at random phases: \
+            "from every sender {} packet(s) of {} bytes back to back (one sendmmsg) every {} ms, senders at random phases: \
              {:.0} packets/s",
             self.burst(),
             self.payload_bytes(),
-            self.interval().as_secs_f64() * 1_000.0,
+            Load::interval().as_millis(),
             self.packets_per_second(allocations)
         )
     }
@@ -182,7 +179,7 @@ impl Site {
 
     /// Makes the load for about so long, and waits until everything has come or nothing comes any more.
     pub(super) fn run(&mut self, load: Load, direction: Direction, seconds: f64) -> anyhow::Result<Round> {
-        let interval = load.interval();
+        let interval = Load::interval();
         let periods = (seconds / interval.as_secs_f64()).round().max(1.0) as u32;
         let mut phases: Vec<(Duration, usize)> = (0..self.clients.len())
             .map(|index| (interval.mul_f64(self.rng.random()), index))
