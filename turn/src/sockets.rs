@@ -1,6 +1,7 @@
 //! Addresses that must not be mixed up, as types of their own.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
 /// IPv4 or IPv6.
@@ -36,12 +37,26 @@ impl Transport {
 }
 
 /// A client as the server sees it: the 5-tuple that identifies an allocation (RFC 8656 §3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientSocket {
     pub remote: SocketAddr,
     /// The server's end, which answers must come from.
     pub local: SocketAddr,
     pub transport: Transport,
+}
+
+/// The remote end tells clients apart; this is done for every packet.
+impl Hash for ClientSocket {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let port = u32::from(self.remote.port()) << 8 | self.transport as u32;
+        match self.remote.ip() {
+            IpAddr::V4(ip) => state.write_u64(u64::from(u32::from(ip)) << 32 | u64::from(port)),
+            IpAddr::V6(ip) => {
+                state.write_u128(ip.into());
+                state.write_u32(port);
+            }
+        }
+    }
 }
 
 /// A peer behind the relay, as clients name it.

@@ -7,11 +7,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use meridian_turn::{Framing, Relayed};
+use meridian_turn::{ClientSocket, Framing, Relayed};
 use proptest::prelude::*;
 use support::*;
 
 const PEERS: [&str; 4] = ["192.0.3.5:7000", "192.0.3.5:7001", "192.0.3.6:7000", "10.0.0.1:7000"];
+/// Behind the four come the clients' own relayed addresses: packets between those never leave the server.
+const RELAY_IP: &str = "203.0.114.1";
+/// Below the range of relay ports: nobody ever holds it.
+const DEAD_PORT: u16 = 9;
 const CHANNELS: [u16; 3] = [0x4000, 0x4001, 0x7FFE];
 const CLIENTS: usize = 3;
 const PERMISSIONS_MAX: usize = 2;
@@ -66,7 +70,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (client, peer, channel) = (0..CLIENTS, 0..PEERS.len(), 0..CHANNELS.len());
+    let (client, peer, channel) = (0..CLIENTS, 0..PEERS.len() + CLIENTS, 0..CHANNELS.len());
     prop_oneof![
         4 => client.clone().prop_map(|client| Step::Allocate { client }),
         2 => (client.clone(), prop_oneof![Just(0), Just(600), Just(900), Just(u32::MAX)])
@@ -100,15 +104,26 @@ struct Model {
     allocations: Vec<Option<ModelAllocation>>,
 }
 
-fn peer(index: usize) -> SocketAddr {
-    addr(PEERS[index])
-}
-
 fn is_inside(peer: SocketAddr) -> bool {
     peer.ip() == addr("10.0.0.1:1").ip()
 }
 
+fn is_relayed(peer: SocketAddr) -> bool {
+    peer.ip() == RELAY_IP.parse::<IpAddr>().unwrap()
+}
+
 impl Model {
+    /// One of the four, or the relayed address that a client has now.
+    fn peer(&self, index: usize) -> SocketAddr {
+        match index.checked_sub(PEERS.len()) {
+            None => addr(PEERS[index]),
+            Some(client) => self.allocations[client]
+                .as_ref()
+                .and_then(|a| a.relayed)
+                .unwrap_or(SocketAddr::new(RELAY_IP.parse().unwrap(), DEAD_PORT)),
+        }
+    }
+
     fn new() -> Model {
         let mut config = config();
         config.limits.permissions_per_allocation = PERMISSIONS_MAX;
@@ -141,15 +156,15 @@ impl Model {
         match step {
             Step::Allocate { client } => self.allocate(*client),
             Step::Refresh { client, lifetime } => self.refresh(*client, *lifetime),
-            Step::Permit { client, peer: p } => self.permit(*client, peer(*p)),
+            Step::Permit { client, peer: p } => self.permit(*client, self.peer(*p)),
             Step::Bind {
                 client,
                 channel,
                 peer: p,
-            } => self.bind(*client, CHANNELS[*channel], peer(*p)),
-            Step::Send { client, peer: p } => self.send(*client, peer(*p)),
+            } => self.bind(*client, CHANNELS[*channel], self.peer(*p)),
+            Step::Send { client, peer: p } => self.send(*client, self.peer(*p)),
             Step::ChannelData { client, channel } => self.channel_data(*client, CHANNELS[*channel]),
-            Step::FromPeer { client, peer: p } => self.peer_sends(*client, peer(*p)),
+            Step::FromPeer { client, peer: p } => self.peer_sends(*client, self.peer(*p)),
             Step::Pass { seconds, timer } => {
                 self.world.now += Duration::from_secs(*seconds);
                 if *timer {
@@ -275,8 +290,40 @@ impl Model {
         }
     }
 
+    /// What reaches the client whose relayed address is `to`: its socket, and the framing.
+    fn handed_over(&self, client: usize, to: SocketAddr) -> Option<(ClientSocket, Result<u16, SocketAddr>)> {
+        let from = self.allocations[client].as_ref()?.relayed?;
+        let holds = |a: &Option<ModelAllocation>| a.as_ref().is_some_and(|a| a.relayed == Some(to));
+        let there = self.allocations.iter().position(holds)?;
+        let allocation = self.allocations[there].as_ref()?;
+        allocation.permissions.get(&from.ip())?;
+        let channel = allocation.channels.iter().find(|(_, (peer, _))| *peer == from);
+        Some((
+            self.clients[there].socket,
+            channel.map(|(number, _)| *number).ok_or(from),
+        ))
+    }
+
     fn expect_up(&mut self, client: usize, bytes: &[u8], expected: Option<SocketAddr>) {
         let socket = self.clients[client].socket;
+        if let Some(to) = expected.filter(|to| is_relayed(*to)) {
+            let expected = self.handed_over(client, to);
+            let relayed = self.world.server.handle_client(self.world.now, socket, bytes);
+            let handed = match relayed {
+                Relayed::ToClient(packet) => {
+                    assert_eq!(packet.payload, b"payload");
+                    let framing = match packet.framing {
+                        Framing::Channel(number) => Ok(number),
+                        Framing::Indication { peer, .. } => Err(peer.0),
+                    };
+                    Some((packet.client, framing))
+                }
+                Relayed::Nothing => None,
+                other => panic!("{other:?} leaves the server"),
+            };
+            assert_eq!(handed, expected);
+            return;
+        }
         let relayed = self.world.server.handle_client(self.world.now, socket, bytes);
         match (relayed, expected) {
             (Relayed::Nothing, None) => {}

@@ -27,20 +27,66 @@ struct Filled {
     segment: usize,
 }
 
-/// Buffers for one receive call, allocated once: `buffers` × 64 KB of address space (pages are touched only as data
+/// Where one buffer begins behind the one before: datagrams mostly fill only the beginning, and beginnings a power of
+/// two apart would share a few sets of the processor's caches.
+const STRIDE: usize = BUFFER_BYTES + 21 * 64;
+
+/// What the kernel is told about one buffer, written once; it changes only lengths and flags.
+struct Place {
+    name: RawAddress,
+    control: Control,
+    iov: libc::iovec,
+}
+
+/// Buffers for one receive call, allocated once: `buffers` × 65 KB of address space (pages are touched only as data
 /// arrives).
 pub struct RecvBatch {
-    buffers: Vec<Box<[u8]>>,
+    /// `count` buffers, [`STRIDE`] apart. Held by pointer, like the next two, because `headers` points into all of them.
+    bytes: *mut [u8],
+    places: *mut [Place],
+    headers: *mut [libc::mmsghdr],
+    count: usize,
     filled: Vec<Filled>,
     truncated: u64,
 }
+
+// SAFETY: the three allocations belong to this value alone, and the pointers in `headers` point only into them.
+unsafe impl Send for RecvBatch {}
 
 impl RecvBatch {
     /// `buffers`: 1 to 64 messages taken per system call.
     pub fn new(buffers: usize) -> RecvBatch {
         let count = buffers.clamp(1, BUFFERS_MAX);
+        let bytes = Box::into_raw(vec![0u8; count * STRIDE].into_boxed_slice());
+        let place = |i: usize| Place {
+            name: RawAddress::zeroed(),
+            control: Control::ZERO,
+            iov: libc::iovec {
+                iov_base: bytes.cast::<u8>().wrapping_add(i * STRIDE).cast(),
+                iov_len: BUFFER_BYTES,
+            },
+        };
+        let places = Box::into_raw((0..count).map(place).collect::<Box<[Place]>>());
+        let header = |i: usize| {
+            // SAFETY: `mmsghdr` is plain data: null pointers and zero lengths are values of it.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            // SAFETY: `i < count`, the length of `places`, which was just allocated.
+            let place = unsafe { places.cast::<Place>().add(i) };
+            // SAFETY: only addresses of fields of that place are taken.
+            unsafe {
+                header.msg_hdr.msg_name = (&raw mut (*place).name).cast();
+                header.msg_hdr.msg_iov = &raw mut (*place).iov;
+                header.msg_hdr.msg_control = (&raw mut (*place).control).cast();
+            }
+            header.msg_hdr.msg_iovlen = 1;
+            rearm(&mut header);
+            header
+        };
         RecvBatch {
-            buffers: (0..count).map(|_| vec![0; BUFFER_BYTES].into_boxed_slice()).collect(),
+            bytes,
+            places,
+            headers: Box::into_raw((0..count).map(header).collect::<Box<[libc::mmsghdr]>>()),
+            count,
             filled: Vec::with_capacity(count),
             truncated: 0,
         }
@@ -48,7 +94,9 @@ impl RecvBatch {
 
     /// The datagrams of the last [`Socket::recv`], in order of arrival.
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
-        self.buffers.iter_mut().zip(&self.filled).flat_map(|(buffer, filled)| {
+        // SAFETY: the allocation lives as long as `self`, which is borrowed exclusively as long as the slice.
+        let bytes = unsafe { &mut *self.bytes };
+        bytes.chunks_mut(STRIDE).zip(&self.filled).flat_map(|(buffer, filled)| {
             buffer[..filled.len].chunks_mut(filled.segment).map(|data| Datagram {
                 from: filled.from,
                 local: filled.local,
@@ -63,44 +111,38 @@ impl RecvBatch {
     }
 }
 
+impl Drop for RecvBatch {
+    fn drop(&mut self) {
+        // SAFETY: all three came from `Box::into_raw` in `new`, and nobody uses them any more.
+        unsafe {
+            drop(Box::from_raw(self.headers));
+            drop(Box::from_raw(self.places));
+            drop(Box::from_raw(self.bytes));
+        }
+    }
+}
+
+/// What the kernel overwrote, as it must be before the next call.
+fn rearm(header: &mut libc::mmsghdr) {
+    header.msg_hdr.msg_namelen = RawAddress::SIZE;
+    header.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
+    header.msg_hdr.msg_flags = 0;
+}
+
 impl Socket {
     /// Receives what is there, without blocking; returns the number of filled buffers (0 = nothing was waiting). If it is
     /// fewer than the batch has, the socket is drained. Errors are those of the socket itself; pending ICMP errors are
     /// swallowed, they concern some earlier datagram.
     pub fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         batch.filled.clear();
-        let count = batch.buffers.len();
-        let mut names = [const { mem::MaybeUninit::<RawAddress>::uninit() }; BUFFERS_MAX];
-        let mut controls = [const { mem::MaybeUninit::<Control>::uninit() }; BUFFERS_MAX];
-        let mut iovs = [libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        }; BUFFERS_MAX];
-        // SAFETY: `mmsghdr` is plain data: null pointers and zero lengths are values of it.
-        let mut headers: [libc::mmsghdr; BUFFERS_MAX] = unsafe { mem::zeroed() };
-        for (i, buffer) in batch.buffers.iter_mut().enumerate() {
-            iovs[i] = libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            };
-            let name = names[i].write(RawAddress::zeroed());
-            let control = controls[i].write(Control::ZERO);
-            let header = &mut headers[i].msg_hdr;
-            header.msg_name = (&raw mut *name).cast();
-            header.msg_namelen = RawAddress::SIZE;
-            header.msg_iov = &raw mut iovs[i];
-            header.msg_iovlen = 1;
-            header.msg_control = control.0.as_mut_ptr().cast();
-            header.msg_controllen = control.0.len() as _;
-        }
         let received = loop {
-            // SAFETY: the first `count` headers point at buffers, names and control areas that live in this frame or in
-            // `batch`, are exclusively borrowed, and have the lengths given.
+            // SAFETY: `headers` has `count` entries, each of which points at a buffer, a name and a control area of the
+            // batch, which is exclusively borrowed, with their lengths.
             let n = unsafe {
                 libc::recvmmsg(
                     self.raw_fd(),
-                    headers.as_mut_ptr(),
-                    count as libc::c_uint,
+                    batch.headers.cast(),
+                    batch.count as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                     std::ptr::null_mut(),
                 )
@@ -115,10 +157,14 @@ impl Socket {
                 _ => return Err(error),
             }
         };
-        for (header, name) in headers.iter().zip(&names).take(received) {
-            // SAFETY: the loop above initialised the first `count >= received` names.
-            let from = unsafe { name.assume_init_ref() }.get();
+        for i in 0..received.min(batch.count) {
+            // SAFETY: `i < count`; the kernel has done with the batch, and nothing else refers to its headers and places.
+            let (header, from) = unsafe {
+                let header = &mut *batch.headers.cast::<libc::mmsghdr>().add(i);
+                (header, (*batch.places.cast::<Place>().add(i)).name.get())
+            };
             self.note(batch, header, from);
+            rearm(header);
         }
         Ok(received)
     }

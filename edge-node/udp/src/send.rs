@@ -66,6 +66,7 @@ pub struct Batch {
     used: usize,
     messages: Vec<Message>,
     pending: Option<(SocketAddr, Option<IpAddr>)>,
+    coalesces: bool,
     stats: SendStats,
 }
 
@@ -77,7 +78,17 @@ impl Batch {
             used: 0,
             messages: Vec::with_capacity(MESSAGES_MAX + 1),
             pending: None,
+            coalesces: true,
             stats: SendStats::default(),
+        }
+    }
+
+    /// A batch in which every datagram stays a message of its own: for load generators that stand for many ordinary
+    /// senders. 64 datagrams per system call at most.
+    pub fn without_segmentation(bytes: usize) -> Batch {
+        Batch {
+            coalesces: false,
+            ..Batch::new(bytes)
         }
     }
 
@@ -89,7 +100,8 @@ impl Batch {
         if self.buffer.len() - self.used < room {
             return None;
         }
-        if self.messages.len() >= MESSAGES_MAX && !self.messages.last().is_some_and(|m| m.takes(to, source, 1)) {
+        let full = self.messages.len() >= MESSAGES_MAX;
+        if full && !(self.coalesces && self.messages.last().is_some_and(|m| m.takes(to, source, 1))) {
             return None;
         }
         self.pending = Some((to, source));
@@ -108,7 +120,8 @@ impl Batch {
             return;
         }
         self.used += len;
-        if let Some(last) = self.messages.last_mut()
+        if self.coalesces
+            && let Some(last) = self.messages.last_mut()
             && last.takes(to, source, len)
         {
             last.len += len;

@@ -1,9 +1,10 @@
-//! Load generators and benchmarks, of the packet path and of placement. `./run bench fanout` runs `meridian-load fanout` in release.
+//! Load generators and benchmarks, of the packet path and of placement. `./run bench NAME` runs `meridian-load NAME` in release.
 //! Each benchmark prints what load it made, a table, and as its last line one JSON object.
 #![forbid(unsafe_code)]
 
 mod assign;
 mod fanout;
+mod turn;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +27,11 @@ enum Bench {
     /// The publisher and the viewers of one row (started by it).
     #[command(hide = true)]
     FanoutClients(fanout::ClientOptions),
+    /// The same load through our TURN server and through coturn: CPU per relayed packet.
+    Turn(turn::Options),
+    /// Our TURN server in a process of its own (started by `turn`).
+    #[command(hide = true)]
+    TurnServer(turn::ServerOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -34,5 +40,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Fanout(options) => fanout::run(&options),
         Bench::FanoutRow(options) => fanout::run_row(&options),
         Bench::FanoutClients(options) => fanout::run_clients(&options),
+        Bench::Turn(options) => turn::run(&options),
+        Bench::TurnServer(options) => turn::serve(&options),
     }
 }

@@ -5,6 +5,7 @@
 mod interfaces;
 mod metrics;
 mod outbound;
+mod pace;
 mod splice;
 mod stream;
 mod worker;
@@ -41,7 +42,14 @@ pub struct TurnConfig {
     pub local: Option<Arc<dyn LocalPorts>>,
     /// Threads, 1 to 64; each client is served by one of them.
     pub workers: usize,
+    /// Packets that come faster than this apart wait so long for each other (0 to 1 ms; 0 = never): fewer wake-ups, larger
+    /// batches. The kernel adds about 0.05 ms.
+    pub gather: Duration,
 }
+
+/// With the kernel's slack, within the 0.5 ms that media threads gather for too.
+const GATHER: Duration = Duration::from_micros(440);
+const GATHER_MAX: Duration = Duration::from_millis(1);
 
 impl TurnConfig {
     /// Listens nowhere yet; one worker.
@@ -54,6 +62,7 @@ impl TurnConfig {
             tls_config: None,
             local: None,
             workers: 1,
+            gather: GATHER,
         }
     }
 }
@@ -160,6 +169,7 @@ impl TurnServer {
                 shared.clone(),
                 sockets,
                 config.tls_config.clone(),
+                config.gather.min(GATHER_MAX),
                 stop.clone(),
             )?);
         }

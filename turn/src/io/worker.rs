@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::outbound::{Local, Outbound, RelayEnd, relay_slot};
+use super::pace::Pace;
 use super::splice::Pumped;
 use super::stream::Stream;
 use super::{Gauges, StartError, TurnConfig, wall_clock};
@@ -29,7 +30,7 @@ pub(crate) use inbox::{Inbox, Newcomer};
 
 /// Messages per receive call: from clients many share a socket, on a relay socket few arrive at once.
 const CLIENT_BUFFERS: usize = 64;
-const PEER_BUFFERS: usize = 8;
+const PEER_BUFFERS: usize = 16;
 /// Receive calls on one socket before the others have their turn.
 const ROUNDS: usize = 4;
 const SWEEP: Duration = Duration::from_secs(2);
@@ -125,6 +126,7 @@ pub(crate) struct Worker {
     again: Vec<Token>,
     /// To be tried again at the next sweep.
     later: Vec<Token>,
+    pace: Pace,
     now: Instant,
     next_sweep: Instant,
 }
@@ -135,6 +137,7 @@ impl Worker {
         shared: Arc<Shared>,
         sockets: Sockets,
         tls: Option<Arc<rustls::ServerConfig>>,
+        gather: Duration,
         stop: Arc<AtomicBool>,
     ) -> io::Result<Worker> {
         let poll = Poll::new()?;
@@ -169,6 +172,7 @@ impl Worker {
             handed: Handed::default(),
             again: Vec::new(),
             later: Vec::new(),
+            pace: Pace::new(gather, now),
             now,
             next_sweep: now,
         })
@@ -202,12 +206,14 @@ impl Worker {
         let mut turn: Vec<Token> = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             let timeout = self.timeout();
+            let asked = self.rest();
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return Err(error);
             }
             self.now = Instant::now();
+            self.pace.woken(asked, self.now);
             turn.append(&mut self.again);
             turn.extend(events.iter().map(|event| event.token()));
             for token in turn.drain(..) {
@@ -219,6 +225,18 @@ impl Worker {
             self.bury();
         }
         Ok(())
+    }
+
+    /// Leaves packets to gather if they come fast; the time afterwards.
+    fn rest(&self) -> Instant {
+        let now = Instant::now();
+        match self.pace.pause(now).filter(|_| self.again.is_empty()) {
+            None => now,
+            Some(pause) => {
+                std::thread::sleep(pause);
+                Instant::now()
+            }
+        }
     }
 
     fn timeout(&self) -> Duration {
@@ -270,7 +288,6 @@ impl Worker {
                     Relayed::Nothing => execute(&mut self.server, &mut self.out, &self.poll, self.now),
                 }
             }
-            self.out.flush();
             if filled < CLIENT_BUFFERS {
                 return;
             }
