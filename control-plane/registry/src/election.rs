@@ -134,7 +134,9 @@ impl Runner {
     /// Whether somebody leads after this event.
     fn observe(&self, event: WatchEvent) -> bool {
         let leader = match event {
-            WatchEvent::Snapshot(entries) | WatchEvent::Rewound(entries) => entries.into_iter().find(|entry| entry.key == self.key),
+            WatchEvent::Snapshot(entries) | WatchEvent::Rewound(entries) => {
+                entries.into_iter().find(|entry| entry.key == self.key)
+            }
             WatchEvent::Changes(changes) => match changes.into_iter().rfind(|change| change.key() == self.key) {
                 Some(Change::Put(entry)) => Some(entry),
                 _ => None,
