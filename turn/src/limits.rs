@@ -146,7 +146,7 @@ impl Ledger {
 }
 
 /// One subscriber: an IPv4 address, or an IPv6 /64.
-fn source_of(ip: IpAddr) -> IpAddr {
+pub(crate) fn source_of(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
@@ -192,7 +192,7 @@ pub struct Limits {
     pub unauthenticated: Rate,
     pub permissions_per_allocation: usize,
     pub channels_per_allocation: usize,
-    /// TCP and TLS connections of clients, per worker.
+    /// TCP and TLS connections of clients, per worker; and as many DTLS sessions.
     pub connections: usize,
     pub connections_per_source: usize,
     /// Bytes that may wait for a slow TCP client; beyond it, relayed data is dropped.

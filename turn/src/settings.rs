@@ -23,12 +23,14 @@ pub struct TurnSettings {
     pub udp: Vec<SocketAddr>,
     pub tcp: Vec<SocketAddr>,
     pub tls: Vec<SocketAddr>,
+    /// UDP ports of their own.
+    pub dtls: Vec<SocketAddr>,
     /// Name or address in the URLs that clients get. Empty = the advertised address; a `turns:` URL then fits certificates for
     /// addresses only.
     pub host: String,
     /// Shown to clients in challenges; 1 to 48 bytes.
     pub realm: String,
-    /// Where relayed ports are bound, one address per family. Empty = what `udp`, `tcp` or `tls` name, or, if that is all
+    /// Where relayed ports are bound, one address per family. Empty = what `udp`, `tcp`, `tls` or `dtls` name, or, if that is all
     /// addresses, the one this machine sends from.
     pub relay: Vec<IpAddr>,
     /// What clients and peers are told instead, behind 1:1 NAT; at most one per family.
@@ -60,12 +62,12 @@ pub struct LimitSettings {
     pub mbps_per_address: u64,
     pub packets_per_s_user: u64,
     pub packets_per_s_address: u64,
-    /// TCP and TLS, per thread.
+    /// TCP and TLS, per thread; and as many DTLS sessions.
     pub connections: usize,
     pub connections_per_address: usize,
     /// Answers a second to strangers, per IPv4 /24 or IPv6 /56.
     pub stranger_answers_per_s: u64,
-    /// A TCP or TLS connection without an allocation is closed after this many seconds.
+    /// A connection or DTLS session without an allocation is closed after this many seconds.
     pub idle_connection_s: u64,
 }
 
@@ -75,6 +77,7 @@ impl Default for TurnSettings {
             udp: Vec::new(),
             tcp: Vec::new(),
             tls: Vec::new(),
+            dtls: Vec::new(),
             host: String::new(),
             realm: "meridian".to_owned(),
             relay: Vec::new(),
@@ -212,7 +215,8 @@ impl TurnSettings {
         problems
     }
 
-    /// What [`crate::io::TurnServer`] is started with. `tls`: the certificate; without it `tls` addresses are refused at start.
+    /// What [`crate::io::TurnServer`] is started with. `tls`: the certificate; without it `tls` addresses are refused at start,
+    /// and `dtls` addresses unless whoever starts it adds an identity.
     /// What [`TurnSettings::problems`] complains about is left out.
     pub fn config(&self, tls: Option<Arc<rustls::ServerConfig>>) -> TurnConfig {
         let mut server = ServerConfig::new(self.realm.clone(), self.credentials());
@@ -230,6 +234,7 @@ impl TurnSettings {
             tcp: self.tcp.clone(),
             tls: self.tls.clone(),
             tls_config: tls,
+            dtls: self.dtls.clone(),
             workers: match self.threads {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
                 threads => threads,
@@ -249,7 +254,7 @@ impl TurnSettings {
     }
 
     fn listening(&self) -> impl Iterator<Item = &SocketAddr> {
-        self.udp.iter().chain(&self.tcp).chain(&self.tls)
+        self.udp.iter().chain(&self.tcp).chain(&self.tls).chain(&self.dtls)
     }
 
     fn ports(&self) -> Option<RangeInclusive<u16>> {
@@ -276,7 +281,8 @@ impl TurnSettings {
 }
 
 /// `turn:` and `turns:` URLs (RFC 7065) of a server that listens there. Ports that are bound several times are named once.
-pub fn urls(host: &str, udp: &[SocketAddr], tcp: &[SocketAddr], tls: &[u16]) -> Vec<String> {
+/// Browsers pass over the last kind, TURN over DTLS: none speaks it.
+pub fn urls(host: &str, udp: &[SocketAddr], tcp: &[SocketAddr], tls: &[u16], dtls: &[SocketAddr]) -> Vec<String> {
     // An IPv6 address stands in brackets.
     let host = if host.contains(':') {
         format!("[{host}]")
@@ -289,6 +295,7 @@ pub fn urls(host: &str, udp: &[SocketAddr], tcp: &[SocketAddr], tls: &[u16]) -> 
         ("turn", "udp", ports(udp)),
         ("turn", "tcp", ports(tcp)),
         ("turns", "tcp", tls.to_vec()),
+        ("turns", "udp", ports(dtls)),
     ] {
         for port in ports {
             let url = format!("{scheme}:{host}:{port}?transport={transport}");
@@ -420,13 +427,17 @@ mod tests {
     fn urls_name_each_port_once_and_bracket_ipv6() {
         let udp = [addr("0.0.0.0:3478"), addr("[::]:3478")];
         assert_eq!(
-            urls("turn.example.org", &udp, &udp[..1], &[443]),
+            urls("turn.example.org", &udp, &udp[..1], &[443], &[addr("0.0.0.0:5349")]),
             [
                 "turn:turn.example.org:3478?transport=udp",
                 "turn:turn.example.org:3478?transport=tcp",
-                "turns:turn.example.org:443?transport=tcp"
+                "turns:turn.example.org:443?transport=tcp",
+                "turns:turn.example.org:5349?transport=udp"
             ]
         );
-        assert_eq!(urls("fd00::1", &udp, &[], &[]), ["turn:[fd00::1]:3478?transport=udp"]);
+        assert_eq!(
+            urls("fd00::1", &udp, &[], &[], &[]),
+            ["turn:[fd00::1]:3478?transport=udp"]
+        );
     }
 }

@@ -27,12 +27,14 @@ pub enum Transport {
     Udp,
     Tcp,
     Tls,
+    /// Each message in a datagram, as over UDP.
+    Dtls,
 }
 
 impl Transport {
     /// Whether messages arrive in a byte stream, where ChannelData is padded (RFC 8656 §12.5).
     pub fn is_stream(self) -> bool {
-        self != Transport::Udp
+        matches!(self, Transport::Tcp | Transport::Tls)
     }
 }
 

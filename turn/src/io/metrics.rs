@@ -7,7 +7,12 @@ use super::TurnServer;
 /// Label and the counter behind it.
 type Labelled = &'static [(&'static str, &'static str)];
 
-const TRANSPORTS: Labelled = &[("udp", "created_udp"), ("tcp", "created_tcp"), ("tls", "created_tls")];
+const TRANSPORTS: Labelled = &[
+    ("udp", "created_udp"),
+    ("tcp", "created_tcp"),
+    ("tls", "created_tls"),
+    ("dtls", "created_dtls"),
+];
 
 /// Requests that were not granted.
 const REFUSED: Labelled = &[
@@ -97,9 +102,15 @@ impl TurnServer {
                 value("streams"),
             ),
             (
+                "dtls_sessions",
+                "gauge",
+                "DTLS sessions of clients, handshakes included.",
+                value("dtls_sessions"),
+            ),
+            (
                 "connections_refused_total",
                 "counter",
-                "Connections beyond a limit.",
+                "Connections and DTLS sessions beyond a limit.",
                 value("streams_refused"),
             ),
             ("draining", "gauge", "1 if nothing new is allocated.", draining),

@@ -1,7 +1,8 @@
 //! The shell around [`crate::Server`]: one thread per worker, each with its own sockets on the same ports
-//! (SO_REUSEPORT), its own epoll and its own allocations. UDP goes through `meridian-udp`'s batches, TCP and TLS through
-//! `stream`. No protocol here.
+//! (SO_REUSEPORT), its own epoll and its own allocations. UDP goes through `meridian-udp`'s batches, DTLS through these
+//! and `dtls`, TCP and TLS through `stream`. No protocol here.
 
+mod dtls;
 mod interfaces;
 mod metrics;
 mod outbound;
@@ -24,6 +25,7 @@ use rand::Rng;
 use crate::credentials::Credentials;
 use crate::server::{ConfigError, Counters, ServerConfig, Shared};
 use crate::sockets::Family;
+pub use dtls::{DtlsIdentity, DtlsIdentityError};
 pub use interfaces::own_addresses;
 use outbound::Local;
 use worker::{Inbox, Newcomer, Sockets, Worker};
@@ -38,6 +40,10 @@ pub struct TurnConfig {
     pub tls: Vec<SocketAddr>,
     /// Needed for `tls`. Certificates are renewed through its resolver.
     pub tls_config: Option<Arc<rustls::ServerConfig>>,
+    /// UDP ports of their own, for DTLS 1.2.
+    pub dtls: Vec<SocketAddr>,
+    /// Needed for `dtls`.
+    pub dtls_identity: Option<Arc<DtlsIdentity>>,
     /// Peers in this process: where the policy's media ports are.
     pub local: Option<Arc<dyn LocalPorts>>,
     /// Threads, 1 to 64; each client is served by one of them.
@@ -61,6 +67,8 @@ impl TurnConfig {
             tcp: Vec::new(),
             tls: Vec::new(),
             tls_config: None,
+            dtls: Vec::new(),
+            dtls_identity: None,
             local: None,
             workers: 1,
             gather: GATHER,
@@ -74,6 +82,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error("TURN over TLS is configured without a certificate")]
     NoCertificate,
+    #[error("TURN over DTLS is configured without a certificate")]
+    NoDtlsCertificate,
     #[error("cannot listen on {address} for TURN: {error}")]
     Listen { address: SocketAddr, error: io::Error },
     #[error("cannot start a TURN worker: {0}")]
@@ -85,7 +95,7 @@ pub struct TurnServer {
     shared: Arc<Shared>,
     workers: Vec<Running>,
     stop: Arc<AtomicBool>,
-    listening: [Vec<SocketAddr>; 3],
+    listening: [Vec<SocketAddr>; 4],
     inboxes: Arc<[Arc<Inbox>]>,
     /// Which worker gets the next newcomer.
     next: AtomicUsize,
@@ -104,7 +114,9 @@ struct Running {
 pub(crate) struct Gauges {
     /// Open TCP and TLS connections of clients.
     pub(crate) streams: AtomicU64,
-    /// Connections refused because there were too many.
+    /// DTLS sessions of clients, handshakes included.
+    pub(crate) dtls_sessions: AtomicU64,
+    /// Connections and sessions refused because there were too many.
     pub(crate) streams_refused: AtomicU64,
     /// Frames dropped because a TCP client reads too slowly.
     pub(crate) stream_frames_dropped: AtomicU64,
@@ -134,6 +146,9 @@ impl TurnServer {
         if !config.tls.is_empty() && config.tls_config.is_none() {
             return Err(StartError::NoCertificate);
         }
+        if !config.dtls.is_empty() && config.dtls_identity.is_none() {
+            return Err(StartError::NoDtlsCertificate);
+        }
         let own = interfaces::own_addresses();
         config.server.policy.own.extend(own);
         config.server.policy.own.extend(
@@ -142,6 +157,7 @@ impl TurnServer {
                 .iter()
                 .chain(&config.tcp)
                 .chain(&config.tls)
+                .chain(&config.dtls)
                 .map(SocketAddr::ip),
         );
         let count = config.workers.clamp(1, 64);
@@ -149,7 +165,7 @@ impl TurnServer {
         for _ in 0..count {
             // The first decides what port 0 means; the others share it.
             let bound = Sockets::bind(&config, count > 1)?;
-            [config.udp, config.tcp, config.tls] = bound.addresses();
+            [config.udp, config.tcp, config.tls, config.dtls] = bound.addresses();
             sockets.push(bound);
         }
         let now = Instant::now();
@@ -159,7 +175,7 @@ impl TurnServer {
             shared: shared.clone(),
             workers: Vec::new(),
             stop: stop.clone(),
-            listening: [config.udp, config.tcp, config.tls],
+            listening: [config.udp, config.tcp, config.tls, config.dtls],
             inboxes: Arc::from([]),
             next: AtomicUsize::new(0),
         };
@@ -169,7 +185,7 @@ impl TurnServer {
                 number,
                 shared.clone(),
                 sockets,
-                config.tls_config.clone(),
+                (config.tls_config.clone(), config.dtls_identity.clone()),
                 config.gather.min(GATHER_MAX),
                 stop.clone(),
             )?);
@@ -212,6 +228,10 @@ impl TurnServer {
         &self.listening[2]
     }
 
+    pub fn dtls(&self) -> &[SocketAddr] {
+        &self.listening[3]
+    }
+
     /// Takes over a TLS connection that somebody else accepted, because another protocol shares its port: after the handshake, with
     /// the client's first bytes unread in `tls`. The socket must be non-blocking. Too many connections are hung up on.
     pub fn adopt(&self, socket: std::net::TcpStream, tls: rustls::ServerConnection, remote: SocketAddr) {
@@ -242,14 +262,15 @@ impl TurnServer {
         self.shared.allocations()
     }
 
-    /// Name and value of everything counted, summed over the workers. `allocations` and `streams` go up and down, the
-    /// others only up.
+    /// Name and value of everything counted, summed over the workers. `allocations`, `streams` and `dtls_sessions`
+    /// go up and down, the others only up.
     pub fn metrics(&self) -> Vec<(&'static str, u64)> {
         let mut sums = vec![("allocations", self.shared.allocations() as u64)];
         for worker in &self.workers {
             let gauges = &worker.gauges;
             let own = [
                 ("streams", &gauges.streams),
+                ("dtls_sessions", &gauges.dtls_sessions),
                 ("streams_refused", &gauges.streams_refused),
                 ("stream_frames_dropped", &gauges.stream_frames_dropped),
                 ("datagrams_dropped", &gauges.datagrams_dropped),

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meridian_udp::{Batch, LocalPorts, Socket, SocketOptions};
 use mio::unix::SourceFd;
@@ -14,8 +14,10 @@ use mio::{Interest, Registry};
 use std::os::fd::AsRawFd;
 
 use super::Gauges;
+use super::dtls::{DtlsIdentity, Sessions};
 use super::splice::{Peers, listen_relay};
 use super::stream::Stream;
+use crate::limits::Limits;
 use crate::policy::MediaPorts;
 use crate::server::{Protocol, RelayId, ToClient, ToPeer};
 use crate::sockets::{ClientSocket, Family, Transport};
@@ -40,7 +42,9 @@ pub(crate) enum RelayEnd {
 }
 
 pub(crate) struct Outbound {
+    /// Of UDP, then of DTLS.
     pub(crate) listeners: Vec<Listener>,
+    pub(crate) dtls: Sessions,
     /// By allocation index × 2 + family.
     pub(crate) relays: Vec<Option<RelaySocket>>,
     pub(crate) streams: Vec<Option<Stream>>,
@@ -107,13 +111,20 @@ pub(crate) fn relay_slot(relay: RelayId) -> usize {
 }
 
 impl Outbound {
-    pub(crate) fn new(sockets: Vec<Socket>, gauges: Arc<Gauges>) -> Outbound {
+    pub(crate) fn new(
+        sockets: Vec<Socket>,
+        identity: Option<Arc<DtlsIdentity>>,
+        limits: &Limits,
+        now: Instant,
+    ) -> Outbound {
+        let gauges = Arc::<Gauges>::default();
         let listener = |socket| Listener {
             socket,
             batch: Batch::new(BATCH_BYTES),
         };
         Outbound {
             listeners: sockets.into_iter().map(listener).collect(),
+            dtls: Sessions::new(identity, limits, now, gauges.clone()),
             relays: Vec::new(),
             streams: Vec::new(),
             stream_of: HashMap::new(),
@@ -200,19 +211,20 @@ impl Outbound {
     #[inline]
     pub(crate) fn relay_to_client(&mut self, packet: ToClient<'_>) {
         let (client, len) = (packet.client, packet.encoded_len());
+        let encode = |out: &mut [u8]| {
+            packet.encode(out);
+        };
         if client.transport == Transport::Udp {
-            self.datagram(client, len, |out| {
-                packet.encode(out);
-            });
+            datagram(&mut self.listeners, &self.gauges, client, len, encode);
+        } else if client.transport == Transport::Dtls {
+            self.seal(client, len, encode);
         } else {
             let Some(index) = self.stream_index(client) else { return };
             let Some(stream) = self.streams[index].as_mut() else {
                 return;
             };
             let was_dirty = stream.dirty;
-            let queued = stream.queue(len, false, |out| {
-                packet.encode(out);
-            });
+            let queued = stream.queue(len, false, encode);
             if !queued {
                 self.gauges.stream_frames_dropped.fetch_add(1, Ordering::Relaxed);
             } else if !was_dirty {
@@ -223,14 +235,17 @@ impl Outbound {
 
     /// A message of the protocol's own.
     pub(crate) fn answer(&mut self, client: ClientSocket, message: &[u8]) {
-        if client.transport == Transport::Udp {
-            return self.datagram(client, message.len(), |out| out.copy_from_slice(message));
+        let copy = |out: &mut [u8]| out.copy_from_slice(message);
+        match client.transport {
+            Transport::Udp => return datagram(&mut self.listeners, &self.gauges, client, message.len(), copy),
+            Transport::Dtls => return self.seal(client, message.len(), copy),
+            Transport::Tcp | Transport::Tls => {}
         }
         let Some(index) = self.stream_index(client) else { return };
         let Some(stream) = self.streams[index].as_mut() else {
             return;
         };
-        if stream.queue(message.len(), true, |out| out.copy_from_slice(message)) {
+        if stream.queue(message.len(), true, copy) {
             self.dirty.push(index);
         } else {
             self.broken.push(index);
@@ -269,12 +284,12 @@ impl Outbound {
         })
     }
 
-    pub(crate) fn idle_streams(
-        &mut self,
-        now: Instant,
-        limit: std::time::Duration,
-        busy: impl Fn(ClientSocket) -> bool,
-    ) {
+    /// Ends streams and sessions that have been of no use for too long.
+    pub(crate) fn end_idle(&mut self, now: Instant, limit: Duration, busy: impl Fn(ClientSocket) -> bool) {
+        let (listeners, gauges) = (&mut self.listeners, &self.gauges);
+        self.dtls.end_idle(now, &busy, &mut |client, packet| {
+            push(listeners, gauges, client, packet)
+        });
         for (index, stream) in self.streams.iter_mut().enumerate() {
             let Some(stream) = stream else { continue };
             if busy(stream.client) {
@@ -285,23 +300,39 @@ impl Outbound {
         }
     }
 
-    fn datagram(&mut self, client: ClientSocket, len: usize, write: impl FnOnce(&mut [u8])) {
-        let local = client.local;
-        let fits = |at: SocketAddr| {
-            at.port() == local.port()
-                && (at.ip() == local.ip() || (at.ip().is_unspecified() && at.is_ipv4() == local.is_ipv4()))
-        };
-        let Some(listener) = self.listeners.iter_mut().find(|l| fits(l.socket.local_addr())) else {
-            return;
-        };
-        let (to, source) = (client.remote, Some(local.ip()));
-        if listener.batch.slot(to, source, len).is_none() {
-            send(&listener.socket, &mut listener.batch, &self.gauges);
+    /// One datagram of a DTLS client; see [`Sessions::receive`].
+    pub(crate) fn unseal(
+        &mut self,
+        now: Instant,
+        client: ClientSocket,
+        received: &[u8],
+        may_answer: impl FnOnce() -> bool,
+    ) -> bool {
+        let (listeners, gauges) = (&mut self.listeners, &self.gauges);
+        let mut send = |packet: &[u8]| push(listeners, gauges, client, packet);
+        self.dtls.receive(now, client, received, may_answer, &mut send)
+    }
+
+    fn seal(&mut self, client: ClientSocket, len: usize, write: impl FnOnce(&mut [u8])) {
+        let (listeners, gauges) = (&mut self.listeners, &self.gauges);
+        let mut send = |packet: &[u8]| push(listeners, gauges, client, packet);
+        if !self.dtls.seal(client, len, write, &mut send) {
+            self.gauges.datagrams_dropped.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(slot) = listener.batch.slot(to, source, len) {
-            write(slot);
-            listener.batch.commit(len);
-        }
+    }
+
+    pub(crate) fn dtls_timers(&mut self, now: Instant) {
+        let (listeners, gauges) = (&mut self.listeners, &self.gauges);
+        self.dtls
+            .handle_timeout(now, &mut |client, packet| push(listeners, gauges, client, packet));
+    }
+
+    /// Tells DTLS clients that nobody listens any more; the kernel tells those of streams.
+    pub(crate) fn end_sessions(&mut self) {
+        let (listeners, gauges) = (&mut self.listeners, &self.gauges);
+        self.dtls
+            .end_all(&mut |client, packet| push(listeners, gauges, client, packet));
+        self.flush();
     }
 
     fn stream_index(&self, client: ClientSocket) -> Option<usize> {
@@ -320,6 +351,37 @@ impl Outbound {
             // Its relay was closed meanwhile; a batch is emptied by sending only, so a new one takes its place.
             _ => self.relay_batch = Batch::new(BATCH_BYTES),
         }
+    }
+}
+
+fn push(listeners: &mut [Listener], gauges: &Gauges, client: ClientSocket, packet: &[u8]) {
+    datagram(listeners, gauges, client, packet.len(), |out| {
+        out.copy_from_slice(packet)
+    });
+}
+
+fn datagram(
+    listeners: &mut [Listener],
+    gauges: &Gauges,
+    client: ClientSocket,
+    len: usize,
+    write: impl FnOnce(&mut [u8]),
+) {
+    let local = client.local;
+    let fits = |at: SocketAddr| {
+        at.port() == local.port()
+            && (at.ip() == local.ip() || (at.ip().is_unspecified() && at.is_ipv4() == local.is_ipv4()))
+    };
+    let Some(listener) = listeners.iter_mut().find(|l| fits(l.socket.local_addr())) else {
+        return;
+    };
+    let (to, source) = (client.remote, Some(local.ip()));
+    if listener.batch.slot(to, source, len).is_none() {
+        send(&listener.socket, &mut listener.batch, gauges);
+    }
+    if let Some(slot) = listener.batch.slot(to, source, len) {
+        write(slot);
+        listener.batch.commit(len);
     }
 }
 

@@ -9,24 +9,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use meridian_udp::{Handed, RecvBatch, Socket, SocketOptions};
+use meridian_udp::{Handed, RecvBatch};
 use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::dtls::DtlsIdentity;
 use super::outbound::{Local, Outbound, RelayEnd, relay_slot};
 use super::pace::Pace;
 use super::splice::Pumped;
 use super::stream::Stream;
-use super::{Gauges, StartError, TurnConfig, wall_clock};
+use super::{Gauges, wall_clock};
 use crate::server::{Command, Counters, RelayId, Relayed, Server, Shared};
 use crate::sockets::{ClientSocket, Transport};
 
+mod dtls;
 mod inbox;
+mod listening;
 
 pub(crate) use inbox::{Inbox, Newcomer};
+pub(crate) use listening::Sockets;
 
 /// Messages per receive call: from clients many share a socket, on a relay socket few arrive at once.
 const CLIENT_BUFFERS: usize = 64;
@@ -42,67 +46,12 @@ const ACCEPT: usize = 2;
 const RELAY: usize = 3;
 const STREAM: usize = 4;
 const PEER: usize = 5;
+const DTLS: usize = 6;
 /// How long a connection over its quota rests.
 const REST: Duration = Duration::from_millis(10);
 
 fn token(kind: usize, index: usize) -> Token {
     Token((kind << KIND_SHIFT) | index)
-}
-
-/// Bound, not yet served.
-pub(crate) struct Sockets {
-    udp: Vec<Socket>,
-    streams: Vec<(std::net::TcpListener, Transport)>,
-}
-
-impl Sockets {
-    pub(crate) fn bind(config: &TurnConfig, reuse_port: bool) -> Result<Sockets, StartError> {
-        let failed = |address: SocketAddr| move |error| StartError::Listen { address, error };
-        let options = SocketOptions {
-            reuse_port,
-            ..SocketOptions::default()
-        };
-        let udp = config
-            .udp
-            .iter()
-            .map(|&address| Socket::bind(address, &options).map_err(failed(address)));
-        let tcp = config.tcp.iter().map(|&address| (address, Transport::Tcp));
-        let tls = config.tls.iter().map(|&address| (address, Transport::Tls));
-        let streams = tcp.chain(tls).map(|(address, transport)| {
-            let socket = listen(address, reuse_port).map_err(failed(address))?;
-            Ok((socket, transport))
-        });
-        Ok(Sockets {
-            udp: udp.collect::<Result<_, _>>()?,
-            streams: streams.collect::<Result<_, StartError>>()?,
-        })
-    }
-
-    /// UDP, TCP, TLS.
-    pub(crate) fn addresses(&self) -> [Vec<SocketAddr>; 3] {
-        let of = |wanted| {
-            let matching = self.streams.iter().filter(move |(_, transport)| *transport == wanted);
-            matching.filter_map(|(socket, _)| socket.local_addr().ok()).collect()
-        };
-        [
-            self.udp.iter().map(Socket::local_addr).collect(),
-            of(Transport::Tcp),
-            of(Transport::Tls),
-        ]
-    }
-}
-
-fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1_024)?;
-    Ok(socket.into())
 }
 
 pub(crate) struct Worker {
@@ -136,7 +85,7 @@ impl Worker {
         number: u8,
         shared: Arc<Shared>,
         sockets: Sockets,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        (tls, dtls): (Option<Arc<rustls::ServerConfig>>, Option<Arc<DtlsIdentity>>),
         gather: Duration,
         stop: Arc<AtomicBool>,
     ) -> io::Result<Worker> {
@@ -144,6 +93,9 @@ impl Worker {
         let registry = poll.registry();
         for (i, socket) in sockets.udp.iter().enumerate() {
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token(UDP, i), Interest::READABLE)?;
+        }
+        for (i, socket) in (sockets.udp.len()..).zip(&sockets.dtls) {
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token(DTLS, i), Interest::READABLE)?;
         }
         let mut accepting = Vec::new();
         for (i, (socket, transport)) in sockets.streams.into_iter().enumerate() {
@@ -153,6 +105,8 @@ impl Worker {
         }
         let waker = Arc::new(mio::Waker::new(registry, WAKER)?);
         let now = Instant::now();
+        let datagrams = sockets.udp.into_iter().chain(sockets.dtls).collect();
+        let out = Outbound::new(datagrams, dtls, &shared.config.limits, now);
         Ok(Worker {
             number,
             inbox: Arc::new(Inbox::new(waker.clone())),
@@ -163,7 +117,7 @@ impl Worker {
             poll,
             waker,
             stop,
-            out: Outbound::new(sockets.udp, Arc::default()),
+            out,
             accepting,
             tls,
             per_source: HashMap::new(),
@@ -224,6 +178,7 @@ impl Worker {
             self.out.flush();
             self.bury();
         }
+        self.out.end_sessions();
         Ok(())
     }
 
@@ -246,10 +201,8 @@ impl Worker {
         if !self.resting.is_empty() {
             return REST;
         }
-        let next = self
-            .server
-            .poll_timeout()
-            .map_or(self.next_sweep, |at| at.min(self.next_sweep));
+        let timers = [self.server.poll_timeout(), self.out.dtls.poll_timeout()];
+        let next = timers.into_iter().flatten().fold(self.next_sweep, Instant::min);
         // Up to the next millisecond: epoll would wake up just before, and again.
         next.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
     }
@@ -258,6 +211,7 @@ impl Worker {
         let index = token.0 & ((1 << KIND_SHIFT) - 1);
         match token.0 >> KIND_SHIFT {
             UDP => self.receive_from_clients(index),
+            DTLS => self.receive_from_dtls(index),
             ACCEPT => self.accept(index),
             RELAY => self.receive_from_peers(index),
             STREAM => self.receive_from_stream(index),
@@ -524,15 +478,14 @@ impl Worker {
         if self.server.poll_timeout().is_some_and(|at| at <= self.now) {
             self.server.handle_timeout(self.now);
         }
+        self.out.dtls_timers(self.now);
         if self.now >= self.next_sweep {
             self.next_sweep = self.now + SWEEP;
             self.again.append(&mut self.later);
             self.server.handle_timeout(self.now);
             let server = &self.server;
-            self.out
-                .idle_streams(self.now, self.shared.config.limits.stream_idle, |c| {
-                    server.has_allocation(c)
-                });
+            let busy = |client| server.has_allocation(client);
+            self.out.end_idle(self.now, self.shared.config.limits.stream_idle, busy);
             if self.number == 0 {
                 self.shared.set_wall_clock(self.now, wall_clock());
             }

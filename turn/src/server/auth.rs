@@ -122,7 +122,7 @@ impl<R: Rng> Server<R> {
         self.send(client, writer);
     }
 
-    pub(super) fn may_answer(&mut self, client: ClientSocket) -> bool {
+    pub(crate) fn may_answer(&mut self, client: ClientSocket) -> bool {
         let rate = &self.shared.config.limits.unauthenticated;
         let permitted = self
             .shared

@@ -24,10 +24,12 @@ counters! {
     created_udp,
     created_tcp,
     created_tls,
+    created_dtls,
     /// For whatever reason: deleted, expired, client gone.
     ended_udp,
     ended_tcp,
     ended_tls,
+    ended_dtls,
     /// 486.
     refused_quota,
     /// 508.
@@ -58,6 +60,7 @@ impl Counters {
             Transport::Udp => &self.created_udp,
             Transport::Tcp => &self.created_tcp,
             Transport::Tls => &self.created_tls,
+            Transport::Dtls => &self.created_dtls,
         }
     }
 
@@ -66,6 +69,7 @@ impl Counters {
             Transport::Udp => &self.ended_udp,
             Transport::Tcp => &self.ended_tcp,
             Transport::Tls => &self.ended_tls,
+            Transport::Dtls => &self.ended_dtls,
         }
     }
 }
