@@ -58,7 +58,7 @@ impl Settings for TurnProcessConfig {
         problems.require(
             self.turn.is_on(),
             "turn.udp",
-            "nothing to listen on: name addresses in turn.udp, turn.tcp or turn.tls, for example [\"0.0.0.0:3478\"]",
+            "nothing to listen on: name addresses in turn.udp, turn.tcp, turn.tls or turn.dtls, for example [\"0.0.0.0:3478\"]",
         );
         problems.require(
             !self.turn.secrets.is_empty() || !self.turn.users.is_empty(),
@@ -74,6 +74,11 @@ impl Settings for TurnProcessConfig {
             self.tls.certificate.is_some() == self.tls.private_key.is_some(),
             "tls.certificate",
             "tls.certificate and tls.private_key belong together: set both or neither",
+        );
+        problems.require(
+            self.turn.dtls.is_empty() || self.tls.certificate.is_some(),
+            "turn.dtls",
+            "needs tls.certificate and tls.private_key, of an ECDSA P-256 key",
         );
         problems.require(
             self.turn.tls.is_empty() || self.tls.certificate.is_some(),

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use meridian_api::listener::{Limits, Server, serve, tls_config};
 use meridian_turn::Family;
-use meridian_turn::io::TurnServer;
+use meridian_turn::io::{DtlsIdentity, TurnServer};
 use meridian_turn::settings::urls;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,6 +37,11 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
     let files = config.tls.certificate.as_deref().zip(config.tls.private_key.as_deref());
     let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
     let tls = tls.transpose().context("tls.certificate, tls.private_key")?;
+    let mut turn = config.turn.config(tls);
+    if let Some((certificate, key)) = files.filter(|_| !config.turn.dtls.is_empty()) {
+        let identity = DtlsIdentity::read(certificate, key).context("turn.dtls")?;
+        turn.dtls_identity = Some(Arc::new(identity));
+    }
     if args.role.check {
         println!("the configuration is good");
         return Ok(());
@@ -46,7 +51,7 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
         let socket = TcpListener::bind(config.http.bind)
             .await
             .with_context(|| format!("http.bind: cannot listen on {}", config.http.bind))?;
-        let server = TurnServer::start(config.turn.config(tls)).context("turn")?;
+        let server = TurnServer::start(turn).context("turn")?;
         let server = Arc::new(server);
         announce(&config, &server, &socket);
         let (stop, stopped) = watch::channel(false);
@@ -79,7 +84,7 @@ fn announce(config: &TurnProcessConfig, server: &TurnServer, http: &TcpListener)
         (host, _) => host.clone(),
     };
     let tls: Vec<u16> = server.tls().iter().map(|address| address.port()).collect();
-    let urls = urls(&host, server.udp(), server.tcp(), &tls);
+    let urls = urls(&host, server.udp(), server.tcp(), &tls, server.dtls());
     let operators = http.local_addr().map(|address| address.to_string()).unwrap_or_default();
     tracing::info!(?urls, http = operators, "TURN started");
 }

@@ -265,6 +265,11 @@ impl Settings for EdgeConfig {
             problems.require(false, &format!("turn.{key}"), message);
         }
         problems.require(
+            self.turn.dtls.is_empty() || self.http.certificate.is_some(),
+            "turn.dtls",
+            "needs http.certificate and http.private_key, of an ECDSA P-256 key",
+        );
+        problems.require(
             self.turn.tls.is_empty() || self.http.certificate.is_some(),
             "turn.tls",
             "needs http.certificate and http.private_key",

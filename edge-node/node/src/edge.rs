@@ -58,6 +58,8 @@ pub enum EdgeError {
     Dtls(String),
     #[error("turn: {0}")]
     Turn(meridian_turn::io::StartError),
+    #[error("turn.dtls, http.certificate, http.private_key: {0}")]
+    TurnDtls(meridian_turn::io::DtlsIdentityError),
     #[error("http.certificate, http.private_key: {0}")]
     Tls(PkiError),
     #[error(transparent)]

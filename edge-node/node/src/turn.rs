@@ -3,14 +3,14 @@
 //! control plane's policy, and the URLs under which clients find it. Over TLS it shares the HTTPS port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use meridian_api::listener::{Takeover, tls_config};
 use meridian_api::v1;
 use meridian_shard::Shards;
 use meridian_turn::credentials::{IceServer, ice_servers};
 use meridian_turn::framing::begins_turn;
-use meridian_turn::io::{TurnServer, own_addresses};
+use meridian_turn::io::{DtlsIdentity, TurnServer, own_addresses};
 use meridian_turn::policy::MediaPorts;
 use meridian_turn::settings::urls;
 use meridian_turn::{Family, RelayAddress};
@@ -62,6 +62,10 @@ impl Turn {
             .zip(config.http.private_key.as_deref());
         let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
         let mut turn = config.turn.config(tls.transpose().map_err(EdgeError::Tls)?);
+        if let Some((certificate, key)) = files.filter(|_| !config.turn.dtls.is_empty()) {
+            let identity = DtlsIdentity::read(certificate, key).map_err(EdgeError::TurnDtls)?;
+            turn.dtls_identity = Some(Arc::new(identity));
+        }
         turn.server.policy.media = media_ports(config, shards);
         turn.local = Some(shards.local_ports());
         let server = TurnServer::start(turn).map_err(EdgeError::Turn)?;
@@ -160,7 +164,8 @@ impl Takeover for Turn {
     }
 }
 
-/// What clients call it. TLS goes by the shared HTTPS port, which firewalls know best, unless there is none.
+/// What clients call it. TLS goes by the shared HTTPS port, which firewalls know best, unless there is none. DTLS
+/// is for other clients than browsers, none of which speaks it.
 fn urls_of(config: &EdgeConfig, server: &TurnServer, https: Option<SocketAddr>) -> Vec<String> {
     let (public_host, public_port) = public_address(&config.http.public_url);
     let relay = [Family::V4, Family::V6]
@@ -176,7 +181,7 @@ fn urls_of(config: &EdgeConfig, server: &TurnServer, https: Option<SocketAddr>) 
         Some(bound) => vec![public_port.unwrap_or(bound.port())],
         None => server.tls().iter().map(SocketAddr::port).collect(),
     };
-    urls(&host, server.udp(), server.tcp(), &tls)
+    urls(&host, server.udp(), server.tcp(), &tls, server.dtls())
 }
 
 /// Host and port of `wss://host[:port]`.

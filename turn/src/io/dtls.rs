@@ -3,6 +3,8 @@
 
 mod hello;
 mod identity;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -1,6 +1,8 @@
 //! A TURN client in a few lines, for tests: builds requests, remembers realm, nonce and key.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod link;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,22 +26,35 @@ pub struct DtlsIdentity {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DtlsIdentityError {
-    #[error("TURN over DTLS: the certificate cannot be read: {0}")]
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: std::io::Error },
+    #[error("the certificate cannot be read: {0}")]
     Certificate(rustls::pki_types::pem::Error),
-    #[error("TURN over DTLS: the private key cannot be read: {0}")]
+    #[error("the private key cannot be read: {0}")]
     Key(rustls::pki_types::pem::Error),
     #[error(
         "TURN over DTLS needs an ECDSA P-256 key; this one is of another kind. Get a certificate for such a key (certbot: --key-type ecdsa \
          --elliptic-curve secp256r1), or leave turn.dtls empty"
     )]
     NotP256,
-    #[error("TURN over DTLS: the first certificate of the chain is not that of the private key")]
+    #[error("the first certificate of the chain is not that of the private key")]
     Mismatch,
-    #[error("TURN over DTLS: {0}")]
+    #[error("{0}")]
     Engine(#[from] dimpl::Error),
 }
 
 impl DtlsIdentity {
+    /// From files with PEM, as [`DtlsIdentity::from_pem`] takes it. Read once: a renewed certificate is shown after a restart.
+    pub fn read(certificates: &Path, key: &Path) -> Result<DtlsIdentity, DtlsIdentityError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| DtlsIdentityError::File {
+                path: path.to_owned(),
+                error,
+            })
+        };
+        DtlsIdentity::from_pem(&read(certificates)?, &read(key)?)
+    }
+
     /// From a chain, of which the first certificate is shown, and its key, both as PEM.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<DtlsIdentity, DtlsIdentityError> {
         let certificate = CertificateDer::from_pem_slice(certificates).map_err(DtlsIdentityError::Certificate)?;
