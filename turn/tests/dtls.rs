@@ -168,7 +168,8 @@ fn close_notify_ends_the_allocation_and_a_server_that_stops_says_goodbye() {
 fn a_flood_of_hellos_and_garbage_opens_nothing_and_harms_nobody() {
     let server = start(1, "127.0.0.1");
     let mut session = Session::open(server.dtls()[0]);
-    assert_eq!(call(&mut session, &mut anna(), Method::ALLOCATE, &[udp()]).error, 0);
+    let mut anna = anna();
+    assert_eq!(call(&mut session, &mut anna, Method::ALLOCATE, &[udp()]).error, 0);
     let stranger = udp_socket("127.0.0.1");
     stranger.connect(server.dtls()[0]).unwrap();
     // The shape of a ClientHello; what follows the cookie is not looked at before there is one.
@@ -185,26 +186,29 @@ fn a_flood_of_hellos_and_garbage_opens_nothing_and_harms_nobody() {
         &cut,
         &[23, 0xFE, 0xFD, 0, 1, 0, 0, 0, 0, 0, 9, 0, 30],
     ];
-    for n in 0..3_000usize {
+    let lifetime = u32_attribute(attribute::LIFETIME, 600);
+    for n in 0..2_000usize {
         hello[27] = n as u8;
         stranger.send(&hello).unwrap();
         stranger.send(garbage[n % garbage.len()]).unwrap();
+        // Whoever is known is served; and its answer says that what came before has been read.
+        if n % 50 == 49 {
+            let answer = call(
+                &mut session,
+                &mut anna,
+                Method::REFRESH,
+                std::slice::from_ref(&lifetime),
+            );
+            assert_eq!(answer.error, 0);
+        }
     }
-    let mut buffer = [0; 2_048];
-    let n = stranger.recv(&mut buffer).unwrap();
-    assert!(n <= 60 && buffer[13] == 3, "a HelloVerifyRequest");
     stranger.set_nonblocking(true).unwrap();
-    // Whoever is known is served, and comes behind what the flood has queued.
-    let refresh = call(
-        &mut session,
-        &mut anna(),
-        Method::REFRESH,
-        &[u32_attribute(attribute::LIFETIME, 600)],
-    );
-    assert_eq!(refresh.error, 0);
+    let (mut answers, mut buffer) = (0, [0; 2_048]);
     while let Ok(n) = stranger.recv(&mut buffer) {
-        assert!(n <= 60);
+        assert!(n <= 60 && buffer[13] == 3, "a HelloVerifyRequest");
+        answers += 1;
     }
+    assert!(answers > 0);
     assert_eq!(count(&server, "dtls_sessions"), 1);
     assert!(
         count(&server, "unauthenticated_braked") > 0,
@@ -254,6 +258,6 @@ fn openssl_shakes_hands_and_gets_an_answer_to_a_binding_request() {
     assert!(mapped.ip().is_loopback());
     // Its end of input is its goodbye.
     drop(openssl.stdin.take());
-    until(|| count(&server, "dtls_sessions") == 0);
     assert!(openssl.wait().unwrap().success());
+    until(|| count(&server, "dtls_sessions") == 0);
 }
