@@ -144,7 +144,7 @@ for (const rttMs of [0, 150]) describe(`quality across two points of presence ${
       await until(subscriber, 'flash and beep in time', () => watched, (now) => {
         if (now.flashes) seen = skews(now);
         return seen.length >= FLASHES && seen.slice(-FLASHES).filter(inTime).length >= FLASHES - 2;
-      }, { timeoutMs: 40_000 });
+      }, { timeoutMs: 60_000 });
     } finally {
       const { video, audio } = await read(subscriber);
       t.diagnostic(`flash after beep, ms, in order: ${seen.map(Math.round).join(' ')}; median of the last ${FLASHES}: ${Math.round(median(seen.slice(-FLASHES)))}`);
