@@ -101,6 +101,11 @@ pub const TARGETS: &[Target] = &[
         seeds: turn::datagram_seeds,
     },
     Target {
+        name: "turn_dtls_hello",
+        run: turn::dtls_hello,
+        seeds: turn::dtls_hello_seeds,
+    },
+    Target {
         name: "turn_stream",
         run: turn::stream,
         seeds: turn::stream_seeds,

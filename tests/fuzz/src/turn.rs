@@ -63,6 +63,48 @@ pub(crate) fn datagram_seeds() -> Vec<Vec<u8>> {
     vec![joined([allocate.as_slice(), &binding, &send, &channel])]
 }
 
+/// A stranger's DTLS is answered with less than it was.
+pub(crate) fn dtls_hello(input: &[u8]) {
+    let (answer, _) = meridian_turn::io::answer_to_stranger(input);
+    if let Some(answer) = answer {
+        assert!(answer.len() <= input.len() && input[0] == 22 && answer[3..11] == input[3..11]);
+    }
+}
+
+pub(crate) fn dtls_hello_seeds() -> Vec<Vec<u8>> {
+    // DTLS 1.2, no session, no cookie, one cipher suite, no compression.
+    let body = [&[0xfe, 0xfd][..], &[7; 32], &[0, 0, 0, 2, 0xc0, 0x2b, 1, 0]].concat();
+    let length = body.len() as u8;
+    let header = [
+        22,
+        0xfe,
+        0xfd,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        length + 12,
+        1,
+        0,
+        0,
+        length,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        length,
+    ];
+    vec![[&header[..], &body].concat()]
+}
+
 /// A byte stream is cut into frames that cover it without gaps.
 pub(crate) fn stream(input: &[u8]) {
     let mut rest = input;

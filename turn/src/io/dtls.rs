@@ -3,6 +3,15 @@
 
 mod hello;
 mod identity;
+
+/// What a stranger's datagram is answered with before anything is remembered of him, and whether the engine would be shown it. For
+/// fuzzing; the worker calls the parts.
+#[doc(hidden)]
+pub fn answer_to_stranger(datagram: &[u8]) -> (Option<Vec<u8>>, bool) {
+    let answer = hello::Hello::parse(datagram).map(|hello| hello.answer(&[7; COOKIE_LEN]).to_vec());
+    (answer, hello::is_plausible(datagram))
+}
+
 #[cfg(test)]
 mod tests;
 

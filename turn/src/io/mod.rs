@@ -11,6 +11,9 @@ mod splice;
 mod stream;
 mod worker;
 
+#[doc(hidden)]
+pub use dtls::answer_to_stranger;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
