@@ -91,7 +91,7 @@ async fn everything_is_found_by_srv_records_also_after_the_control_plane_moved()
 
     drop(control);
     let (http, grpc) = (loopback(free_port()), loopback(free_port()));
-    let zone = zone.replace(&services(grpc), &HOSTS).await;
+    zone.replace(&services(grpc), &HOSTS).await;
     let _control = control_plane(&folder, &zone, http, grpc);
     attached(http, 1).await;
 }

@@ -63,9 +63,9 @@ async fn what_was_found_last_stands_in_while_dns_fails() {
     let discovery = discovery(&zone, ETCD);
     let before = discovery.servers().await.unwrap();
     // A zone that no longer has the name answers NXDOMAIN: no reason to let go of servers that work.
-    let zone = zone.replace(&[], &[]).await;
+    zone.replace(&[], &[]).await;
     assert_eq!(discovery.servers().await.unwrap(), before);
-    let _zone = zone.replace(&[(ETCD, (0, 0, 2, "a"))], &["a"]).await;
+    zone.replace(&[(ETCD, (0, 0, 2, "a"))], &["a"]).await;
     assert_eq!(
         discovery.servers().await.unwrap()[0].address.port(),
         2,
@@ -139,10 +139,10 @@ async fn a_registry_starts_before_its_records_exist_and_follows_them_to_another_
     let error = registry.get("k").await.unwrap_err();
     assert!(error.to_string().contains("etcd has not been found"), "{error}");
     let first = Etcd::start("first");
-    let zone = zone.replace(&[(ETCD, (0, 0, first.port, "a"))], &["a", "b"]).await;
+    zone.replace(&[(ETCD, (0, 0, first.port, "a"))], &["a", "b"]).await;
     writes(&registry, "on-first").await;
     let second = Etcd::start("second");
-    let _zone = zone.replace(&[(ETCD, (0, 0, second.port, "b"))], &["a", "b"]).await;
+    zone.replace(&[(ETCD, (0, 0, second.port, "b"))], &["a", "b"]).await;
     drop(first);
     writes(&registry, "on-second").await;
     assert!(

@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use hickory_proto::rr::rdata::{A, SOA, SRV};
-use hickory_proto::rr::{LowerName, Name, RData, Record};
+use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType, RrKey};
 use hickory_server::Server;
 use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
@@ -18,6 +18,7 @@ pub type Service<'a> = (u16, u16, u16, &'a str);
 /// Serves until dropped.
 pub struct Zone {
     _server: Server<Catalog>,
+    records: Arc<InMemoryZoneHandler>,
     pub address: SocketAddr,
 }
 
@@ -26,50 +27,46 @@ impl Zone {
     pub async fn serve(at: SocketAddr, services: &[(&str, Service<'_>)], hosts: &[&str]) -> Zone {
         let origin = name("meridian.test.");
         let soa = SOA::new(name("ns.meridian.test."), name("x.meridian.test."), 1, 60, 60, 60, 1);
-        let mut zone: InMemoryZoneHandler = InMemoryZoneHandler::new(
-            origin.clone(),
-            BTreeMap::from([(
-                hickory_proto::rr::RrKey::new(LowerName::new(&origin), hickory_proto::rr::RecordType::SOA),
-                Record::from_rdata(origin.clone(), 60, RData::SOA(soa)).into(),
-            )]),
-            ZoneType::Primary,
-            AxfrPolicy::Deny,
-        )
-        .unwrap();
+        let first = BTreeMap::from([(
+            RrKey::new(LowerName::new(&origin), RecordType::SOA),
+            Record::from_rdata(origin.clone(), 60, RData::SOA(soa)).into(),
+        )]);
+        let records = InMemoryZoneHandler::new(origin.clone(), first, ZoneType::Primary, AxfrPolicy::Deny);
+        let records = Arc::new(records.unwrap());
+        let mut catalog = Catalog::new();
+        catalog.upsert(LowerName::new(&origin), vec![records.clone()]);
+        let mut server = Server::new(catalog);
+        let (tcp, udp) = sockets(at).await;
+        let address = tcp.local_addr().unwrap();
+        server.register_socket(udp);
+        server.register_listener(tcp, Duration::from_secs(5), 16);
+        let zone = Zone {
+            _server: server,
+            records,
+            address,
+        };
+        zone.replace(services, hosts).await;
+        zone
+    }
+
+    /// Other records from now on. (The sockets stay: an address given up may be somebody else's a moment later.)
+    pub async fn replace(&self, services: &[(&str, Service<'_>)], hosts: &[&str]) {
+        let keep = |key: &RrKey| key.record_type == RecordType::SOA;
+        self.records.records_mut().await.retain(|key, _| keep(key));
         for (service, (priority, weight, port, target)) in services {
             let target = match *target {
                 "." => Name::root(),
                 host => name(&format!("{host}.meridian.test.")),
             };
             let data = RData::SRV(SRV::new(*priority, *weight, *port, target));
-            zone.upsert_mut(
-                Record::from_rdata(name(&format!("{service}.meridian.test.")), 60, data),
-                1,
-            );
+            let record = Record::from_rdata(name(&format!("{service}.meridian.test.")), 60, data);
+            self.records.upsert(record, 1).await;
         }
         for host in hosts {
             let data = RData::A(A(Ipv4Addr::LOCALHOST));
-            zone.upsert_mut(Record::from_rdata(name(&format!("{host}.meridian.test.")), 60, data), 1);
+            let record = Record::from_rdata(name(&format!("{host}.meridian.test.")), 60, data);
+            self.records.upsert(record, 1).await;
         }
-        let mut catalog = Catalog::new();
-        catalog.upsert(LowerName::new(&origin), vec![Arc::new(zone)]);
-        let mut server = Server::new(catalog);
-        let (tcp, udp) = sockets(at).await;
-        let address = tcp.local_addr().unwrap();
-        server.register_socket(udp);
-        server.register_listener(tcp, Duration::from_secs(5), 16);
-        Zone {
-            _server: server,
-            address,
-        }
-    }
-
-    /// The same address with other records.
-    pub async fn replace(mut self, services: &[(&str, Service<'_>)], hosts: &[&str]) -> Zone {
-        let address = self.address;
-        self._server.shutdown_gracefully().await.unwrap();
-        drop(self);
-        Zone::serve(address, services, hosts).await
     }
 }
 
