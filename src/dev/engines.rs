@@ -111,6 +111,12 @@ impl Etcd {
     }
 }
 
+/// Below the ports that the kernel hands out by itself, or something else may be given it before etcd binds it.
 fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let tried = || rand::random_range(10_000..32_000);
+    std::iter::repeat_with(tried)
+        .take(1_000)
+        .find(is_free)
+        .context("no free TCP port between 10000 and 32000")
 }

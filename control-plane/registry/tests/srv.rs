@@ -73,6 +73,16 @@ async fn what_was_found_last_stands_in_while_dns_fails() {
     );
 }
 
+/// Below the ports that the kernel hands out by itself, or another test may be given it before it is used.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A single etcd, killed at the end.
 struct Etcd {
     process: Child,
@@ -82,14 +92,7 @@ struct Etcd {
 
 impl Etcd {
     fn start(name: &str) -> Etcd {
-        let free = || {
-            std::net::TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port()
-        };
-        let (port, peer) = (free(), free());
+        let (port, peer) = (free_port(), free_port());
         let directory = std::env::temp_dir().join(format!("meridian-srv-{}-{name}", std::process::id()));
         let (client, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let process = Command::new("etcd")

@@ -154,8 +154,14 @@ impl Drop for Etcd {
     }
 }
 
+/// Below the ports that the kernel hands out by itself, or another test may be given it before it is used.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A TCP relay whose connections all break while `down` is true.
