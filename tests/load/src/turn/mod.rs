@@ -125,7 +125,8 @@ impl Candidate {
         })
     }
 
-    /// One turn. If something was lost, which a busy machine can do to anybody, it is taken again, a few times.
+    /// One turn. If something was lost, which a busy machine can do to anybody, it is taken again, a few times, and
+    /// said.
     fn measure(&mut self, load: Load, direction: Direction, seconds: f64, sums: &mut Sums) -> anyhow::Result<()> {
         for attempt in 1..=ATTEMPTS {
             self.site.run(load, direction, 0.2)?;
@@ -137,6 +138,10 @@ impl Candidate {
                 sums.round.add(&round);
                 break;
             }
+            println!(
+                "a turn of {load} {direction} at {} lost packets and is taken again",
+                self.process.name
+            );
         }
         Ok(())
     }
