@@ -317,6 +317,11 @@ impl Mesh {
         self.finish(now);
     }
 
+    /// What [`Output::Absent`] last said of a track.
+    pub fn absent(&self, room: &RoomName, track: &TrackSid) -> LayerSet {
+        self.subscriptions.absent_of(&(room.clone(), track.clone()))
+    }
+
     /// Says again what a room must know, for a driver that could not hand over some [`RoomInput`]: its life, the edges heard,
     /// what other edges want of its tracks; and has its state compared with theirs.
     pub fn repeat(&mut self, room: &RoomName) {

@@ -9,16 +9,18 @@
 //! A layer that a congested link sheds is still wanted there, and so is the one below it until it crosses again: that one
 //! stands in for it. The edge beyond is told which layers are absent, and tells those behind it.
 
+mod route;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use meridian_room::{NodeId, RoomName, TrackSid};
-use meridian_sfu::layers::with_stand_ins;
 use meridian_sfu::media::{Layer, LayerSet};
 
-use crate::mesh::{Context, Output, RoomInput};
-use crate::replication::{RoomState, Rooms};
-use crate::wire::{Body, HOPS_MAX, Pli, TrackGone, TrackGrant, TrackShed, TrackWant};
+use self::route::{Child, Parent, Route, gone, names, receive};
+use crate::mesh::{Context, RoomInput};
+use crate::replication::Rooms;
+use crate::wire::{Body, HOPS_MAX, Pli, TrackGrant, TrackShed, TrackWant};
 
 /// Tracks this edge can have to do with at once, over all rooms.
 const ROUTES_MAX: usize = 100_000;
@@ -33,47 +35,6 @@ pub(crate) struct Subscriptions {
     /// What goes to a neighbour under which number.
     numbers: HashMap<u32, Key>,
     last_number: u32,
-}
-
-struct Route {
-    origin: NodeId,
-    epoch: u64,
-    /// What people on this edge want.
-    local: LayerSet,
-    children: BTreeMap<NodeId, Child>,
-    parent: Option<Parent>,
-    /// Takes over from `parent` once it has granted the track.
-    next: Option<Parent>,
-    refused: BTreeMap<NodeId, Instant>,
-    /// What the room was last told that other edges want of a local track.
-    exported: LayerSet,
-    /// What this edge was last told that does not come from the parent at present.
-    absent: LayerSet,
-}
-
-struct Child {
-    layers: LayerSet,
-    /// Layers that the link to it does not carry for now.
-    shed: LayerSet,
-    /// What it was last told not to expect: those, and what does not reach us.
-    told_absent: LayerSet,
-    number: u32,
-    path: Vec<String>,
-    granted: bool,
-}
-
-impl Child {
-    fn demand(&self) -> LayerSet {
-        with_stand_ins(self.layers, self.shed)
-    }
-}
-
-struct Parent {
-    node: NodeId,
-    asked: LayerSet,
-    granted: Option<(u32, Vec<String>)>,
-    /// Layers that do not come for now, as it said.
-    absent: LayerSet,
 }
 
 /// What a link reports of one layer.
@@ -229,6 +190,11 @@ impl Subscriptions {
             parent.absent = layers;
             route.tell_absent(ctx, &key);
         }
+    }
+
+    /// What does not come of a track for now, as its parent said.
+    pub(crate) fn absent_of(&self, key: &Key) -> LayerSet {
+        self.routes.get(key).map_or(LayerSet::EMPTY, |route| route.absent)
     }
 
     /// `from` cannot serve the track.
@@ -451,198 +417,5 @@ impl Subscriptions {
             route.tell_absent(ctx, key);
             self.routes.remove(key);
         }
-    }
-}
-
-impl Route {
-    fn takes_from(&self, node: &NodeId) -> bool {
-        [&self.parent, &self.next]
-            .into_iter()
-            .flatten()
-            .any(|parent| parent.node == *node)
-    }
-
-    /// The origin where there is a link, else the edge that hears it and that rendezvous hashing prefers.
-    fn best_parent(&self, ctx: &Context, room: &RoomState, key: &Key) -> Option<NodeId> {
-        if ctx.is_linked(&self.origin) && !self.refused.contains_key(&self.origin) {
-            return Some(self.origin.clone());
-        }
-        room.relays_to(ctx, &self.origin, key.1.as_str())
-            .into_iter()
-            .find(|node| !self.refused.contains_key(node) && !self.children.contains_key(node))
-    }
-
-    fn choose_parent(&mut self, ctx: &mut Context, room: &RoomState, key: &Key, demand: LayerSet) {
-        let best = self.best_parent(ctx, room, key);
-        let current = self.parent.as_ref().map(|parent| parent.node.clone());
-        if best.is_none() || best == current {
-            if let Some(next) = self.next.take() {
-                ctx.send(&next.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-            }
-        } else if let Some(best) = best.filter(|best| self.next.as_ref().is_none_or(|next| next.node != *best)) {
-            if let Some(next) = self.next.take() {
-                ctx.send(&next.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-            }
-            let parent = Parent {
-                node: best,
-                asked: LayerSet::EMPTY,
-                granted: None,
-                absent: LayerSet::EMPTY,
-            };
-            match self.parent {
-                // Nothing flows yet: no reason to hold on to it.
-                Some(Parent { granted: Some(_), .. }) => self.next = Some(parent),
-                _ => {
-                    if let Some(old) = self.parent.replace(parent) {
-                        ctx.send(&old.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-                    }
-                }
-            }
-        }
-        let want = self.want(key, &ctx.node.clone(), demand);
-        for parent in [&mut self.parent, &mut self.next].into_iter().flatten() {
-            if parent.asked != demand {
-                parent.asked = demand;
-                ctx.send(&parent.node, want.clone());
-            }
-        }
-    }
-
-    fn want(&self, key: &Key, own: &NodeId, layers: LayerSet) -> Body {
-        let (room, track) = names(key);
-        let behind = self
-            .children
-            .values()
-            .map(|child| &child.path)
-            .max_by_key(|path| path.len());
-        let mut path = behind.cloned().unwrap_or_default();
-        path.push(own.as_str().to_owned());
-        Body::Want(TrackWant {
-            room,
-            track,
-            origin: self.origin.as_str().to_owned(),
-            epoch: self.epoch,
-            layers: u32::from(layers.0),
-            path,
-        })
-    }
-
-    /// True if it was one.
-    fn forget_parent(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) -> bool {
-        if self.next.as_ref().is_some_and(|next| next.node == *node) {
-            self.next = None;
-            return true;
-        }
-        let was = self.parent.take_if(|parent| parent.node == *node);
-        if was.as_ref().is_some_and(|parent| parent.granted.is_some()) {
-            ctx.out.push_back(receive(key, None));
-        }
-        if was.is_some() {
-            self.parent = self.next.take();
-        }
-        was.is_some()
-    }
-
-    fn cancel_parents(&mut self, ctx: &mut Context, key: &Key) {
-        for parent in [self.next.take(), self.parent.take()].into_iter().flatten() {
-            ctx.send(&parent.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-            if parent.granted.is_some() {
-                ctx.out.push_back(receive(key, None));
-            }
-        }
-    }
-
-    /// Gives the number that is free now.
-    fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) -> Option<u32> {
-        let mut child = self.children.remove(node)?;
-        (child.layers, child.shed) = (LayerSet::EMPTY, LayerSet::EMPTY);
-        ctx.out.push_back(forward(key, node, &child));
-        Some(child.number)
-    }
-
-    /// Tells this edge what does not come from the parent, and each child what it must not expect from us.
-    fn tell_absent(&mut self, ctx: &mut Context, key: &Key) {
-        let absent = self.parent.as_ref().map_or(LayerSet::EMPTY, |parent| parent.absent);
-        if absent != self.absent {
-            self.absent = absent;
-            ctx.out.push_back(Output::Absent {
-                room: key.0.clone(),
-                track: key.1.clone(),
-                layers: absent,
-            });
-        }
-        for (node, child) in self.children.iter_mut().filter(|(_, child)| child.granted) {
-            let all = absent | child.shed;
-            if all != child.told_absent {
-                child.told_absent = all;
-                let (room, track) = names(key);
-                let shed = TrackShed {
-                    room,
-                    track,
-                    number: child.number,
-                    layers: u32::from(all.0),
-                };
-                ctx.send(node, Body::Shed(shed));
-            }
-        }
-    }
-
-    /// Tells those who wait that the media comes, once it does.
-    fn grant_children(&mut self, ctx: &mut Context, key: &Key) {
-        let mut path = match &self.parent {
-            _ if self.origin == ctx.node => Vec::new(),
-            Some(Parent {
-                granted: Some((_, path)),
-                ..
-            }) => path.clone(),
-            _ => return,
-        };
-        path.push(ctx.node.as_str().to_owned());
-        let (room, track) = names(key);
-        for (node, child) in self.children.iter_mut().filter(|(_, child)| !child.granted) {
-            child.granted = true;
-            let grant = TrackGrant {
-                room: room.clone(),
-                track: track.clone(),
-                number: child.number,
-                path: path.clone(),
-            };
-            ctx.send(node, Body::Grant(grant));
-            ctx.out.push_back(forward(key, node, child));
-        }
-    }
-
-    fn forward(&self, ctx: &mut Context, key: &Key, node: &NodeId) {
-        if let Some(child) = self.children.get(node) {
-            ctx.out.push_back(forward(key, node, child));
-        }
-    }
-}
-
-fn names(key: &Key) -> (String, String) {
-    (key.0.as_str().to_owned(), key.1.as_str().to_owned())
-}
-
-fn gone(key: &Key) -> Body {
-    let (room, track) = names(key);
-    Body::Gone(TrackGone { room, track })
-}
-
-fn receive(key: &Key, source: Option<(NodeId, u32)>) -> Output {
-    Output::Receive {
-        room: key.0.clone(),
-        track: key.1.clone(),
-        source,
-    }
-}
-
-fn forward(key: &Key, to: &NodeId, child: &Child) -> Output {
-    Output::Forward {
-        room: key.0.clone(),
-        track: key.1.clone(),
-        to: to.clone(),
-        number: child.number,
-        layers: child.layers,
-        shed: child.shed,
     }
 }

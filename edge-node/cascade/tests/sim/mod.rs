@@ -191,7 +191,7 @@ impl Sim {
         for (i, (priority, share, len)) in shares.into_iter().enumerate() {
             self.credit[i] += bps * share / 8000.0;
             let ms = self.elapsed.as_millis() as u64;
-            if self.in_frames && priority != Priority::Audio && ms % 33 != 0 {
+            if self.in_frames && priority != Priority::Audio && !ms.is_multiple_of(33) {
                 continue;
             }
             while self.credit[i] >= len as f64 {

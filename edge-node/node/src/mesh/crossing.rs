@@ -185,6 +185,12 @@ fn priority(kind: MediaKind, layer: Layer) -> Priority {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use meridian_sfu::packet::PacketOrigin;
+    use meridian_sfu::{Codec, PacketPool};
+    use meridian_shard::Tapped;
+
     use super::*;
 
     fn received(track: u32, layer: u8, byte: u8) -> Received {
@@ -222,6 +228,60 @@ mod tests {
             LayerSet::EMPTY
         );
         assert!(crossing.numbers.is_empty() && crossing.outgoing.is_empty());
+    }
+
+    /// A frame of all three layers on its way out, and which layers each edge gets of it.
+    fn sent(crossing: &Crossing, live: u8) -> Vec<(String, Vec<(u8, bool)>)> {
+        // A VP8 keyframe's first packet.
+        let rtp = [
+            0x80, 0x60, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0x10, 0, 0, 0, 0x9d, 0x01, 0x2a,
+        ];
+        let mut pool = PacketPool::new(4);
+        let mut tapped = |layer| {
+            let origin = PacketOrigin {
+                arrival: Instant::now(),
+                layer,
+                codec: Codec::Vp8,
+            };
+            Tapped {
+                track: TrackId(1),
+                layer,
+                live: LayerSet(live),
+                packet: pool.parse_link(&rtp, origin).expect("RTP"),
+            }
+        };
+        let packets = LayerSet(live).iter().map(&mut tapped).collect();
+        let of_edge = |(node, packets): (NodeId, Vec<MediaPacket>)| {
+            let layers = packets.iter().map(|packet| (packet.layer.0, packet.keyframe)).collect();
+            (node.to_string(), layers)
+        };
+        crossing
+            .departing(&TapBatch { packets })
+            .into_iter()
+            .map(of_edge)
+            .collect()
+    }
+
+    #[test]
+    fn only_the_link_that_sheds_a_layer_gets_what_stands_in_for_it() {
+        let mut crossing = Crossing::default();
+        for (node, number, shed) in [("fra", 7, 0b100), ("sin", 8, 0)] {
+            let (layers, shed) = (LayerSet(0b100), LayerSet(shed));
+            let forward = Forward { number, layers, shed };
+            crossing.forward(TrackId(1), MediaKind::Video, &NodeId::from(node), forward);
+        }
+        let (low, mid, top) = ((0, true), (1, true), (2, true));
+        let gets = |live, fra: &[(u8, bool)], sin: &[(u8, bool)]| {
+            let mut sent = sent(&crossing, live);
+            sent.sort();
+            assert_eq!(
+                sent,
+                [("fra".to_owned(), fra.to_vec()), ("sin".to_owned(), sin.to_vec())]
+            );
+        };
+        gets(0b111, &[mid, top], &[top]);
+        gets(0b101, &[low, top], &[top]);
+        gets(0b011, &[mid], &[mid]);
     }
 
     #[test]

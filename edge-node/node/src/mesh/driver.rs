@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use meridian_cascade::{ConnectionGrade, Data, Edge, Mesh, Output, RoomInput};
 use meridian_registry::nodes::{NodeWatch, View};
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
-use meridian_sfu::{LayerSet, MediaKind, SenderReportInfo, TrackId};
+use meridian_sfu::{MediaKind, SenderReportInfo, TrackId};
 use meridian_shard::{Command, TapBatch};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
@@ -44,7 +44,6 @@ struct Member {
 #[derive(Default)]
 struct Waiting {
     source: Option<(NodeId, u32)>,
-    absent: LayerSet,
     forwards: HashMap<NodeId, Forward>,
 }
 
@@ -244,13 +243,16 @@ impl Driver {
             return;
         };
         let waiting = member.waiting.remove(&track).unwrap_or_default();
+        let absent = self.mesh.absent(room, &track);
         member.tracks.insert(track, (id, kind));
         if waiting.source.is_some() {
             self.crossing.receive(id, waiting.source);
         }
-        if !waiting.absent.is_empty() {
-            let layers = waiting.absent;
-            self.edge.shards.send(Command::SetAbsent { track: id, layers });
+        if !absent.is_empty() {
+            self.edge.shards.send(Command::SetAbsent {
+                track: id,
+                layers: absent,
+            });
         }
         for (node, forward) in waiting.forwards {
             let layers = self.crossing.forward(id, kind, &node, forward);
@@ -365,17 +367,12 @@ impl Driver {
                     }
                 }
                 Output::Absent { room, track, layers } => {
-                    let Some(member) = self.members.get_mut(&room) else {
+                    let Some(member) = self.members.get(&room) else {
                         continue;
                     };
-                    match member.tracks.get(&track) {
-                        Some(&(track, _)) => self.edge.shards.send(Command::SetAbsent { track, layers }),
-                        None if layers.is_empty() => {
-                            if let Some(waiting) = member.waiting.get_mut(&track) {
-                                waiting.absent = layers;
-                            }
-                        }
-                        None => member.waiting.entry(track).or_default().absent = layers,
+                    // Otherwise `carry` asks.
+                    if let Some(&(track, _)) = member.tracks.get(&track) {
+                        self.edge.shards.send(Command::SetAbsent { track, layers });
                     }
                 }
                 Output::Forward {
