@@ -242,6 +242,7 @@ fn edge_config(args: &DevArgs, pop: &str, secret: &str, control_plane: SocketAdd
             udp: vec![any_port],
             tcp: vec![any_port],
             threads: 1,
+            drain_s: 0,
             ..TurnSettings::default()
         },
         link: LinkSettings {

@@ -105,6 +105,8 @@ pub(crate) struct EdgeState {
     leaving_noted: watch::Sender<bool>,
     state: watch::Sender<NodeState>,
     stop: watch::Sender<bool>,
+    /// After `stop`, once nobody needs the HTTP port any more.
+    closed: watch::Sender<bool>,
     cpu: CpuMeter,
 }
 
@@ -151,7 +153,7 @@ impl EdgeState {
 
     /// Why this edge should get nobody new, if so.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
-        if *self.stop.borrow() {
+        if self.is_stopping() {
             return Some("stopping");
         }
         match *self.state.borrow() {
@@ -163,6 +165,11 @@ impl EdgeState {
             NodeState::Leaving => Some("stopping"),
             _ => Some("draining"),
         }
+    }
+
+    /// Whether everybody has been sent away for good.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
     }
 
     /// Once this edge has begun to stop.
@@ -325,6 +332,7 @@ impl Edge {
             leaving_noted: watch::Sender::new(false),
             state: watch::Sender::new(NodeState::Active),
             stop: watch::Sender::new(false),
+            closed: watch::Sender::new(false),
             cpu: CpuMeter::new(),
             node,
             config,
@@ -375,7 +383,8 @@ impl Edge {
         self.state.turn.urls()
     }
 
-    /// Leaves placement, tells every client to come back elsewhere, leaves the registry, stops.
+    /// Leaves placement, tells every client to come back elsewhere, leaves the registry and the mesh, waits for the embedded TURN
+    /// server's allocations to end (at most `turn.drain_s`), stops. Dropping the future ends the waiting at once.
     pub async fn stop(mut self) {
         // First, or those who are sent away now would be sent back here.
         self.state.state.send_replace(NodeState::Leaving);
@@ -396,6 +405,9 @@ impl Edge {
         let _ = tokio::time::timeout(GOODBYE, self.state.rooms.emptied()).await;
         self.state.stop.send_replace(true);
         self.state.shards.shutdown();
+        // Those who are left relay between others, perhaps by TLS on the HTTP port, whose metrics tell how far this is.
+        self.state.turn.drain(&self.state.config).await;
+        self.state.closed.send_replace(true);
         let _ = tokio::time::timeout(Duration::from_secs(3), async {
             while self.tasks.join_next().await.is_some() {}
         })
@@ -452,7 +464,7 @@ async fn serve(state: Arc<EdgeState>, socket: TcpListener, tls: Option<Arc<rustl
             .turn
             .is_on()
             .then(|| state.turn.clone() as Arc<dyn listener::Takeover>),
-        stopped: state.stop.subscribe(),
+        stopped: state.closed.subscribe(),
         router: http::router(state),
     };
     listener::serve(socket, server).await;

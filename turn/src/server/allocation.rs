@@ -50,6 +50,16 @@ pub enum Protocol {
     Tcp,
 }
 
+/// With whom an allocation speaks, as far as it has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    /// With nobody yet.
+    Nobody,
+    /// With this PoP's media ports only: of no use once these are closed.
+    OwnMedia,
+    Others,
+}
+
 #[derive(Debug)]
 pub(crate) struct Relay {
     pub(crate) port: AllocationPort,
@@ -80,6 +90,7 @@ pub(crate) struct Allocation {
     pub(crate) permissions: Vec<Permission>,
     pub(crate) channels: Vec<Channel>,
     pub(crate) charge: Charge,
+    pub(crate) reach: Reach,
     /// Where it stands in the table of deadlines.
     pub(crate) deadline: Instant,
 }

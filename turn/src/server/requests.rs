@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::allocation::{Allocation, Origin, Protocol, Relay, RelayState};
+use super::allocation::{Allocation, Origin, Protocol, Reach, Relay, RelayState};
 use super::auth::Authenticated;
 use super::{AllocationId, Command, RelayId, Server, add};
 use crate::ports::ReservationToken;
@@ -109,6 +109,11 @@ impl<R: Rng> Server<R> {
             permissions: Vec::new(),
             channels: Vec::new(),
             charge,
+            // Media is not to be had by TCP.
+            reach: match wanted.protocol {
+                Protocol::Udp => Reach::Nobody,
+                Protocol::Tcp => Reach::Others,
+            },
             deadline,
         });
         for (family, port) in ports {
@@ -382,6 +387,9 @@ impl<R: Rng> Server<R> {
         if live + new.len() > max || !peers.iter().all(|peer| allocation.permit(peer.0.ip(), now, max)) {
             return Err(ErrorCode::InsufficientCapacity);
         }
+        let policy = &self.shared.config.policy;
+        let media = peers.iter().all(|peer| policy.has_media_at(peer.0.ip()));
+        self.reaches(id, if media { Reach::OwnMedia } else { Reach::Others });
         Ok(MessageWriter::new(Class::Success, message.method, message.transaction))
     }
 
@@ -421,6 +429,7 @@ impl<R: Rng> Server<R> {
         if !allocation.permit(peer.0.ip(), now, permissions) || !allocation.bind(number, peer, route, now, channels) {
             return Err(ErrorCode::InsufficientCapacity);
         }
+        self.speaks_with(id, peer);
         Ok(MessageWriter::new(Class::Success, message.method, message.transaction))
     }
 
