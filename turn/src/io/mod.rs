@@ -9,6 +9,7 @@ mod outbound;
 mod pace;
 mod splice;
 mod stream;
+mod to_peers;
 mod worker;
 
 #[doc(hidden)]
