@@ -5,16 +5,20 @@
 //! No loops: a grant carries the path from the origin, and an edge that finds itself in it does not take the media; a want
 //! carries the path behind it, and an edge in that does not serve it. A parent is left for a better one only once the
 //! better one has granted the track.
+//!
+//! A layer that a congested link sheds is still wanted there, and so is the one below it until it crosses again: that one
+//! stands in for it. The edge beyond is told which layers are absent, and tells those behind it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use meridian_room::{NodeId, RoomName, TrackSid};
+use meridian_sfu::layers::with_stand_ins;
 use meridian_sfu::media::{Layer, LayerSet};
 
 use crate::mesh::{Context, Output, RoomInput};
 use crate::replication::{RoomState, Rooms};
-use crate::wire::{Body, HOPS_MAX, Pli, TrackGone, TrackGrant, TrackWant};
+use crate::wire::{Body, HOPS_MAX, Pli, TrackGone, TrackGrant, TrackShed, TrackWant};
 
 /// Tracks this edge can have to do with at once, over all rooms.
 const ROUTES_MAX: usize = 100_000;
@@ -26,6 +30,8 @@ type Key = (RoomName, TrackSid);
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     routes: BTreeMap<Key, Route>,
+    /// What goes to a neighbour under which number.
+    numbers: HashMap<u32, Key>,
     last_number: u32,
 }
 
@@ -41,19 +47,40 @@ struct Route {
     refused: BTreeMap<NodeId, Instant>,
     /// What the room was last told that other edges want of a local track.
     exported: LayerSet,
+    /// What this edge was last told that does not come from the parent at present.
+    absent: LayerSet,
 }
 
 struct Child {
     layers: LayerSet,
+    /// Layers that the link to it does not carry for now.
+    shed: LayerSet,
+    /// What it was last told not to expect: those, and what does not reach us.
+    told_absent: LayerSet,
     number: u32,
     path: Vec<String>,
     granted: bool,
+}
+
+impl Child {
+    fn demand(&self) -> LayerSet {
+        with_stand_ins(self.layers, self.shed)
+    }
 }
 
 struct Parent {
     node: NodeId,
     asked: LayerSet,
     granted: Option<(u32, Vec<String>)>,
+    /// Layers that do not come for now, as it said.
+    absent: LayerSet,
+}
+
+/// What a link reports of one layer.
+pub(crate) struct Shedding {
+    pub(crate) number: u32,
+    pub(crate) layer: Layer,
+    pub(crate) shed: bool,
 }
 
 /// What one edge wants of a track.
@@ -101,21 +128,20 @@ impl Subscriptions {
         self.last_number = self.last_number.wrapping_add(1);
         let number = self.last_number;
         let Some(route) = self.routes.get_mut(&key) else { return };
-        let child = Child {
-            layers,
-            number,
-            path: want.path,
-            granted: false,
-        };
         match route.children.get_mut(from) {
-            Some(held) => {
-                *held = Child {
-                    number: held.number,
-                    granted: held.granted,
-                    ..child
-                }
+            Some(held) => (held.layers, held.path) = (layers, want.path),
+            None => {
+                let child = Child {
+                    layers,
+                    shed: LayerSet::EMPTY,
+                    told_absent: LayerSet::EMPTY,
+                    number,
+                    path: want.path,
+                    granted: false,
+                };
+                route.children.insert(from.clone(), child);
+                self.numbers.insert(number, key.clone());
             }
-            None => drop(route.children.insert(from.clone(), child)),
         }
         self.settle(ctx, rooms, &key);
         if let Some(route) = self.routes.get_mut(&key) {
@@ -151,12 +177,58 @@ impl Subscriptions {
             }
         }
         if let Some(parent) = &mut route.parent {
+            if parent
+                .granted
+                .as_ref()
+                .is_some_and(|(number, _)| *number != grant.number)
+            {
+                parent.absent = LayerSet::EMPTY;
+            }
             parent.granted = Some((grant.number, grant.path));
         }
         ctx.out.push_back(receive(&key, Some((from.clone(), grant.number))));
         // The path behind us changed with the parent: children check it again.
         route.children.values_mut().for_each(|child| child.granted = false);
         route.grant_children(ctx, &key);
+        route.tell_absent(ctx, &key);
+    }
+
+    /// A link of ours sheds a layer, or carries it again.
+    pub(crate) fn layer_shed(&mut self, ctx: &mut Context, rooms: &Rooms, to: &NodeId, change: Shedding) {
+        let Some(key) = self.numbers.get(&change.number).cloned() else {
+            return;
+        };
+        let child = self.routes.get_mut(&key).and_then(|route| route.children.get_mut(to));
+        let Some(child) = child.filter(|child| child.number == change.number) else {
+            return;
+        };
+        if change.shed {
+            child.shed.insert(change.layer);
+        } else {
+            child.shed.remove(change.layer);
+        }
+        self.settle(ctx, rooms, &key);
+        if let Some(route) = self.routes.get(&key) {
+            route.forward(ctx, &key, to);
+        }
+    }
+
+    /// The edge that a track comes from says what does not come for now.
+    pub(crate) fn absent(&mut self, ctx: &mut Context, from: &NodeId, shed: TrackShed) {
+        let key = (RoomName::from(shed.room.as_str()), TrackSid::from(shed.track.as_str()));
+        let Some(route) = self.routes.get_mut(&key) else { return };
+        let layers = LayerSet(shed.layers as u8 & LayerSet::up_to(Layer::HIGH).0);
+        let said = |parent: &Parent| {
+            let granted = parent
+                .granted
+                .as_ref()
+                .is_some_and(|(number, _)| *number == shed.number);
+            parent.node == *from && granted
+        };
+        if let Some(parent) = route.parent.as_mut().filter(|parent| said(parent)) {
+            parent.absent = layers;
+            route.tell_absent(ctx, &key);
+        }
     }
 
     /// `from` cannot serve the track.
@@ -170,8 +242,12 @@ impl Subscriptions {
 
     pub(crate) fn keyframe(&self, ctx: &mut Context, from: Option<&NodeId>, key: &Key, layer: Layer) {
         let Some(route) = self.routes.get(key) else { return };
-        if from.is_some_and(|from| !route.children.contains_key(from)) {
-            return;
+        if let Some(from) = from {
+            // A keyframe of a layer that does not cross cannot get there.
+            let cannot = |child: &Child| child.shed.contains(layer);
+            if route.children.get(from).is_none_or(cannot) {
+                return;
+            }
         }
         if route.origin == ctx.node {
             ctx.room(
@@ -210,8 +286,8 @@ impl Subscriptions {
         for key in concerned {
             if let Some(route) = self.routes.get_mut(&key) {
                 route.forget_parent(ctx, &key, node);
-                route.remove_child(ctx, &key, node);
             }
+            self.remove_child(ctx, &key, node);
             self.settle(ctx, rooms, &key);
         }
     }
@@ -232,8 +308,8 @@ impl Subscriptions {
         for key in keys {
             if let Some(route) = self.routes.get_mut(&key) {
                 route.forget_parent(ctx, &key, node);
-                route.remove_child(ctx, &key, node);
             }
+            self.remove_child(ctx, &key, node);
             self.settle(ctx, rooms, &key);
         }
     }
@@ -248,7 +324,9 @@ impl Subscriptions {
             let children: Vec<NodeId> = route.children.keys().cloned().collect();
             for child in children {
                 ctx.send(&child, gone(&key));
-                route.remove_child(ctx, &key, &child);
+                if let Some(number) = route.remove_child(ctx, &key, &child) {
+                    self.numbers.remove(&number);
+                }
             }
             route.cancel_parents(ctx, &key);
         }
@@ -290,9 +368,19 @@ impl Subscriptions {
     }
 
     fn drop_child(&mut self, ctx: &mut Context, rooms: &Rooms, key: &Key, from: &NodeId) {
-        if let Some(route) = self.routes.get_mut(key) {
-            route.remove_child(ctx, key, from);
+        if self.routes.contains_key(key) {
+            self.remove_child(ctx, key, from);
             self.settle(ctx, rooms, key);
+        }
+    }
+
+    fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) {
+        let removed = self
+            .routes
+            .get_mut(key)
+            .and_then(|route| route.remove_child(ctx, key, node));
+        if let Some(number) = removed {
+            self.numbers.remove(&number);
         }
     }
 
@@ -311,6 +399,7 @@ impl Subscriptions {
             next: None,
             refused: BTreeMap::new(),
             exported: LayerSet::EMPTY,
+            absent: LayerSet::EMPTY,
         });
         if demand.epoch > route.epoch {
             route.epoch = demand.epoch;
@@ -327,7 +416,7 @@ impl Subscriptions {
         let remote_demand = route
             .children
             .values()
-            .fold(LayerSet::EMPTY, |all, child| all | child.layers);
+            .fold(LayerSet::EMPTY, |all, child| all | child.demand());
         let exported = if local_track { remote_demand } else { LayerSet::EMPTY };
         if exported != route.exported {
             route.exported = exported;
@@ -351,11 +440,15 @@ impl Subscriptions {
             let children: Vec<NodeId> = route.children.keys().cloned().collect();
             for child in children {
                 ctx.send(&child, gone(key));
-                route.remove_child(ctx, key, &child);
+                if let Some(number) = route.remove_child(ctx, key, &child) {
+                    self.numbers.remove(&number);
+                }
             }
         }
+        route.tell_absent(ctx, key);
         if route.local.is_empty() && route.children.is_empty() {
             route.cancel_parents(ctx, key);
+            route.tell_absent(ctx, key);
             self.routes.remove(key);
         }
     }
@@ -394,6 +487,7 @@ impl Route {
                 node: best,
                 asked: LayerSet::EMPTY,
                 granted: None,
+                absent: LayerSet::EMPTY,
             };
             match self.parent {
                 // Nothing flows yet: no reason to hold on to it.
@@ -458,9 +552,38 @@ impl Route {
         }
     }
 
-    fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) {
-        if let Some(child) = self.children.remove(node) {
-            ctx.out.push_back(forward(key, node, child.number, LayerSet::EMPTY));
+    /// Gives the number that is free now.
+    fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) -> Option<u32> {
+        let mut child = self.children.remove(node)?;
+        (child.layers, child.shed) = (LayerSet::EMPTY, LayerSet::EMPTY);
+        ctx.out.push_back(forward(key, node, &child));
+        Some(child.number)
+    }
+
+    /// Tells this edge what does not come from the parent, and each child what it must not expect from us.
+    fn tell_absent(&mut self, ctx: &mut Context, key: &Key) {
+        let absent = self.parent.as_ref().map_or(LayerSet::EMPTY, |parent| parent.absent);
+        if absent != self.absent {
+            self.absent = absent;
+            ctx.out.push_back(Output::Absent {
+                room: key.0.clone(),
+                track: key.1.clone(),
+                layers: absent,
+            });
+        }
+        for (node, child) in self.children.iter_mut().filter(|(_, child)| child.granted) {
+            let all = absent | child.shed;
+            if all != child.told_absent {
+                child.told_absent = all;
+                let (room, track) = names(key);
+                let shed = TrackShed {
+                    room,
+                    track,
+                    number: child.number,
+                    layers: u32::from(all.0),
+                };
+                ctx.send(node, Body::Shed(shed));
+            }
         }
     }
 
@@ -485,13 +608,13 @@ impl Route {
                 path: path.clone(),
             };
             ctx.send(node, Body::Grant(grant));
-            ctx.out.push_back(forward(key, node, child.number, child.layers));
+            ctx.out.push_back(forward(key, node, child));
         }
     }
 
     fn forward(&self, ctx: &mut Context, key: &Key, node: &NodeId) {
         if let Some(child) = self.children.get(node) {
-            ctx.out.push_back(forward(key, node, child.number, child.layers));
+            ctx.out.push_back(forward(key, node, child));
         }
     }
 }
@@ -513,12 +636,13 @@ fn receive(key: &Key, source: Option<(NodeId, u32)>) -> Output {
     }
 }
 
-fn forward(key: &Key, to: &NodeId, number: u32, layers: LayerSet) -> Output {
+fn forward(key: &Key, to: &NodeId, child: &Child) -> Output {
     Output::Forward {
         room: key.0.clone(),
         track: key.1.clone(),
         to: to.clone(),
-        number,
-        layers,
+        number: child.number,
+        layers: child.layers,
+        shed: child.shed,
     }
 }

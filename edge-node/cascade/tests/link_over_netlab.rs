@@ -141,7 +141,7 @@ proptest! {
         let start = Instant::now();
         let mut link = MediaLink::new(start);
         for i in 0..500 {
-            link.send(start, media(Priority::Base, i, 1200));
+            link.send(start, media(Priority::Base, i, 1200, false));
         }
         while link.poll_transmit(start, DATAGRAM_MAX, BUFFER).is_some() {}
         let mut answered = 0;
@@ -161,7 +161,7 @@ proptest! {
     }
 }
 
-fn media(priority: Priority, number: u64, len: usize) -> MediaPacket {
+fn media(priority: Priority, number: u64, len: usize, keyframe: bool) -> MediaPacket {
     let mut payload = vec![0; len];
     payload[..8].copy_from_slice(&number.to_be_bytes());
     let layer = Layer((priority as u8).saturating_sub(1));
@@ -169,6 +169,7 @@ fn media(priority: Priority, number: u64, len: usize) -> MediaPacket {
         track: 1 + u32::from(priority == Priority::Audio),
         layer,
         priority,
+        keyframe,
         payload: payload.into(),
     }
 }
@@ -197,6 +198,8 @@ struct Sim {
     arrivals: Vec<(u64, Instant)>,
     seen: std::collections::HashSet<u64>,
     events: Vec<(Instant, EngineEvent)>,
+    /// Layers whose next packet begins a keyframe.
+    keyframes: std::collections::HashSet<Layer>,
     since: u64,
     credit: [f64; 4],
 }
@@ -231,6 +234,7 @@ impl Sim {
             arrivals: Vec::new(),
             seen: Default::default(),
             events: Vec::new(),
+            keyframes: Default::default(),
             since: 0,
             credit: [0.0; 4],
         }
@@ -270,7 +274,9 @@ impl Sim {
             self.credit[i] += bps * share / 8000.0;
             while self.credit[i] >= len as f64 {
                 self.credit[i] -= len as f64;
-                self.near.send(self.now, media(priority, self.sent, len));
+                let mut packet = media(priority, self.sent, len, false);
+                packet.keyframe = self.keyframes.remove(&packet.layer);
+                self.near.send(self.now, packet);
                 self.sent_at.push((self.now, priority));
                 self.sent += 1;
             }
@@ -300,6 +306,9 @@ impl Sim {
         }
         self.pace();
         while let Some(event) = self.near.poll_event() {
+            if let EngineEvent::KeyframeWanted { layer, .. } = event {
+                self.keyframes.insert(layer);
+            }
             self.events.push((now, event));
         }
     }

@@ -1,8 +1,9 @@
 //! What waits to be sent on a link, by priority, and which layers are let in at all.
 //!
 //! Whole layers are dropped, top first, before anything gets a link sequence number (numbering first caused NACK storms).
-//! Audio goes last. A shed layer comes back only after calm, and its receivers then need a keyframe, so both moments are
-//! reported as [`LayerChange`].
+//! Audio goes last. A shed layer comes back only after calm, and then at a keyframe: what came before it would be of use to
+//! nobody. Both moments are reported as [`LayerChange`], and the keyframe is asked for
+//! ([`LayerQueue::poll_keyframe_request`]). Shed layers must go on being offered: the queue then knows what they would take.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -40,10 +41,12 @@ pub struct MediaPacket {
     pub track: u32,
     pub layer: Layer,
     pub priority: Priority,
+    /// A decoder can start here: what a layer that was shed must begin with.
+    pub keyframe: bool,
     pub payload: Bytes,
 }
 
-/// A layer stopped (or resumed) crossing this link because of congestion.
+/// A layer stopped crossing this link because of congestion, or crosses again: then the keyframe it begins with is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerChange {
     pub track: u32,
@@ -70,6 +73,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// A shed layer that pauses is remembered longer: forgotten, it would start again without anybody asking for a keyframe.
 const IDLE_SHED: Duration = Duration::from_secs(60);
 const TARGET_SHARE: f64 = 0.95;
+/// A layer that may cross again and has packets, but no keyframe: it is asked for again after this long.
+const KEYFRAME_RETRY: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_secs(2);
 /// A layer that comes back and must go again within this time came too early: the next attempt waits twice as long.
 const REGRET: Duration = Duration::from_secs(5);
@@ -81,14 +86,35 @@ const CALM_QUEUE: Duration = Duration::from_millis(10);
 const WAIT_MAX: Duration = Duration::from_millis(150);
 const WAIT_BYTES_MIN: usize = 64 * 1024;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passage {
+    Open,
+    Shed,
+    /// There is room again: it is let through from its next keyframe on, last asked for then.
+    Opening {
+        asked: Instant,
+    },
+}
+
 #[derive(Debug)]
 struct Stream {
     priority: Priority,
-    shed: bool,
+    passage: Passage,
     /// Bytes offered since the last tick.
     offered: u64,
     rate_bps: f64,
     last: Instant,
+}
+
+impl Stream {
+    /// Counts as traffic of the link.
+    fn admitted(&self) -> bool {
+        self.passage != Passage::Shed
+    }
+
+    fn crosses(&self) -> bool {
+        self.passage == Passage::Open
+    }
 }
 
 #[derive(Debug)]
@@ -112,6 +138,7 @@ pub struct LayerQueue {
     resumed: Option<Instant>,
     regretted: Option<Instant>,
     changes: VecDeque<LayerChange>,
+    keyframes_wanted: VecDeque<(u32, Layer)>,
     pub dropped: u64,
 }
 
@@ -129,12 +156,13 @@ impl LayerQueue {
             resumed: None,
             regretted: None,
             changes: VecDeque::new(),
+            keyframes_wanted: VecDeque::new(),
             dropped: 0,
         }
     }
 
     pub fn push(&mut self, now: Instant, packet: MediaPacket) -> Pushed {
-        if self.meter(now, &packet) {
+        if !self.meter(now, &packet) {
             self.dropped += 1;
             return Pushed::Shed;
         }
@@ -144,7 +172,7 @@ impl LayerQueue {
             }
             self.regret(now);
         }
-        if self.is_shed(packet.track, packet.layer) {
+        if !self.crosses(packet.track, packet.layer) {
             self.dropped += 1;
             return Pushed::Shed;
         }
@@ -188,18 +216,7 @@ impl LayerQueue {
             return;
         }
         self.ticked = now;
-        let changes = &mut self.changes;
-        self.streams.retain(|&(track, layer), stream| {
-            let stays = now.saturating_duration_since(stream.last) < if stream.shed { IDLE_SHED } else { IDLE };
-            if !stays && stream.shed {
-                changes.push_back(LayerChange {
-                    track,
-                    layer,
-                    shed: false,
-                });
-            }
-            stays
-        });
+        self.forget_idle(now);
         let weight = 1.0 - (-elapsed.as_secs_f64() / METER.as_secs_f64()).exp();
         for stream in self.streams.values_mut() {
             let rate = std::mem::take(&mut stream.offered) as f64 * 8.0 / elapsed.as_secs_f64();
@@ -218,18 +235,24 @@ impl LayerQueue {
             {
                 self.calm_needed = CALM;
             }
-            if now.saturating_duration_since(since) >= self.calm_needed && self.resume(limit) {
+            if now.saturating_duration_since(since) >= self.calm_needed && self.resume(now, limit) {
                 self.calm_since = Some(now);
                 self.resumed = Some(now);
             }
         } else {
             self.calm_since = None;
         }
-        self.floor_bps = self.sum(|s| !s.shed && s.priority <= Priority::Base) as u64;
+        self.floor_bps = self.sum(|s| s.admitted() && s.priority <= Priority::Base) as u64;
+        self.ask_again(now);
     }
 
     pub fn poll_change(&mut self) -> Option<LayerChange> {
         self.changes.pop_front()
+    }
+
+    /// A layer that may cross again as soon as a keyframe of it comes. Repeated until one does.
+    pub fn poll_keyframe_request(&mut self) -> Option<(u32, Layer)> {
+        self.keyframes_wanted.pop_front()
     }
 
     /// Rate of audio and admitted base layers, in bit/s: the controller's floor.
@@ -239,7 +262,7 @@ impl LayerQueue {
 
     /// Rate of everything let in, in bit/s.
     pub fn admitted_bps(&self) -> f64 {
-        self.sum(|s| !s.shed)
+        self.sum(Stream::admitted)
     }
 
     /// How long the oldest packet has waited.
@@ -258,7 +281,7 @@ impl LayerQueue {
 
     /// Layers that do not cross at present.
     pub fn shed_count(&self) -> usize {
-        self.streams.values().filter(|s| s.shed).count()
+        self.streams.values().filter(|s| !s.crosses()).count()
     }
 
     fn bytes_max(&self) -> usize {
@@ -270,20 +293,49 @@ impl LayerQueue {
         self.streams.values().filter(|s| of(s)).map(|s| s.rate_bps).sum()
     }
 
-    fn is_shed(&self, track: u32, layer: Layer) -> bool {
-        self.streams.get(&(track, layer)).is_some_and(|s| s.shed)
+    fn crosses(&self, track: u32, layer: Layer) -> bool {
+        self.streams.get(&(track, layer)).is_none_or(Stream::crosses)
     }
 
-    /// Counts a packet towards its layer's rate; says whether the layer is shed.
+    fn forget_idle(&mut self, now: Instant) {
+        let changes = &mut self.changes;
+        self.streams.retain(|&(track, layer), stream| {
+            let patience = if stream.crosses() { IDLE } else { IDLE_SHED };
+            let stays = now.saturating_duration_since(stream.last) < patience;
+            if !stays && !stream.crosses() {
+                changes.push_back(LayerChange {
+                    track,
+                    layer,
+                    shed: false,
+                });
+            }
+            stays
+        });
+    }
+
+    /// For keyframes that were asked for and did not come, of layers that are sent.
+    fn ask_again(&mut self, now: Instant) {
+        for (&(track, layer), stream) in &mut self.streams {
+            if let Passage::Opening { asked } = &mut stream.passage
+                && now.saturating_duration_since(*asked) >= KEYFRAME_RETRY
+                && now.saturating_duration_since(stream.last) < KEYFRAME_RETRY
+            {
+                *asked = now;
+                self.keyframes_wanted.push_back((track, layer));
+            }
+        }
+    }
+
+    /// Counts a packet towards its layer's rate; says whether it may cross.
     fn meter(&mut self, now: Instant, packet: &MediaPacket) -> bool {
         let key = (packet.track, packet.layer);
         if !self.streams.contains_key(&key) {
             if self.streams.len() == STREAMS_MAX {
-                return false;
+                return true;
             }
             let stream = Stream {
                 priority: packet.priority,
-                shed: false,
+                passage: Passage::Open,
                 offered: 0,
                 rate_bps: 0.0,
                 last: now,
@@ -291,12 +343,20 @@ impl LayerQueue {
             self.streams.insert(key, stream);
         }
         let Some(stream) = self.streams.get_mut(&key) else {
-            return false;
+            return true;
         };
         stream.priority = packet.priority;
         stream.offered += packet.payload.len() as u64;
         stream.last = now;
-        stream.shed
+        if packet.keyframe && matches!(stream.passage, Passage::Opening { .. }) {
+            stream.passage = Passage::Open;
+            self.changes.push_back(LayerChange {
+                track: packet.track,
+                layer: packet.layer,
+                shed: false,
+            });
+        }
+        stream.crosses()
     }
 
     /// A layer was shed: if one had just come back, the next waits longer.
@@ -321,12 +381,19 @@ impl LayerQueue {
         let last = self
             .streams
             .iter()
-            .filter(|(_, s)| !s.shed && s.priority > above)
+            .filter(|(_, s)| s.admitted() && s.priority > above)
             .map(|(k, s)| (s.priority, *k))
             .max();
         let Some((_, key)) = last else { return false };
-        if let Some(stream) = self.streams.get_mut(&key) {
-            stream.shed = true;
+        self.calm_since = None;
+        let crossed = self.streams.get_mut(&key).is_some_and(|stream| {
+            let crossed = stream.crosses();
+            stream.passage = Passage::Shed;
+            crossed
+        });
+        if !crossed {
+            // Nobody was told yet that it would come back.
+            return true;
         }
         for queue in &mut self.queues {
             queue.retain(|w| {
@@ -338,7 +405,6 @@ impl LayerQueue {
                 stays
             });
         }
-        self.calm_since = None;
         self.changes.push_back(LayerChange {
             track: key.0,
             layer: key.1,
@@ -347,12 +413,12 @@ impl LayerQueue {
         true
     }
 
-    /// Lets back in what fits of the highest shed priority. Says whether anything did.
-    fn resume(&mut self, limit: f64) -> bool {
+    /// Lets back in, each from its next keyframe on, what fits of the highest shed priority. Says whether anything did.
+    fn resume(&mut self, now: Instant, limit: f64) -> bool {
         let mut shed: Vec<(Priority, (u32, Layer))> = self
             .streams
             .iter()
-            .filter(|(_, s)| s.shed)
+            .filter(|(_, s)| !s.admitted())
             .map(|(k, s)| (s.priority, *k))
             .collect();
         shed.sort_unstable();
@@ -369,13 +435,9 @@ impl LayerQueue {
             if admitted > limit {
                 break;
             }
-            stream.shed = false;
+            stream.passage = Passage::Opening { asked: now };
             resumed = true;
-            self.changes.push_back(LayerChange {
-                track: key.0,
-                layer: key.1,
-                shed: false,
-            });
+            self.keyframes_wanted.push_back(key);
         }
         resumed
     }
@@ -393,6 +455,7 @@ mod tests {
             track,
             layer,
             priority,
+            keyframe: true,
             payload: vec![0; len].into(),
         }
     }
@@ -467,11 +530,54 @@ mod tests {
         assert!(queue.floor_bps().abs_diff(440_000) < 20_000, "{}", queue.floor_bps());
         at = second(&mut queue, at, 1, 10_000_000, true);
         assert_eq!(changes(&mut queue), [], "two seconds of calm come first");
+        assert_eq!(queue.poll_keyframe_request(), None);
         at = second(&mut queue, at, 1, 10_000_000, true);
         assert_eq!(changes(&mut queue), [(1, 1, false)]);
         at = second(&mut queue, at, 1, 10_000_000, true);
         second(&mut queue, at, 1, 10_000_000, true);
         assert_eq!(changes(&mut queue), [(1, 2, false)]);
+    }
+
+    #[test]
+    fn a_layer_comes_back_at_a_keyframe_which_is_asked_for_until_it_comes() {
+        let start = Instant::now();
+        let mut queue = LayerQueue::new(start);
+        let top = |keyframe| MediaPacket {
+            keyframe,
+            ..packet(1, Priority::Top, 1000)
+        };
+        let mut at = start;
+        // A target of a megabit a second for two seconds, then plenty.
+        let run = |queue: &mut LayerQueue, at: &mut Instant, ms: u32, target: u64| {
+            let mut crossed = 0;
+            for _ in 0..ms / 4 {
+                *at += 4 * MS;
+                crossed += usize::from(queue.push(*at, top(false)) == Pushed::Queued);
+                while queue.pop().is_some() {}
+                queue.tick(*at, target, Duration::ZERO);
+            }
+            crossed
+        };
+        assert_eq!(run(&mut queue, &mut at, 1000, 10_000_000), 250);
+        run(&mut queue, &mut at, 2000, 1_000_000);
+        assert_eq!(changes(&mut queue), [(1, 2, true)]);
+        assert_eq!(
+            run(&mut queue, &mut at, 5500, 10_000_000),
+            0,
+            "it may cross again, but this is no beginning"
+        );
+        let asked = std::iter::from_fn(|| queue.poll_keyframe_request()).count();
+        assert!((5..=6).contains(&asked), "asked {asked} times in 5.5 s");
+        assert_eq!((changes(&mut queue), queue.shed_count()), (vec![], 1));
+        // It was promised to nobody: going away again is no news.
+        run(&mut queue, &mut at, 500, 1_000_000);
+        assert_eq!(queue.push(at, top(true)), Pushed::Shed);
+        assert_eq!(changes(&mut queue), []);
+        run(&mut queue, &mut at, 5000, 10_000_000);
+        assert_eq!(queue.push(at, top(true)), Pushed::Queued);
+        assert_eq!(changes(&mut queue), [(1, 2, false)]);
+        assert_eq!(run(&mut queue, &mut at, 400, 10_000_000), 100);
+        assert_eq!(queue.shed_count(), 0);
     }
 
     #[test]
