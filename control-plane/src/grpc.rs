@@ -206,6 +206,12 @@ impl Session {
                 }
                 tracing::debug!(node = %self.node, rtt_ms = session.rtt_ms, room = %session.room, "session report");
             }
+            Some(edge_report::Report::Leaving(_)) => {
+                self.fleet.leaves(&self.attachment, Instant::now());
+                let noted = edge_command::Command::LeavingNoted(v1::LeavingNoted {});
+                // An edge that does not read its commands does not wait for this one for long either.
+                let _ = self.commands.try_send(v1::EdgeCommand { command: Some(noted) });
+            }
             // A second Hello says nothing new; an unknown report is a newer edge's.
             Some(edge_report::Report::Hello(_)) | None => {}
         }

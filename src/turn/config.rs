@@ -7,14 +7,12 @@ use meridian_api::config::{Problems, Settings};
 use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct TurnProcessConfig {
     pub(crate) turn: TurnSettings,
     pub(crate) tls: TlsFiles,
     pub(crate) http: HttpSettings,
-    /// Seconds that stopping waits for allocations to end, 0 to 86400.
-    pub(crate) drain_s: u64,
 }
 
 /// The certificate for TURN over TLS.
@@ -36,17 +34,6 @@ impl Default for HttpSettings {
     fn default() -> Self {
         HttpSettings {
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 9_641)),
-        }
-    }
-}
-
-impl Default for TurnProcessConfig {
-    fn default() -> Self {
-        TurnProcessConfig {
-            turn: TurnSettings::default(),
-            tls: TlsFiles::default(),
-            http: HttpSettings::default(),
-            drain_s: 60,
         }
     }
 }
@@ -85,6 +72,5 @@ impl Settings for TurnProcessConfig {
             "turn.tls",
             "needs tls.certificate and tls.private_key",
         );
-        problems.require(self.drain_s <= 86_400, "drain_s", "must be at most 86400 seconds");
     }
 }

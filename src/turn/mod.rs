@@ -2,7 +2,6 @@
 //! gets its configuration, a port for operators, and an end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -30,7 +29,6 @@ const HTTP_LIMITS: Limits = Limits {
     connections: 64,
     connections_per_address: 32,
 };
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
     let config: TurnProcessConfig = args.load()?;
@@ -46,7 +44,7 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
         println!("the configuration is good");
         return Ok(());
     }
-    let drain = Duration::from_secs(config.drain_s);
+    let drain = config.turn.drain();
     let start = async {
         let socket = TcpListener::bind(config.http.bind)
             .await
@@ -68,7 +66,7 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
     };
     StopSignal::install()?
         .serve(start, async |(server, stop, http)| {
-            wait_for_allocations(&server, drain).await;
+            server.drain(drain, tokio::time::sleep).await;
             stop.send_replace(true);
             let _ = http.await;
         })
@@ -87,27 +85,6 @@ fn announce(config: &TurnProcessConfig, server: &TurnServer, http: &TcpListener)
     let urls = urls(&host, server.udp(), server.tcp(), &tls, server.dtls());
     let operators = http.local_addr().map(|address| address.to_string()).unwrap_or_default();
     tracing::info!(?urls, http = operators, "TURN started");
-}
-
-/// Takes nobody new, and waits for those who are there, until the deadline.
-async fn wait_for_allocations(server: &TurnServer, deadline: Duration) {
-    server.set_draining(true);
-    let wait = async {
-        while server.allocations() > 0 {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    tracing::info!(
-        allocations = server.allocations(),
-        deadline_s = deadline.as_secs(),
-        "draining"
-    );
-    if tokio::time::timeout(deadline, wait).await.is_err() {
-        tracing::warn!(
-            allocations = server.allocations(),
-            "the deadline has passed; what is left is cut off"
-        );
-    }
 }
 
 fn router(server: Arc<TurnServer>) -> Router {

@@ -23,6 +23,7 @@ const FROM_B = 'sin';
 const HELD_BACK_MS = 200;
 const SKEW_MAX_MS = 80;
 const FLASHES = 8;
+const NEWCOMERS = 3;
 /** 200 ms is the promise; a debug build beside a software encoder on two busy cores is allowed the rest. */
 const FREEZE_MAX_MS = 500;
 
@@ -41,12 +42,18 @@ async function openStage(rttMs) {
   const origin = `http://localhost:${server.address().port}/`;
   const browser = await launch();
   const { code } = await post(`${mesh.url}/api/v1/meetings`, {});
+  /** A page that is in no meeting. */
+  async function open() {
+    const page = await openWindow(browser, { viewport: { width: 480, height: 300 } });
+    await page.goto(origin);
+    return page;
+  }
   return {
     mesh,
+    open,
     /** A page in the meeting, as if from that place. */
     async enterFrom(from, name) {
-      const page = await openWindow(browser, { viewport: { width: 480, height: 300 } });
-      await page.goto(origin);
+      const page = await open();
       const answer = await post(`${mesh.url}/api/v1/meetings/${code}/join`, { name, from });
       assert.equal(answer.edge.region, from);
       await page.evaluate(([url, token]) => join(url, token), [answer.edge.url, answer.token]);
@@ -61,7 +68,7 @@ async function openStage(rttMs) {
   };
 }
 
-for (const rttMs of [0, 150]) describe(`quality across two points of presence ${rttMs} ms apart`, { timeout: 150_000 }, () => {
+for (const rttMs of [0, 150]) describe(`quality across two points of presence ${rttMs} ms apart`, { timeout: 240_000 }, () => {
   let stage, publisher, subscriber, others;
   let broken = true;
   let failed = false;
@@ -123,19 +130,45 @@ for (const rttMs of [0, 150]) describe(`quality across two points of presence ${
   });
   const inTime = (skew) => Math.abs(skew) < SKEW_MAX_MS;
 
-  test('a flash and its beep arrive together as soon as somebody joins', async (t) => {
-    if (!subscriber) return t.skip('nobody watches');
-    await until(subscriber, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
-    const late = await enterFrom(FROM_B, 'Late');
-    await until(late, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
-    await late.evaluate(async () => {
+  /** The first flashes that a page sees, each against its beep. */
+  async function firstFlashes(t, name, page) {
+    await page.evaluate(async () => {
       await watchVideo();
       await watchAudio();
     });
-    const seen = skews(await until(late, 'flashes and beeps', () => watched, (now) => now.flashes && skews(now).length >= FLASHES));
-    t.diagnostic(`flash after beep, ms, in order: ${seen.map(Math.round).join(' ')}`);
-    await late.context().close();
-    assert.ok(inTime(median(seen)), `${Math.round(median(seen))} ms`);
+    const seen = skews(await until(page, 'flashes and beeps', () => watched, (now) => now.flashes && skews(now).length >= FLASHES));
+    t.diagnostic(`${name}: flash after beep, ms, in order: ${seen.map(Math.round).join(' ')}`);
+    await page.context().close();
+    return seen;
+  }
+
+  async function newcomer(t) {
+    const page = await enterFrom(FROM_B, 'Late');
+    await until(page, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
+    return firstFlashes(t, 'through Meridian', page);
+  }
+
+  /** The floor: the same tracks from page to page over one peer connection. */
+  async function withoutUs(t) {
+    const page = await stage.open();
+    const answer = await page.evaluate((sdp) => answerDirect(sdp), await publisher.evaluate(() => offerDirect()));
+    await publisher.evaluate((sdp) => acceptDirect(sdp), answer);
+    const seen = await firstFlashes(t, 'without us', page);
+    await publisher.evaluate(() => window.peer.close());
+    return seen;
+  }
+
+  test('a flash and its beep arrive together as soon as somebody joins', async (t) => {
+    if (!subscriber) return t.skip('nobody watches');
+    const [ours, floor] = [[], []];
+    for (let i = 0; i < NEWCOMERS; i += 1) {
+      floor.push(...(await withoutUs(t)));
+      ours.push(...(await newcomer(t)));
+    }
+    const late = (all) => all.filter((skew) => !inTime(skew)).length;
+    t.diagnostic(`median ${Math.round(median(ours))} ms, without us ${Math.round(median(floor))} ms; ${late(ours)} and ${late(floor)} of ${ours.length} beyond ${SKEW_MAX_MS} ms`);
+    assert.ok(inTime(median(ours)), `${Math.round(median(ours))} ms`);
+    assert.ok(late(ours) <= Math.max(late(floor), ours.length / 8), `${late(ours)} of ${ours.length} flashes came ${SKEW_MAX_MS} ms or more beside their beep`);
     const [camera, microphone] = await subscriber.evaluate(() => streamIds());
     assert.equal(camera, microphone, 'both tracks are of one stream');
   });

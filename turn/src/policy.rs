@@ -100,7 +100,7 @@ impl PeerPolicy {
         if self.denied.iter().any(|n| n.contains(ip)) {
             return false;
         }
-        relayed.contains(&ip) || self.media.iter().any(|m| m.advertised == ip) || self.open(ip)
+        relayed.contains(&ip) || self.has_media_at(ip) || self.open(ip)
     }
 
     /// Where datagrams for `peer` go, `None` if nowhere. `relayed`: our own relay addresses as clients know them.
@@ -120,6 +120,18 @@ impl PeerPolicy {
             return Some(Route::Send(peer));
         }
         relayed.contains(&ip).then_some(Route::Relayed(peer))
+    }
+
+    /// Whether clients know one of this PoP's media sockets by this address.
+    pub(crate) fn is_media(&self, peer: SocketAddr) -> bool {
+        self.media
+            .iter()
+            .any(|m| m.advertised == peer.ip() && m.ports.contains(&peer.port()))
+    }
+
+    /// Whether media sockets of this PoP are at this address.
+    pub(crate) fn has_media_at(&self, ip: IpAddr) -> bool {
+        self.media.iter().any(|m| m.advertised == ip)
     }
 
     /// The address clients know a sender by: the way back of [`PeerPolicy::route`].

@@ -47,6 +47,8 @@ pub struct TurnSettings {
     pub denied_peers: Vec<String>,
     /// 1 to 64; 0 = one per core.
     pub threads: usize,
+    /// Seconds that stopping waits for allocations to end, 0 to 86400.
+    pub drain_s: u64,
     pub limits: LimitSettings,
 }
 
@@ -88,6 +90,7 @@ impl Default for TurnSettings {
             allowed_peers: Vec::new(),
             denied_peers: Vec::new(),
             threads: 0,
+            drain_s: 60,
             limits: LimitSettings::default(),
         }
     }
@@ -179,6 +182,8 @@ impl TurnSettings {
             );
         }
         require(self.threads <= 64, "threads", "must be at most 64".to_owned());
+        let bounded = self.drain_s <= 86_400;
+        require(bounded, "drain_s", "must be at most 86400 seconds".to_owned());
         let limits = &self.limits;
         let counts = [
             ("allocations", limits.allocations as u64),
@@ -251,6 +256,11 @@ impl TurnSettings {
         });
         let secrets = self.secrets.iter();
         secrets.fold(credentials, |all, secret| all.with_secret(secret.as_bytes()))
+    }
+
+    /// How long stopping waits for allocations to end.
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_s)
     }
 
     fn listening(&self) -> impl Iterator<Item = &SocketAddr> {
@@ -406,6 +416,7 @@ mod tests {
         settings.advertise = vec![[1, 1, 1, 1].into(), [2, 2, 2, 2].into()];
         settings.secrets = vec!["short".to_owned()];
         settings.users = BTreeMap::from([("a:b".to_owned(), "x".to_owned())]);
+        settings.drain_s = 86_401;
         settings.limits.allocations = 0;
         settings.limits.mbps_per_user = u64::MAX;
         let keys: Vec<_> = settings.problems().into_iter().map(|(key, _)| key).collect();
@@ -417,6 +428,7 @@ mod tests {
             "advertise",
             "secrets",
             "users.a:b",
+            "drain_s",
             "limits.allocations",
             "limits.mbps_per_user",
         ];

@@ -125,6 +125,16 @@ fn workers_share_the_port_and_clients_reach_each_others_relayed_addresses() {
     }
 }
 
+/// Waits as a thread does.
+fn drain(server: &TurnServer, deadline: Duration) -> bool {
+    let drained = server.drain(deadline, |pause| {
+        std::thread::sleep(pause);
+        std::future::ready(())
+    });
+    let ready = std::pin::pin!(drained).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    ready == std::task::Poll::Ready(true)
+}
+
 #[test]
 fn draining_waits_for_the_last_allocation_or_its_deadline() {
     let server = start(1, "127.0.0.1");
@@ -132,14 +142,14 @@ fn draining_waits_for_the_last_allocation_or_its_deadline() {
     socket.connect(server.udp()[0]).unwrap();
     let mut anna = anna();
     assert_eq!(call(&mut socket, &mut anna, Method::ALLOCATE, &[udp()]).error, 0);
-    assert!(!server.drain(Duration::from_millis(30)));
+    assert!(!drain(&server, Duration::from_millis(30)));
     call(
         &mut socket,
         &mut anna,
         Method::REFRESH,
         &[u32_attribute(attribute::LIFETIME, 0)],
     );
-    assert!(server.drain(Duration::from_secs(2)));
+    assert!(drain(&server, Duration::from_secs(2)));
     assert_eq!(call(&mut socket, &mut anna, Method::ALLOCATE, &[udp()]).error, 508);
 }
 

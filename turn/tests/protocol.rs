@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use meridian_turn::credentials::{PasswordAlgorithm, time_limited_credential};
 use meridian_turn::limits::Rate;
+use meridian_turn::policy::MediaPorts;
 use meridian_turn::stun::{Class, Message, MessageWriter, Method, TransactionId, attribute};
 use meridian_turn::{Framing, Relayed};
 use support::*;
@@ -281,6 +282,32 @@ fn a_port_that_cannot_be_bound_is_replaced() {
 }
 
 #[test]
+fn an_even_port_that_cannot_be_bound_is_replaced_by_another_even_one_and_its_reservation_moves_along() {
+    let mut config = config();
+    config.relay_ports = 61_000..=61_007;
+    let mut world = World::new(config);
+    let (mut anna, mut again) = (anna(), client("198.51.99.10:4001", "anna", "pw-a"));
+    world.refuse_ports = 3;
+    let even = |value| bytes_attribute(attribute::EVEN_PORT, &[value]);
+    let first = anna.call(&mut world, Method::ALLOCATE, &[udp(), even(0x80)]);
+    let (port, token) = (
+        first.relayed()[0].port(),
+        first.get(attribute::RESERVATION_TOKEN).unwrap(),
+    );
+    assert_eq!(port % 2, 0);
+    // The pairs that were given back are free: three of four.
+    for i in 0..6 {
+        let mut other = client(&format!("198.51.99.{}:4000", 20 + i), "bert", "pw-b");
+        assert_eq!(other.allocate(&mut world).error, 0);
+    }
+    let mut late = client("198.51.99.30:4000", "bert", "pw-b");
+    assert_eq!(late.allocate(&mut world).error, 508);
+    let claim = bytes_attribute(attribute::RESERVATION_TOKEN, &token);
+    let second = again.call(&mut world, Method::ALLOCATE, &[udp(), claim]);
+    assert_eq!(second.relayed()[0].port(), port + 1);
+}
+
+#[test]
 fn peers_inside_are_refused_and_configured_ones_are_not() {
     let mut world = World::new(config());
     let mut anna = anna();
@@ -429,6 +456,58 @@ fn what_is_not_understood_is_named() {
     assert_eq!(bert().call(&mut world, Method::ALLOCATE, &[]).error, 400);
     let tcp = u32_attribute(attribute::REQUESTED_TRANSPORT, 6 << 24);
     assert_eq!(bert().call(&mut world, Method::ALLOCATE, &[tcp]).error, 442);
+}
+
+#[test]
+fn an_allocation_counts_as_this_pops_own_for_as_long_as_it_speaks_with_media_ports_only() {
+    let (media, far) = (addr("203.0.114.7:7882"), addr("192.0.3.5:7000"));
+    let beside = addr("203.0.114.7:9");
+    let mut config = config();
+    config.policy.allowed = vec!["203.0.114.7".parse().unwrap()];
+    config.policy.media = vec![MediaPorts {
+        advertised: media.ip(),
+        actual: media.ip(),
+        ports: 7_882..=7_883,
+    }];
+    // What a client does, and whether others than this PoP's media would miss its allocation.
+    type Step = fn(&mut Client, &mut World, std::net::SocketAddr);
+    let permit: Step = |client, world, peer| assert_eq!(client.permit(world, peer).error, 0);
+    let bind: Step = |client, world, peer| assert_eq!(client.bind(world, 0x4001, peer).error, 0);
+    let send: Step = |client, world, peer| {
+        let sent = client.send_indication(peer, b"x");
+        let relayed = world.server.handle_client(world.now, client.socket, &sent);
+        assert!(matches!(relayed, Relayed::ToPeer(_)));
+    };
+    let hear: Step = |_, world, peer| {
+        let relay = world.open[0].0;
+        assert!(world.server.handle_peer(world.now, relay, peer, b"x").is_some());
+    };
+    type Story<'a> = &'a [(Step, std::net::SocketAddr)];
+    let stories: [(Story<'_>, usize); 8] = [
+        (&[], 1),
+        (&[(permit, media)], 0),
+        (&[(permit, media), (bind, media), (send, media), (hear, media)], 0),
+        (&[(permit, media), (permit, far)], 1),
+        (&[(permit, far), (permit, media)], 1),
+        (&[(permit, media), (bind, beside)], 1),
+        (&[(permit, media), (send, beside)], 1),
+        (&[(permit, media), (hear, beside)], 1),
+    ];
+    for (number, (story, missed)) in stories.into_iter().enumerate() {
+        let mut world = World::new(config.clone());
+        let mut anna = anna();
+        anna.allocate(&mut world);
+        for (step, peer) in story {
+            step(&mut anna, &mut world, *peer);
+        }
+        assert_eq!(world.shared.allocations_beside_own_media(), missed, "story {number}");
+        assert_eq!(world.shared.allocations(), 1);
+        anna.refresh(&mut world, 0);
+        assert_eq!(world.shared.allocations_beside_own_media(), 0, "story {number}");
+        // What has gone is not counted against those who come.
+        anna.allocate(&mut world);
+        assert_eq!(world.shared.allocations_beside_own_media(), 1, "story {number}");
+    }
 }
 
 #[test]

@@ -177,6 +177,19 @@ impl Fleet {
         state.touch(&attachment.node, now);
     }
 
+    /// An edge stops: nobody is sent there any more, whatever the registry's view, which may lag, still says.
+    pub fn leaves(&self, attachment: &Attachment, now: Instant) {
+        let mut state = self.lock();
+        let number = state.reports + 1;
+        let Some(edge) = state.attached(attachment) else { return };
+        edge.heard = Some(now);
+        edge.refuses = true;
+        // Other replicas are told as of a load report.
+        edge.reported = number;
+        state.reports = number;
+        state.touch(&attachment.node, now);
+    }
+
     /// People in a room, on all edges, and those on their way.
     pub fn people_in(&self, room: &str, now: Instant) -> u32 {
         let mut state = self.lock();

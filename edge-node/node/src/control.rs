@@ -65,6 +65,9 @@ async fn stream(
     control.answered(&client);
     edge.control_connected(true);
     let mut load = tokio::time::interval(LOAD_INTERVAL);
+    let leaving = edge.leaving();
+    tokio::pin!(leaving);
+    let mut said_so = false;
     loop {
         tokio::select! {
             command = commands.message() => match command? {
@@ -82,6 +85,10 @@ async fn stream(
             }
             Some(session) = sessions.recv() => {
                 let _ = reports.send(send(Report::Session(session))).await;
+            }
+            () = &mut leaving, if !said_so => {
+                said_so = true;
+                let _ = reports.send(send(Report::Leaving(v1::Leaving {}))).await;
             }
             () = edge.stopped() => return Ok(()),
         }
@@ -108,6 +115,10 @@ async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
                 "room closed by the control plane"
             );
             edge.close_room(&close.room).await;
+            None
+        }
+        Command::LeavingNoted(_) => {
+            edge.leaving_noted();
             None
         }
     }

@@ -44,7 +44,7 @@ const HTTP_LIMITS: listener::Limits = listener::Limits {
     connections_per_address: 2_048,
 };
 /// How long stopping waits until everybody who follows the registry can know that this edge takes nobody new.
-const LEAVE_PLACEMENT: Duration = Duration::from_millis(300);
+const LEAVE_PLACEMENT: Duration = Duration::from_secs(1);
 /// How long stopping waits for clients to read their goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -101,8 +101,12 @@ pub(crate) struct EdgeState {
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
     control_connected: AtomicBool,
+    /// The control plane has said that it sends nobody here any more.
+    leaving_noted: watch::Sender<bool>,
     state: watch::Sender<NodeState>,
     stop: watch::Sender<bool>,
+    /// After `stop`, once nobody needs the HTTP port any more.
+    closed: watch::Sender<bool>,
     cpu: CpuMeter,
 }
 
@@ -149,7 +153,7 @@ impl EdgeState {
 
     /// Why this edge should get nobody new, if so.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
-        if *self.stop.borrow() {
+        if self.is_stopping() {
             return Some("stopping");
         }
         match *self.state.borrow() {
@@ -160,6 +164,28 @@ impl EdgeState {
             NodeState::Cordoned => Some("cordoned"),
             NodeState::Leaving => Some("stopping"),
             _ => Some("draining"),
+        }
+    }
+
+    /// Whether everybody has been sent away for good.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Once this edge has begun to stop.
+    pub(crate) async fn leaving(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| *state == NodeState::Leaving).await;
+    }
+
+    pub(crate) fn leaving_noted(&self) {
+        self.leaving_noted.send_replace(true);
+    }
+
+    /// Once the control plane sends nobody here any more. It does not wait for one that is away.
+    async fn control_lets_go(&self) {
+        if self.control_connected.load(Ordering::Relaxed) {
+            let _ = self.leaving_noted.subscribe().wait_for(|noted| *noted).await;
         }
     }
 
@@ -303,8 +329,10 @@ impl Edge {
             keys: watch::Sender::default(),
             turn,
             control_connected: AtomicBool::new(false),
+            leaving_noted: watch::Sender::new(false),
             state: watch::Sender::new(NodeState::Active),
             stop: watch::Sender::new(false),
+            closed: watch::Sender::new(false),
             cpu: CpuMeter::new(),
             node,
             config,
@@ -355,22 +383,31 @@ impl Edge {
         self.state.turn.urls()
     }
 
-    /// Leaves placement, tells every client to come back elsewhere, leaves the registry, stops.
+    /// Leaves placement, tells every client to come back elsewhere, leaves the registry and the mesh, waits for the embedded TURN
+    /// server's allocations to end (at most `turn.drain_s`), stops. Dropping the future ends the waiting at once.
     pub async fn stop(mut self) {
         // First, or those who are sent away now would be sent back here.
         self.state.state.send_replace(NodeState::Leaving);
         self.state.turn.set_draining(true);
         let own = self.state.node.as_str();
-        let leaving = self
-            .view
-            .wait_for(|view| view.get(own).is_none_or(|record| record.state == NodeState::Leaving));
-        let _ = tokio::time::timeout(LEAVE_PLACEMENT, leaving).await;
+        let seen = async {
+            let is_gone = |view: &Arc<View>| view.get(own).is_none_or(|record| record.state == NodeState::Leaving);
+            let _ = self.view.wait_for(is_gone).await;
+        };
+        let _ = tokio::time::timeout(LEAVE_PLACEMENT, async {
+            // The control plane's view of the registry may be behind ours: it says so itself.
+            tokio::join!(seen, self.state.control_lets_go())
+        })
+        .await;
         for room in self.state.rooms.all() {
             let _ = room.send(ToRoom::Close(CloseKind::EdgeLeaves)).await;
         }
         let _ = tokio::time::timeout(GOODBYE, self.state.rooms.emptied()).await;
         self.state.stop.send_replace(true);
         self.state.shards.shutdown();
+        // Those who are left relay between others, perhaps by TLS on the HTTP port, whose metrics tell how far this is.
+        self.state.turn.drain(&self.state.config).await;
+        self.state.closed.send_replace(true);
         let _ = tokio::time::timeout(Duration::from_secs(3), async {
             while self.tasks.join_next().await.is_some() {}
         })
@@ -427,7 +464,7 @@ async fn serve(state: Arc<EdgeState>, socket: TcpListener, tls: Option<Arc<rustl
             .turn
             .is_on()
             .then(|| state.turn.clone() as Arc<dyn listener::Takeover>),
-        stopped: state.stop.subscribe(),
+        stopped: state.closed.subscribe(),
         router: http::router(state),
     };
     listener::serve(socket, server).await;

@@ -124,6 +124,13 @@ impl Turn {
         }
     }
 
+    /// Refuses new allocations and waits until those of others than this edge's own people have ended, or for as long as is configured.
+    pub(crate) async fn drain(&self, config: &EdgeConfig) {
+        if let Some(embedded) = &self.server {
+            embedded.server.drain(config.turn.drain(), tokio::time::sleep).await;
+        }
+    }
+
     pub(crate) fn render_metrics(&self, text: &mut String) {
         if let Some(embedded) = &self.server {
             embedded.server.render_metrics(text);

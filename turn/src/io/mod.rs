@@ -9,6 +9,7 @@ mod outbound;
 mod pace;
 mod splice;
 mod stream;
+mod to_peers;
 mod worker;
 
 #[doc(hidden)]
@@ -60,6 +61,9 @@ pub struct TurnConfig {
 /// hundred people, a packet each 0.2 ms, is worth gathering only for this long (`./run bench turn --gather-us N`).
 const GATHER: Duration = Duration::from_micros(900);
 const GATHER_MAX: Duration = Duration::from_millis(1);
+
+/// How often draining looks whether allocations have ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 impl TurnConfig {
     /// Listens nowhere yet; one worker.
@@ -301,17 +305,30 @@ impl TurnServer {
         self.shared.is_draining()
     }
 
-    /// Refuses new allocations and blocks until the last has ended (`true`) or `deadline` has passed (`false`).
-    pub fn drain(&self, deadline: Duration) -> bool {
+    /// Refuses new allocations and waits until the last has ended (`true`) or `deadline` has passed (`false`). Those that speak with
+    /// nobody but the policy's media ports are not waited for: they are of no use to anybody once media has ended, and whose client
+    /// has vanished would stay for minutes. The waiting itself is whoever calls': `sleep` is asked for a tenth of a second again and
+    /// again.
+    pub async fn drain<S: Future<Output = ()>>(&self, deadline: Duration, sleep: impl Fn(Duration) -> S) -> bool {
         self.set_draining(true);
-        let end = Instant::now() + deadline;
-        while self.allocations() > 0 {
-            if Instant::now() >= end {
+        let begin = Instant::now();
+        let mut told = false;
+        loop {
+            let allocations = self.shared.allocations_beside_own_media();
+            if allocations == 0 {
+                return true;
+            }
+            let left = deadline.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                tracing::warn!(allocations, "TURN allocations have not ended in time; they are cut off");
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(20).min(deadline));
+            if !std::mem::replace(&mut told, true) {
+                let deadline_s = deadline.as_secs();
+                tracing::info!(allocations, deadline_s, "waiting for TURN allocations to end");
+            }
+            sleep(left.min(DRAIN_LOOK)).await;
         }
-        true
     }
 }
 

@@ -50,6 +50,16 @@ pub enum Protocol {
     Tcp,
 }
 
+/// With whom an allocation speaks, as far as it has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    /// With nobody yet.
+    Nobody,
+    /// With this PoP's media ports only: of no use once these are closed.
+    OwnMedia,
+    Others,
+}
+
 #[derive(Debug)]
 pub(crate) struct Relay {
     pub(crate) port: AllocationPort,
@@ -64,8 +74,18 @@ pub(crate) struct Origin {
     pub(crate) integrity: Integrity,
     pub(crate) lifetime: Duration,
     pub(crate) token: Option<ReservationToken>,
-    /// A particular port was asked for: no other will do.
-    pub(crate) fixed_port: bool,
+    pub(crate) port: PortWish,
+}
+
+/// Which relayed ports will do (RFC 8656 §7.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortWish {
+    Any,
+    Even,
+    /// An even one, with the next reserved for later.
+    EvenOfPair,
+    /// The one an earlier allocation reserved, and no other.
+    Reserved(ReservationToken),
 }
 
 #[derive(Debug)]
@@ -80,6 +100,7 @@ pub(crate) struct Allocation {
     pub(crate) permissions: Vec<Permission>,
     pub(crate) channels: Vec<Channel>,
     pub(crate) charge: Charge,
+    pub(crate) reach: Reach,
     /// Where it stands in the table of deadlines.
     pub(crate) deadline: Instant,
 }

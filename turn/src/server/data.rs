@@ -143,14 +143,17 @@ impl<R: Rng> Server<R> {
         });
         let route = self.shared.config.policy.route(peer.0, &self.shared.relayed);
         match route.filter(|_| permitted && super::unknown_attributes(message).is_empty()) {
-            Some(route) => self.relay_up(
-                RelayId {
-                    allocation: id,
-                    family: peer.family(),
-                },
-                route,
-                payload,
-            ),
+            Some(route) => {
+                self.speaks_with(id, peer);
+                self.relay_up(
+                    RelayId {
+                        allocation: id,
+                        family: peer.family(),
+                    },
+                    route,
+                    payload,
+                )
+            }
             None => self.forbidden(),
         }
     }
@@ -208,10 +211,13 @@ impl<R: Rng> Server<R> {
         add(&self.counters.bytes_down, payload.len() as u64);
         let framing = match channel {
             Some(number) => Framing::Channel(number),
-            None => Framing::Indication {
-                peer: from,
-                transaction: TransactionId(self.rng.random()),
-            },
+            None => {
+                self.speaks_with(relay.allocation, from);
+                Framing::Indication {
+                    peer: from,
+                    transaction: TransactionId(self.rng.random()),
+                }
+            }
         };
         Some(ToClient {
             client,

@@ -19,9 +19,9 @@ use std::time::Instant;
 
 use rand::Rng;
 
-use crate::sockets::{AllocationPort, ClientSocket, Family};
+use crate::sockets::{AllocationPort, ClientSocket, Family, PeerSocket};
 use crate::stun::{Class, ErrorCode, Message, MessageWriter, Method, attribute};
-use allocation::{Allocation, RelayState};
+use allocation::{Allocation, Reach, RelayState};
 use counters::add;
 use tcp::Connections;
 
@@ -349,6 +349,25 @@ impl<R: Rng> Server<R> {
         id
     }
 
+    /// Notes with whom an allocation speaks; not asked for packets of a channel, which was noted when it was bound.
+    fn speaks_with(&mut self, id: AllocationId, peer: PeerSocket) {
+        let media = self.shared.config.policy.is_media(peer.0);
+        self.reaches(id, if media { Reach::OwnMedia } else { Reach::Others });
+    }
+
+    fn reaches(&mut self, id: AllocationId, reach: Reach) {
+        let Some(allocation) = self.get_mut(id).filter(|a| a.reach < reach) else {
+            return;
+        };
+        let before = std::mem::replace(&mut allocation.reach, reach);
+        let own_media_only = &self.shared.own_media_only;
+        if reach == Reach::OwnMedia {
+            own_media_only.fetch_add(1, Ordering::Relaxed);
+        } else if before == Reach::OwnMedia {
+            own_media_only.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Closes one relayed address and frees its port.
     fn close_relay(&mut self, id: AllocationId, family: Family) {
         let Some(relay) = self.get_mut(id).and_then(|a| a.relays[family.index()].take()) else {
@@ -407,6 +426,9 @@ impl<R: Rng> Server<R> {
         }
         self.shared.ledger.release(&allocation.charge);
         self.shared.allocations.fetch_sub(1, Ordering::Relaxed);
+        if allocation.reach == Reach::OwnMedia {
+            self.shared.own_media_only.fetch_sub(1, Ordering::Relaxed);
+        }
         add(self.counters.ended(allocation.client.transport), 1);
     }
 
@@ -443,6 +465,8 @@ impl<R: Rng> Server<R> {
             .flat_map(|(_, a)| a.relays.iter().flatten())
             .filter(|r| r.state == RelayState::Open);
         assert_eq!(open.count(), self.by_port.len());
+        let own_media_only = live.iter().filter(|(_, a)| a.reach == Reach::OwnMedia).count();
+        assert!(own_media_only <= self.shared.own_media_only.load(Ordering::Relaxed));
         self.connections.assert_consistent(|id| self.get(id).is_some());
     }
 }

@@ -110,6 +110,8 @@ pub struct Shared {
     /// Own relay addresses as clients know them.
     pub(crate) relayed: Vec<IpAddr>,
     pub(crate) allocations: AtomicUsize,
+    /// Of these, those that speak with nobody but this PoP's media ports.
+    pub(crate) own_media_only: AtomicUsize,
     /// By family and port: the worker whose open relay has it, counted from 1; 0 = none.
     owners: [Box<[AtomicU8]>; 2],
     beginning: Instant,
@@ -167,6 +169,7 @@ impl Shared {
             nonces: NonceKey::new(seed),
             relayed,
             allocations: AtomicUsize::new(0),
+            own_media_only: AtomicUsize::new(0),
             owners: [(); 2].map(|()| (0..=u16::MAX).map(|_| AtomicU8::new(0)).collect()),
             beginning: now,
             unix_at_beginning_ms: AtomicU64::new(u64::try_from(unix.as_millis()).unwrap_or(0)),
@@ -213,6 +216,13 @@ impl Shared {
     /// Live allocations of all workers.
     pub fn allocations(&self) -> usize {
         self.allocations.load(Ordering::Relaxed)
+    }
+
+    /// Live allocations of all workers that would be missed if this PoP's media ports were closed: all but those that speak
+    /// with nobody else.
+    pub fn allocations_beside_own_media(&self) -> usize {
+        let own_media_only = self.own_media_only.load(Ordering::Relaxed);
+        self.allocations().saturating_sub(own_media_only)
     }
 
     pub(crate) fn since(&self, now: Instant) -> Duration {

@@ -77,6 +77,9 @@ pub(crate) async fn unsupported() -> Response {
 }
 
 fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectRequest, Claims), Box<Response>> {
+    if edge.is_stopping() {
+        return Err(boxed(StatusCode::SERVICE_UNAVAILABLE, "this edge is stopping"));
+    }
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let connect = ConnectRequest::parse(uri.path(), uri.query().unwrap_or(""), authorization).map_err(|refusal| {
         boxed(

@@ -1,0 +1,178 @@
+//! What an edge does with its TURN server when the control plane drains it.
+
+#[path = "../../../turn/tests/support/mod.rs"]
+mod requests;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use meridian_api::pki::CertificateAuthority;
+use meridian_api::v1::edge_command::Command;
+use meridian_api::v1::edge_control_server::{EdgeControl, EdgeControlServer};
+use meridian_api::v1::{self, NodeState};
+use meridian_node::Edge;
+use meridian_node::config::{ControlPlaneSettings, EdgeConfig, LinkSettings, MediaSettings, NodeSettings};
+use meridian_registry::MemoryRegistry;
+use meridian_turn::settings::TurnSettings;
+use meridian_turn::stun::{Method, attribute};
+use requests::link::{call, udp_socket};
+use requests::{Answer, Client, anna, bert, channel_data, peer_attribute, u32_attribute, udp};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A control plane that says what the test says.
+struct Control(Mutex<Option<mpsc::Receiver<Result<v1::EdgeCommand, Status>>>>);
+
+#[tonic::async_trait]
+impl EdgeControl for Control {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::EdgeCommand, Status>> + Send>>;
+
+    async fn attach(&self, _: Request<Streaming<v1::EdgeReport>>) -> Result<Response<Self::AttachStream>, Status> {
+        let commands = self.0.lock().await.take();
+        let commands = commands.ok_or_else(|| Status::unavailable("once is enough"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(commands))))
+    }
+
+    async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinAnswer>, Status> {
+        Err(Status::unimplemented("no meetings here"))
+    }
+
+    async fn probes(&self, _: Request<v1::ProbesRequest>) -> Result<Response<v1::ProbesAnswer>, Status> {
+        Err(Status::unimplemented("no regions here"))
+    }
+
+    async fn enroll(&self, _: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {
+        Err(Status::unimplemented("nobody new here"))
+    }
+}
+
+struct House {
+    edge: Edge,
+    turn: SocketAddr,
+    commands: mpsc::Sender<Result<v1::EdgeCommand, Status>>,
+}
+
+impl House {
+    async fn open() -> House {
+        meridian_api::install_crypto();
+        let authority = CertificateAuthority::create().unwrap();
+        let (commands, queue) = mpsc::channel(8);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let control = listener.local_addr().unwrap();
+        let tls = authority
+            .issue_control_plane("control", &[])
+            .unwrap()
+            .tonic_server(false);
+        let server = tonic::transport::Server::builder()
+            .tls_config(tls)
+            .unwrap()
+            .add_service(EdgeControlServer::new(Control(Mutex::new(Some(queue)))));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = EdgeConfig {
+            node: NodeSettings {
+                id: "fra-1".into(),
+                region: "fra".into(),
+                ..NodeSettings::default()
+            },
+            media: MediaSettings {
+                bind: vec![any],
+                threads: 1,
+                ..MediaSettings::default()
+            },
+            link: LinkSettings {
+                bind: any,
+                advertise: None,
+            },
+            turn: TurnSettings {
+                udp: vec![any],
+                realm: requests::REALM.into(),
+                users: BTreeMap::from([("anna", "pw-a"), ("bert", "pw-b")].map(|(a, b)| (a.into(), b.into()))),
+                allowed_peers: vec!["127.0.0.0/8".into()],
+                threads: 1,
+                drain_s: 0,
+                ..TurnSettings::default()
+            },
+            control_plane: ControlPlaneSettings {
+                url: Some(format!("https://{control}")),
+                ..ControlPlaneSettings::default()
+            },
+            api_keys: BTreeMap::from([("devkey".into(), "a secret of at least thirty-two characters".into())]),
+            ..EdgeConfig::default()
+        };
+        config.http.bind = any;
+        let identity = authority.issue_node("fra-1", &[]).unwrap();
+        let edge = Edge::start(config, Arc::new(MemoryRegistry::new()), identity)
+            .await
+            .unwrap();
+        let turn = edge.turn_urls()[0].strip_prefix("turn:").unwrap();
+        let turn = turn.split('?').next().unwrap().parse().unwrap();
+        House { edge, turn, commands }
+    }
+
+    async fn set(&self, state: NodeState) {
+        let state = v1::SetState {
+            state: state.into(),
+            ..v1::SetState::default()
+        };
+        let command = Some(Command::SetState(state));
+        self.commands.send(Ok(v1::EdgeCommand { command })).await.unwrap();
+    }
+
+    /// Asks for an allocation until the answer is this one: a command takes its time.
+    fn allocates(&self, mut client: Client, error: u16) -> (Client, UdpSocket) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut socket = udp_socket("127.0.0.1");
+            socket.connect(self.turn).unwrap();
+            let answer = call(&mut socket, &mut client, Method::ALLOCATE, &[udp()]).error;
+            if answer == error {
+                return (client, socket);
+            }
+            assert!(Instant::now() < deadline, "{answer} instead of {error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn refresh(socket: &mut UdpSocket, client: &mut Client, seconds: u32) -> Answer {
+    let lifetime = [u32_attribute(attribute::LIFETIME, seconds)];
+    call(socket, client, Method::REFRESH, &lifetime)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_edge_refuses_new_allocations_and_serves_those_it_has_until_they_end() {
+    let house = House::open().await;
+    let (mut anna, mut socket) = house.allocates(anna(), 0);
+    house.set(NodeState::Draining).await;
+    house.allocates(bert(), 508);
+
+    // What there is can be refreshed, given new peers, used and ended.
+    let answer = refresh(&mut socket, &mut anna, 1_200);
+    assert_eq!((answer.error, answer.lifetime()), (0, 1_200));
+    let peer = udp_socket("127.0.0.1");
+    let number = u32_attribute(attribute::CHANNEL_NUMBER, 0x4001 << 16);
+    let bind = [number, peer_attribute(peer.local_addr().unwrap())];
+    assert_eq!(call(&mut socket, &mut anna, Method::CHANNEL_BIND, &bind).error, 0);
+    let mut buffer = [0; 64];
+    socket.send(&channel_data(0x4001, b"up")).unwrap();
+    let (length, relayed) = peer.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"up");
+    peer.send_to(b"down", relayed).unwrap();
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], channel_data(0x4001, b"down"));
+    assert_eq!(refresh(&mut socket, &mut anna, 0).error, 0);
+
+    // A drain that is called off is over.
+    house.set(NodeState::Active).await;
+    let (mut bert, mut socket) = house.allocates(bert(), 0);
+    house.set(NodeState::Cordoned).await;
+    assert_eq!(refresh(&mut socket, &mut bert, 0).error, 0);
+    house.edge.stop().await;
+}
