@@ -75,6 +75,9 @@ const IDLE_SHED: Duration = Duration::from_secs(60);
 const TARGET_SHARE: f64 = 0.95;
 /// A layer that may cross again and has packets, but no keyframe: it is asked for again after this long.
 const KEYFRAME_RETRY: Duration = Duration::from_secs(1);
+/// A layer that came back counts with the rate it had before for so long, while the path has no queue: the keyframe it begins
+/// with is several times that.
+const SETTLING: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_secs(2);
 /// A layer that comes back and must go again within this time came too early: the next attempt waits twice as long.
 const REGRET: Duration = Duration::from_secs(5);
@@ -104,6 +107,8 @@ struct Stream {
     offered: u64,
     rate_bps: f64,
     last: Instant,
+    /// When it came back, and its rate then.
+    reopened: Option<(Instant, f64)>,
 }
 
 impl Stream {
@@ -114,6 +119,14 @@ impl Stream {
 
     fn crosses(&self) -> bool {
         self.passage == Passage::Open
+    }
+
+    /// Without the keyframe it has just come back with.
+    fn settled_bps(&self, now: Instant) -> f64 {
+        let settling = self
+            .reopened
+            .filter(|(at, _)| now.saturating_duration_since(*at) < SETTLING);
+        settling.map_or(self.rate_bps, |(_, before)| before.min(self.rate_bps))
     }
 }
 
@@ -224,7 +237,8 @@ impl LayerQueue {
         }
         let limit = target_bps as f64 * TARGET_SHARE;
         // Base layers are the controller's floor: only a queue that really overflows sheds them.
-        while self.admitted_bps() > limit && self.shed_above(Priority::Base) {
+        let queued = path_queue >= CALM_QUEUE;
+        while self.burden_bps(now, queued) > limit && self.shed_above(Priority::Base) {
             self.regret(now);
         }
         if path_queue < CALM_QUEUE && self.waiting(now) < CALM_QUEUE {
@@ -293,6 +307,12 @@ impl LayerQueue {
         self.streams.values().filter(|s| of(s)).map(|s| s.rate_bps).sum()
     }
 
+    /// What has to fit.
+    fn burden_bps(&self, now: Instant, queued: bool) -> f64 {
+        let rate = |s: &Stream| if queued { s.rate_bps } else { s.settled_bps(now) };
+        self.streams.values().filter(|s| s.admitted()).map(rate).sum()
+    }
+
     fn crosses(&self, track: u32, layer: Layer) -> bool {
         self.streams.get(&(track, layer)).is_none_or(Stream::crosses)
     }
@@ -339,6 +359,7 @@ impl LayerQueue {
                 offered: 0,
                 rate_bps: 0.0,
                 last: now,
+                reopened: None,
             };
             self.streams.insert(key, stream);
         }
@@ -350,6 +371,7 @@ impl LayerQueue {
         stream.last = now;
         if packet.keyframe && matches!(stream.passage, Passage::Opening { .. }) {
             stream.passage = Passage::Open;
+            stream.reopened = Some((now, stream.rate_bps));
             self.changes.push_back(LayerChange {
                 track: packet.track,
                 layer: packet.layer,

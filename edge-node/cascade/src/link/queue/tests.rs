@@ -136,6 +136,36 @@ fn a_layer_comes_back_at_a_keyframe_which_is_asked_for_until_it_comes() {
 }
 
 #[test]
+fn the_keyframe_a_layer_comes_back_with_does_not_send_it_away_again_unless_it_queues() {
+    for (path_queue, shed) in [(Duration::ZERO, false), (CALM_QUEUE, true)] {
+        let start = Instant::now();
+        let mut queue = LayerQueue::new(start);
+        let mut at = second(&mut queue, start, 1, 10_000_000, true);
+        at = second(&mut queue, at, 1, 3_000_000, true);
+        assert_eq!(changes(&mut queue), [(1, 2, true)]);
+        // 3.64 Mbit/s in all.
+        while queue.poll_keyframe_request().is_none() {
+            queue.tick(at, 4_000_000, Duration::ZERO);
+            for (priority, len) in [(Priority::Base, 2500), (Priority::Mid, 5000), (Priority::Top, 15_000)] {
+                queue.push(
+                    at,
+                    MediaPacket {
+                        keyframe: false,
+                        ..packet(1, priority, len)
+                    },
+                );
+            }
+            while queue.pop().is_some() {}
+            at += TICK;
+        }
+        assert_eq!(queue.push(at, packet(1, Priority::Top, 60_000)), Pushed::Queued);
+        queue.tick(at + TICK, 4_000_000, path_queue);
+        let gone = changes(&mut queue).contains(&(1, 2, true));
+        assert_eq!(gone, shed, "{path_queue:?}");
+    }
+}
+
+#[test]
 fn a_layer_that_comes_back_too_early_waits_twice_as_long_the_next_time() {
     let start = Instant::now();
     let mut queue = LayerQueue::new(start);
