@@ -376,9 +376,14 @@ async fn serve_http(
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
     };
+    let certificate = config.keys().certificate()?;
+    let tls = certificate.as_deref().map(|one| listener::https(one, &[])).transpose()?;
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.follow(stopped.clone(), |_| ()));
+    }
     let server = listener::Server {
         router: http::router(Arc::new(app)),
-        tls: config.keys().tls(&[])?,
+        tls,
         limits: HTTP_LIMITS,
         takeover: None,
         is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meridian_api::listener::{Takeover, tls_config};
+use meridian_api::listener::{Certificate, Pem, Takeover};
 use meridian_api::v1;
 use meridian_shard::Shards;
 use meridian_turn::credentials::{IceServer, ice_servers};
@@ -33,6 +33,7 @@ pub(crate) struct Turn {
 
 struct Embedded {
     server: TurnServer,
+    dtls: Option<Arc<DtlsIdentity>>,
     urls: Vec<String>,
 }
 
@@ -45,8 +46,13 @@ struct Policy {
 }
 
 impl Turn {
-    /// Starts the server if the configuration says where to listen. `https`: the address of the TLS listener that is shared.
-    pub(crate) fn start(config: &EdgeConfig, https: Option<SocketAddr>, shards: &Shards) -> Result<Turn, EdgeError> {
+    /// Starts the server if the configuration says where to listen. With `certificate` the listener at `http` is HTTPS, and shared.
+    pub(crate) fn start(
+        config: &EdgeConfig,
+        certificate: Option<&Certificate>,
+        http: SocketAddr,
+        shards: &Shards,
+    ) -> Result<Turn, EdgeError> {
         let policy = Mutex::new(Policy {
             own: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
             current: v1::TurnPolicy::default(),
@@ -55,29 +61,33 @@ impl Turn {
         if !config.turn.is_on() {
             return Ok(Turn { server: None, policy });
         }
-        let files = config
-            .http
-            .certificate
-            .as_deref()
-            .zip(config.http.private_key.as_deref());
-        let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
+        let tls = certificate.map(|certificate| certificate.tls(&ALPN));
         let mut turn = config.turn.config(tls.transpose().map_err(EdgeError::Tls)?);
-        if let Some((certificate, key)) = files.filter(|_| !config.turn.dtls.is_empty()) {
-            let identity = DtlsIdentity::read(certificate, key).map_err(EdgeError::TurnDtls)?;
+        if let Some(certificate) = certificate.filter(|_| !config.turn.dtls.is_empty()) {
+            let Pem { chain, key } = certificate.pem();
+            let identity = DtlsIdentity::from_pem(&chain, &key).map_err(EdgeError::TurnDtls)?;
             turn.dtls_identity = Some(Arc::new(identity));
         }
+        let dtls = turn.dtls_identity.clone();
         turn.server.policy.media = media_ports(config, shards);
         turn.local = Some(shards.local_ports());
         let server = TurnServer::start(turn).map_err(EdgeError::Turn)?;
         shards.set_turn(server.local_ports());
-        let urls = urls_of(config, &server, https);
+        let urls = urls_of(config, &server, certificate.map(|_| http));
         tracing::info!(?urls, "TURN started");
         let turn = Turn {
-            server: Some(Embedded { server, urls }),
+            server: Some(Embedded { server, dtls, urls }),
             policy,
         };
         turn.renew_credentials(config);
         Ok(turn)
+    }
+
+    /// Shows a renewed certificate; TLS has it already.
+    pub(crate) fn renew_certificate(&self, pem: &Pem) {
+        if let Some(identity) = self.server.as_ref().and_then(|embedded| embedded.dtls.as_ref()) {
+            identity.renew(&pem.chain, &pem.key);
+        }
     }
 
     /// The control plane's policy: its secret, and TURN servers beside the edges' own.
