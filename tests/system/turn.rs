@@ -42,7 +42,7 @@ impl Turn {
         let certificate = folder.path("web/node.pem");
         let key = folder.path("web/node.key");
         let config = format!(
-            "[turn]\ndrain_s = {drain_s}\nudp = ['{udp}']\ntcp = ['{udp}']\ntls = ['{tls}']\ndtls = ['{dtls}']\nsecrets = ['{SECRET}']\n\
+            "[turn]\ndrain_s = {drain_s}\nudp = ['{udp}']\ntcp = ['{udp}']\ntls = ['{tls}']\nsecrets = ['{SECRET}']\n\
              allowed_peers = [{peers}]\nthreads = 2\n[turn.limits]\nstranger_answers_per_s = 1000\n[http]\nbind = '{http}'\n\
              [tls]\ncertificate = '{}'\nprivate_key = '{}'\n",
             certificate.display(),
@@ -50,7 +50,8 @@ impl Turn {
         );
         let file = folder.path("turn.toml");
         std::fs::write(&file, config).unwrap();
-        let arguments = ["turn", "--config", file.to_str().unwrap()].map(str::to_owned);
+        let dtls_flag = dtls.to_string();
+        let arguments = ["turn", "--config", file.to_str().unwrap(), "--dtls", &dtls_flag].map(str::to_owned);
         let process = Process::start(MERIDIAN, &arguments, &folder.path("turn.log"));
         eventually("it is ready", SOON, async || {
             get(http, "/readyz").await.filter(|answer| answer.status == 200)
