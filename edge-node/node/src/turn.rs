@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use meridian_api::listener::{Certificate, Pem, Takeover};
 use meridian_api::v1;
 use meridian_shard::Shards;
-use meridian_turn::credentials::{IceServer, ice_servers};
+use meridian_turn::credentials::{IceServer, ice_servers, permitted_urls};
 use meridian_turn::framing::begins_turn;
 use meridian_turn::io::{DtlsIdentity, TurnServer, own_addresses};
 use meridian_turn::policy::MediaPorts;
@@ -107,8 +107,9 @@ impl Turn {
         self.server.as_ref().map_or(&[], |embedded| &embedded.urls)
     }
 
-    /// Servers and credentials for one person: this edge's first.
-    pub(crate) fn ice_servers(&self, identity: &str) -> Vec<IceServer> {
+    /// Servers and credentials for one person near `region`: this edge's first, then the policy's, if their regions are `permitted`
+    /// (`None` = all are).
+    pub(crate) fn ice_servers(&self, identity: &str, region: &str, permitted: Option<&[String]>) -> Vec<IceServer> {
         let known = self.lock();
         let secret = if known.current.secret.is_empty() {
             &known.own
@@ -121,9 +122,12 @@ impl Turn {
             known.current.ttl_s
         };
         let expires_s = unix_now_ms() / 1000 + u64::from(ttl_s);
-        let mint = |urls| ice_servers(urls, secret.as_bytes(), identity, expires_s);
+        let mint = |urls: &[String]| ice_servers(urls, secret.as_bytes(), identity, expires_s);
         let mut servers = mint(self.urls());
-        servers.extend(mint(&known.current.urls));
+        let regional = known.current.regional.iter().cloned();
+        let regional = regional.map(|one| (one.region, one.urls));
+        let anywhere = std::iter::once((String::new(), known.current.urls.clone()));
+        servers.extend(mint(&permitted_urls(regional.chain(anywhere), region, permitted)));
         servers
     }
 
@@ -276,6 +280,40 @@ mod tests {
         assert_eq!(public_address("wss://[2a00::1]:8443"), ("2a00::1", Some(8443)));
         assert_eq!(public_address("wss://[2a00::1]"), ("2a00::1", Some(443)));
         assert_eq!(public_address(""), ("", None));
+    }
+
+    #[test]
+    fn a_meetings_residency_binds_the_policys_servers_and_those_near_come_first() {
+        let server = |region: &str| (region.to_owned(), vec![format!("stun:{region}.example.org")]);
+        let regional = ["fra", "iad"]
+            .map(server)
+            .map(|(region, urls)| v1::RegionalTurn { region, urls });
+        let current = v1::TurnPolicy {
+            urls: vec!["stun:anycast.example.org".into()],
+            regional: regional.into(),
+            ..v1::TurnPolicy::default()
+        };
+        let policy = Policy {
+            own: String::new(),
+            current,
+            previous: String::new(),
+        };
+        let turn = Turn {
+            server: None,
+            policy: Mutex::new(policy),
+        };
+        let told = |near: &str, permitted: Option<&[&str]>| {
+            let permitted =
+                permitted.map(|regions| regions.iter().map(|region| (*region).to_owned()).collect::<Vec<_>>());
+            let servers = turn.ice_servers("ana", near, permitted.as_deref());
+            let urls = servers.into_iter().flat_map(|server| server.urls);
+            urls.map(|url| url[5..].split('.').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told("iad", None), ["iad", "fra", "anycast"]);
+        assert_eq!(told("iad", Some(&["fra"])), ["fra"]);
+        assert_eq!(told("fra", Some(&["", "fra"])), ["fra", "anycast"]);
+        assert!(told("fra", Some(&[])).is_empty());
     }
 
     fn shards(bind: [u8; 4], advertise: &[[u8; 4]]) -> (EdgeConfig, Shards) {
