@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::Credentials;
-use crate::io::TurnConfig;
+use crate::io::{GATHER, GATHER_MAX, TurnConfig};
 use crate::limits::{Limits, Quota, Rate};
 use crate::policy::Network;
 use crate::server::{RelayAddress, ServerConfig};
@@ -47,6 +47,8 @@ pub struct TurnSettings {
     pub denied_peers: Vec<String>,
     /// 1 to 64; 0 = one per core.
     pub threads: usize,
+    /// Microseconds that packets which come fast wait for each other, 0 to 1000; see [`TurnConfig::gather`].
+    pub gather_us: u64,
     pub limits: LimitSettings,
 }
 
@@ -88,6 +90,7 @@ impl Default for TurnSettings {
             allowed_peers: Vec::new(),
             denied_peers: Vec::new(),
             threads: 0,
+            gather_us: GATHER.as_micros() as u64,
             limits: LimitSettings::default(),
         }
     }
@@ -179,6 +182,12 @@ impl TurnSettings {
             );
         }
         require(self.threads <= 64, "threads", "must be at most 64".to_owned());
+        let gather_us_max = GATHER_MAX.as_micros() as u64;
+        require(
+            self.gather_us <= gather_us_max,
+            "gather_us",
+            format!("must be at most {gather_us_max}"),
+        );
         let limits = &self.limits;
         let counts = [
             ("allocations", limits.allocations as u64),
@@ -239,6 +248,7 @@ impl TurnSettings {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
                 threads => threads,
             },
+            gather: Duration::from_micros(self.gather_us),
             ..TurnConfig::new(server)
         }
     }
