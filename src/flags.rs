@@ -97,7 +97,10 @@ pub(crate) struct TurnArgs {
     /// Where to listen for TLS: 0.0.0.0:5349; needs a certificate [turn.tls].
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Settings")]
     tls: Option<String>,
-    /// PEM certificate chain for TLS [tls.certificate].
+    /// Where to listen for DTLS: 0.0.0.0:5349; needs a certificate of an ECDSA P-256 key [turn.dtls].
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Settings")]
+    dtls: Option<String>,
+    /// PEM certificate chain for TLS and DTLS [tls.certificate].
     #[arg(long, value_name = "FILE", help_heading = "Settings")]
     certificate: Option<String>,
     /// PEM key of the certificate [tls.private_key].
@@ -164,6 +167,7 @@ impl TurnArgs {
             .flag("--udp", "turn.udp", self.udp.as_ref())
             .flag("--tcp", "turn.tcp", self.tcp.as_ref())
             .flag("--tls", "turn.tls", self.tls.as_ref())
+            .flag("--dtls", "turn.dtls", self.dtls.as_ref())
             .flag("--certificate", "tls.certificate", self.certificate.as_ref())
             .flag("--private-key", "tls.private_key", self.private_key.as_ref())
             .flag("--host", "turn.host", self.host.as_ref())

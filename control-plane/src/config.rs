@@ -101,6 +101,8 @@ pub struct TurnConfig {
     /// Servers beside those in the edges, which are known anyway: `turn:host:3478?transport=udp`, `turns:host:443?transport=tcp`,
     /// `stun:…`.
     pub urls: Vec<String>,
+    /// Such servers by the region they stand in, which residency binds.
+    pub regions: BTreeMap<String, Vec<String>>,
     /// Shared with the TURN servers; clients get time-limited credentials made from it. Empty: made from the key that signs tokens, for
     /// the edges' own servers.
     pub secret: String,
@@ -170,15 +172,27 @@ impl Default for TurnConfig {
     fn default() -> Self {
         TurnConfig {
             urls: Vec::new(),
+            regions: BTreeMap::new(),
             secret: String::new(),
             ttl_s: 6 * 3600,
         }
     }
 }
 
+impl TurnConfig {
+    fn all_urls(&self) -> impl Iterator<Item = &String> {
+        self.urls.iter().chain(self.regions.values().flatten())
+    }
+}
+
 impl Settings for ControlPlaneConfig {
-    const OPEN_TABLES: &'static [&'static str] =
-        &["api_keys", "assignment.region_weights_ms", "dns.hosts", "dns.aliases"];
+    const OPEN_TABLES: &'static [&'static str] = &[
+        "api_keys",
+        "assignment.region_weights_ms",
+        "dns.hosts",
+        "dns.aliases",
+        "turn.regions",
+    ];
 
     fn check(&self, problems: &mut Problems) {
         problems.require(
@@ -191,9 +205,7 @@ impl Settings for ControlPlaneConfig {
             problems.require(false, &format!("registry.{key}"), message);
         }
         problems.require(
-            self.turn.urls.is_empty()
-                || !self.turn.secret.is_empty()
-                || self.turn.urls.iter().all(|url| url.starts_with("stun")),
+            !self.turn.secret.is_empty() || self.turn.all_urls().all(|url| url.starts_with("stun")),
             "turn.secret",
             "TURN servers need the secret they share with this control plane",
         );
@@ -202,6 +214,13 @@ impl Settings for ControlPlaneConfig {
             "turn.secret",
             format!("the secret needs at least {SECRET_BYTES_MIN} characters"),
         );
+        for region in self.turn.regions.keys() {
+            problems.require(
+                meridian_geo::regions::is_rule(region) || meridian_api::pki::is_valid_node_id(region),
+                &format!("turn.regions.{region}"),
+                "must be named as edges name their region, 1 to 40 characters a-z, 0-9 and -",
+            );
+        }
         problems.require(
             (60..=86_400).contains(&self.turn.ttl_s),
             "turn.ttl_s",

@@ -17,7 +17,7 @@ use meridian_api::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenErro
 use meridian_api::v1;
 use meridian_geo::{Client, Location, Policy, Probe, regions};
 use meridian_registry::nodes::NodeRecord;
-use meridian_turn::credentials::{self, IceServer};
+use meridian_turn::credentials::{self, IceServer, permitted_urls};
 use rand::Rng as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -262,11 +262,10 @@ impl JoinService {
             tracing::warn!(%error, "the use of a meeting could not be noted");
         }
         let identity = returning.unwrap_or_else(new_identity);
-        let claims = self.claims(&identity, &name, &meeting);
+        let relays = self.relays(&meeting, nearest_turn.is_some());
+        let claims = self.claims(&identity, &name, &meeting, relays.clone());
         let token = self.signing_key.mint(&claims).map_err(unavailable)?;
-        // Where a meeting may be held binds its relays too: nobody says where those of the configuration stand.
-        let anywhere = meeting.residency.is_empty() || nearest_turn.is_none();
-        let ice_servers = self.ice_servers(&identity, nearest_turn, anywhere);
+        let ice_servers = self.ice_servers(&identity, edge, nearest_turn, relays.as_deref());
         let reason = |one: meridian_geo::Reason| v1::Reason {
             edge: one.edge,
             kind: one.kind.as_str().to_owned(),
@@ -446,23 +445,44 @@ impl JoinService {
         })
     }
 
-    fn claims(&self, identity: &str, name: &str, meeting: &Meeting) -> Claims {
+    fn claims(&self, identity: &str, name: &str, meeting: &Meeting, relays: Option<Vec<String>>) -> Claims {
         let mut claims = Claims::join(identity, name, &meeting.code);
         claims.meridian = Some(MeridianClaims {
             home_region: None,
             max_participants: Some(meeting.max_participants),
+            relays,
         });
         claims
     }
 
-    /// The nearest edge's TURN server, then those of the configuration if they may stand anywhere. All know the one secret.
-    fn ice_servers(&self, identity: &str, nearest: Option<&NodeRecord>, anywhere: bool) -> Vec<v1::IceServer> {
+    /// Where a meeting may be held binds its relays too: the regions of the configured ones that people may be told of, `None` for all.
+    /// Those without a region may stand anywhere, so they are for meetings that may be held anywhere; and for those that nothing else
+    /// could be relayed for.
+    fn relays(&self, meeting: &Meeting, edge_relays: bool) -> Option<Vec<String>> {
+        if meeting.residency.is_empty() {
+            return None;
+        }
+        let within = |region: &&String| regions::lies_within(region, &meeting.residency);
+        let regions: Vec<String> = self.turn.regions.keys().filter(within).cloned().collect();
+        let last_resort = (!edge_relays && regions.is_empty()).then(String::new);
+        Some(regions.into_iter().chain(last_resort).collect())
+    }
+
+    /// The nearest edge's TURN server, then those of the configuration that are permitted, of the person's region first. All know the one
+    /// secret.
+    fn ice_servers(
+        &self,
+        identity: &str,
+        edge: &NodeRecord,
+        nearest: Option<&NodeRecord>,
+        permitted: Option<&[String]>,
+    ) -> Vec<v1::IceServer> {
         let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
         let mint = |urls: &[String]| credentials::ice_servers(urls, self.turn.secret.as_bytes(), identity, expires_s);
         let mut servers = nearest.map(|edge| mint(&edge.turn)).unwrap_or_default();
-        if anywhere {
-            servers.extend(mint(&self.turn.urls));
-        }
+        let anywhere = std::iter::once((String::new(), self.turn.urls.clone()));
+        let regional = self.turn.regions.clone().into_iter().chain(anywhere);
+        servers.extend(mint(&permitted_urls(regional, &edge.region, permitted)));
         let ice_server = |IceServer {
                               urls,
                               username,

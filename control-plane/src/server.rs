@@ -24,6 +24,7 @@ use meridian_geo::GeoDatabase;
 use meridian_geodns::{DnsError, GeoDns};
 use meridian_registry::nodes::{KeeperConfig, NodeWatch};
 use meridian_registry::{Registration, SharedRegistry};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +118,7 @@ impl ControlPlane {
         let saved = learning.load(&store).await;
         let turn = TurnConfig {
             secret: turn_secret(&config.turn, &signing_key),
+            regions: turn_regions(&config),
             ..config.turn.clone()
         };
         let policy = policy(&turn, &keys);
@@ -336,6 +338,13 @@ fn turn_secret(configured: &TurnConfig, signing_key: &SigningKey) -> String {
     URL_SAFE_NO_PAD.encode(hmac::sign(&key, b"meridian turn secret, version 1"))
 }
 
+/// The configured TURN servers by region, as far as people may be placed there.
+fn turn_regions(config: &ControlPlaneConfig) -> BTreeMap<String, Vec<String>> {
+    let within = |region: &str| meridian_geo::regions::lies_within(region, &config.assignment.residency);
+    let regions = config.turn.regions.clone().into_iter();
+    regions.filter(|(region, _)| within(region)).collect()
+}
+
 fn policy(turn: &TurnConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
     let policy = v1::Policy {
         version: 1,
@@ -343,6 +352,14 @@ fn policy(turn: &TurnConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
             urls: turn.urls.clone(),
             secret: turn.secret.clone(),
             ttl_s: turn.ttl_s,
+            regional: turn
+                .regions
+                .iter()
+                .map(|(region, urls)| v1::RegionalTurn {
+                    region: region.clone(),
+                    urls: urls.clone(),
+                })
+                .collect(),
         }),
         load_interval_ms: u32::try_from(LOAD_INTERVAL.as_millis()).unwrap_or(1000),
         ..v1::Policy::from(keys)
@@ -376,9 +393,17 @@ async fn serve_http(
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
     };
+    let certificate = config.keys().certificate()?;
+    let tls = certificate
+        .as_deref()
+        .map(|one| listener::https(one, &[]))
+        .transpose()?;
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.follow(stopped.clone(), |_| ()));
+    }
     let server = listener::Server {
         router: http::router(Arc::new(app)),
-        tls: config.keys().tls(&[])?,
+        tls,
         limits: HTTP_LIMITS,
         takeover: None,
         is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),

@@ -2,10 +2,11 @@
 
 mod support;
 
+use base64::Engine as _;
 use meridian_api::join::PROBES_MAX;
 use meridian_api::token::{Claims, mint, verify};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig, StartError};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use support::{World, config, exchange};
 
@@ -487,6 +488,53 @@ async fn a_meeting_that_may_be_held_in_the_eu_only_is_held_there() {
         let answer = world.post("/api/v1/meetings", json!({"residency": wrong})).await;
         assert_eq!(answer.status, 400, "{}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn a_meeting_that_may_be_held_in_the_eu_only_is_told_of_turn_servers_there_only() {
+    let mut config = config();
+    config.turn.secret = "shared-with-those-servers".to_owned();
+    config.turn.urls = vec!["turn:anycast.example.org:3478?transport=udp".into()];
+    let url = |region: &str| format!("turns:far.{region}.example.org:443?transport=tcp");
+    config.turn.regions = ["fra", "iad", "syd"]
+        .map(|region| (region.to_owned(), vec![url(region)]))
+        .into();
+    config.assignment.residency = vec!["eu".into(), "us".into(), "asia".into()];
+    let told = async |world: &World, code: &str| {
+        let join = world.join(code, json!({"name": "Ana", "from": "iad"})).await.json();
+        let servers = join["ice_servers"].as_array().unwrap().clone();
+        let urls = servers
+            .iter()
+            .flat_map(|server| server["urls"].as_array().unwrap().clone());
+        let payload = join["token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(payload)
+            .unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        let names = urls.map(|url| url.as_str().unwrap().split(':').nth(1).unwrap().to_owned());
+        (names.collect::<Vec<_>>(), claims["meridian"]["relays"].clone())
+    };
+    let (world, _edges) = World::with_edges(config.clone()).await;
+    let (anywhere, _) = world.meeting(json!({})).await;
+    let all = [
+        "iad.example.org",
+        "far.iad.example.org",
+        "far.fra.example.org",
+        "anycast.example.org",
+    ];
+    let (urls, relays) = told(&world, &anywhere).await;
+    assert_eq!(
+        urls, all,
+        "all but those where nobody may be placed, the near ones first"
+    );
+    assert_eq!(relays, Value::Null);
+    let (pinned, _) = world.meeting(json!({"residency": ["eu"]})).await;
+    let (urls, relays) = told(&world, &pinned).await;
+    assert_eq!(urls, ["fra.example.org", "far.fra.example.org"]);
+    assert_eq!(relays, json!(["fra"]), "its edge is told the same");
+    let (pinned, _) = world.meeting(json!({"residency": ["asia"]})).await;
+    let (urls, relays) = told(&world, &pinned).await;
+    assert_eq!((urls, relays), (vec!["sin.example.org".to_owned()], json!([])));
 }
 
 #[tokio::test]

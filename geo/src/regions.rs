@@ -299,6 +299,11 @@ pub fn lies_in(region: &str, rule: &str) -> bool {
         })
 }
 
+/// Whether a region satisfies any of some residency rules; no rules permit every region.
+pub fn lies_within(region: &str, rules: &[String]) -> bool {
+    rules.is_empty() || rules.iter().any(|rule| lies_in(region, rule))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

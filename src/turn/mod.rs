@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use meridian_api::listener::{Limits, Server, serve, tls_config};
+use meridian_api::listener::{Certificate, Limits, Pem, Server, serve};
 use meridian_turn::Family;
 use meridian_turn::io::{DtlsIdentity, TurnServer};
 use meridian_turn::settings::urls;
@@ -32,12 +32,15 @@ const HTTP_LIMITS: Limits = Limits {
 
 pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
     let config: TurnProcessConfig = args.load()?;
+    const FILES: &str = "tls.certificate, tls.private_key";
     let files = config.tls.certificate.as_deref().zip(config.tls.private_key.as_deref());
-    let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
-    let tls = tls.transpose().context("tls.certificate, tls.private_key")?;
-    let mut turn = config.turn.config(tls);
-    if let Some((certificate, key)) = files.filter(|_| !config.turn.dtls.is_empty()) {
-        let identity = DtlsIdentity::read(certificate, key).context("turn.dtls")?;
+    let certificate = files.map(|(chain, key)| Certificate::read(chain, key));
+    let certificate = certificate.transpose().context(FILES)?.map(Arc::new);
+    let tls = certificate.as_ref().map(|one| one.tls(&ALPN)).transpose();
+    let mut turn = config.turn.config(tls.context(FILES)?);
+    if let Some(certificate) = certificate.as_ref().filter(|_| !config.turn.dtls.is_empty()) {
+        let Pem { chain, key } = certificate.pem();
+        let identity = DtlsIdentity::from_pem(&chain, &key).context("turn.dtls")?;
         turn.dtls_identity = Some(Arc::new(identity));
     }
     if args.role.check {
@@ -49,10 +52,18 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
         let socket = TcpListener::bind(config.http.bind)
             .await
             .with_context(|| format!("http.bind: cannot listen on {}", config.http.bind))?;
+        let dtls = turn.dtls_identity.clone();
         let server = TurnServer::start(turn).context("turn")?;
         let server = Arc::new(server);
         announce(&config, &server, &socket);
         let (stop, stopped) = watch::channel(false);
+        if let Some(certificate) = certificate {
+            tokio::spawn(certificate.follow(stopped.clone(), move |pem| {
+                if let Some(identity) = &dtls {
+                    identity.renew(&pem.chain, &pem.key);
+                }
+            }));
+        }
         let http = Server {
             router: router(server.clone()),
             tls: None,

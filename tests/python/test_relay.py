@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import signal
+import subprocess
 import urllib.request
+from pathlib import Path
 
 import pytest
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
@@ -12,25 +15,31 @@ from livekit import rtc
 from conftest import MESH, PATIENCE_S, eventually
 
 MESSAGES = 50
+MERIDIAN = Path(__file__).parents[2] / "target/debug/meridian"
 
 
-def post(path: str, body: dict) -> dict:
+def post(page: str, path: str, body: dict) -> dict:
     request = urllib.request.Request(
-        MESH["page"] + path, json.dumps(body).encode(), {"content-type": "application/json"}
+        page + path, json.dumps(body).encode(), {"content-type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         return json.load(answer)
 
 
-def ice_servers(pop: str, transport: str) -> list[RTCIceServer]:
-    """What the join API names for somebody near that PoP, of one transport."""
-    code = post("/api/v1/meetings", {"title": "relay"})["code"]
-    servers = post(f"/api/v1/meetings/{code}/join", {"name": "Ana", "from": pop})["ice_servers"]
+def joined(page: str) -> dict:
+    """The join API's answer to somebody near Frankfurt."""
+    code = post(page, "/api/v1/meetings", {"title": "relay"})["code"]
+    return post(page, f"/api/v1/meetings/{code}/join", {"name": "Ana", "from": "fra"})
+
+
+def ice_servers(join: dict, scheme: str, transport: str) -> list[RTCIceServer]:
+    """Those of one kind."""
+    servers = join["ice_servers"]
     found = [
         RTCIceServer(url, server["username"], server["credential"])
         for server in servers
         for url in server["urls"]
-        if url.endswith(f"transport={transport}")
+        if url.startswith(f"{scheme}:") and url.endswith(f"transport={transport}")
     ]
     assert found, servers
     return found
@@ -45,9 +54,42 @@ def pair_of(connection: RTCPeerConnection):
     return connection.sctp.transport.transport._connection._nominated.get(1)
 
 
+@pytest.fixture
+async def https_page(tmp_path, monkeypatch):
+    """A mesh of its own with HTTPS, and so with TURN over TLS on the same port, by an authority that this process trusts."""
+    ca, web, ready = tmp_path / "ca", tmp_path / "web", tmp_path / "ready.json"
+    subprocess.run([MERIDIAN, "pki", "create", "--out", ca], check=True, capture_output=True)
+    subprocess.run([MERIDIAN, "pki", "node", "web", "--authority", ca, "--out", web], check=True, capture_output=True)
+    # aioice takes no context of ours: it asks for OpenSSL's own.
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca / "ca.pem"))
+    tls = ["--certificate", web / "node.pem", "--private-key", web / "node.key"]
+    with (tmp_path / "log").open("w") as log:
+        command = [MERIDIAN, "dev", "--port", "0", "--ready-file", ready, *tls]
+        mesh = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        await eventually(lambda: mesh.poll() is not None or ready.exists() and ready.read_text().endswith("}"), "the mesh is up")
+        assert mesh.poll() is None, (tmp_path / "log").read_text()
+        yield json.loads(ready.read_text())["page"]
+    finally:
+        mesh.send_signal(signal.SIGINT)
+        mesh.wait(PATIENCE_S)
+
+
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 async def test_two_aiortc_peers_talk_over_two_relayed_addresses(transport):
-    servers = ice_servers("fra", transport)
+    await talk(ice_servers(joined(MESH["page"]), "turn", transport))
+
+
+async def test_two_aiortc_peers_talk_over_tls_on_the_port_of_https(https_page):
+    join = joined(https_page)
+    port = join["edge"]["url"].rsplit(":")[-1]
+    servers = ice_servers(join, "turns", "tcp")
+    assert [server.urls for server in servers] == [f"turns:127.0.0.1:{port}?transport=tcp"]
+    await talk(servers)
+
+
+async def talk(servers: list[RTCIceServer]):
+    """Two peers that relay only, and their data channel."""
     ana, bert = relay_only(servers), relay_only(servers)
     try:
         echoed: list[str] = []

@@ -11,8 +11,10 @@ mod requests;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meridian_api::pki::{CertificateAuthority, NodeIdentity, parse_certificates};
 use meridian_turn::stun::{Method, attribute};
 use process::{Folder, Process, eventually, free_port, get};
 use requests::link::{call, udp_socket};
@@ -26,8 +28,9 @@ struct Turn {
     process: Process,
     udp: SocketAddr,
     tls: SocketAddr,
+    dtls: SocketAddr,
     http: SocketAddr,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Turn {
@@ -35,7 +38,7 @@ impl Turn {
     async fn start(peers: &str, drain_s: u32) -> Turn {
         let folder = Folder::new();
         certify(&folder);
-        let [udp, tls, http] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let [udp, tls, dtls, http] = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let certificate = folder.path("web/node.pem");
         let key = folder.path("web/node.key");
         let config = format!(
@@ -47,7 +50,8 @@ impl Turn {
         );
         let file = folder.path("turn.toml");
         std::fs::write(&file, config).unwrap();
-        let arguments = ["turn", "--config", file.to_str().unwrap()].map(str::to_owned);
+        let dtls_flag = dtls.to_string();
+        let arguments = ["turn", "--config", file.to_str().unwrap(), "--dtls", &dtls_flag].map(str::to_owned);
         let process = Process::start(MERIDIAN, &arguments, &folder.path("turn.log"));
         eventually("it is ready", SOON, async || {
             get(http, "/readyz").await.filter(|answer| answer.status == 200)
@@ -57,8 +61,9 @@ impl Turn {
             process,
             udp,
             tls,
+            dtls,
             http,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -80,17 +85,45 @@ struct Edge {
     turn: SocketAddr,
     media: SocketAddr,
     http: SocketAddr,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Edge {
     async fn start(drain_s: u32) -> Edge {
+        let edge = Edge::launch(drain_s, |_| Default::default());
+        eventually("it is ready", SOON, async || {
+            get(edge.http, "/readyz").await.filter(|answer| answer.status == 200)
+        })
+        .await;
+        edge
+    }
+
+    /// With HTTPS, and DTLS.
+    async fn start_secure(dtls: SocketAddr) -> Edge {
+        let edge = Edge::launch(0, |folder| {
+            let [certificate, key] = ["web/node.pem", "web/node.key"].map(|name| folder.path(name));
+            let (certificate, key) = (certificate.display(), key.display());
+            [
+                format!("certificate = '{certificate}'\nprivate_key = '{key}'\n"),
+                format!("dtls = ['{dtls}']\n"),
+            ]
+        });
+        eventually("it is ready", SOON, async || {
+            edge.process.log().contains("edge started").then_some(())
+        })
+        .await;
+        edge
+    }
+
+    /// `more`: lines for [http], and for [turn].
+    fn launch(drain_s: u32, more: impl FnOnce(&Folder) -> [String; 2]) -> Edge {
         let folder = Folder::new();
         certify(&folder);
+        let [http_keys, turn_keys] = more(&folder);
         let [turn, media, http] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let config = format!(
-            "[node]\nid = 'web'\nregion = 'fra'\n[http]\nbind = '{http}'\n[media]\nbind = ['{media}']\nthreads = 1\n\
-             [turn]\ndrain_s = {drain_s}\nudp = ['{turn}']\ntcp = ['{turn}']\nsecrets = ['{SECRET}']\nthreads = 2\n\
+            "[node]\nid = 'web'\nregion = 'fra'\n[http]\nbind = '{http}'\n{http_keys}[media]\nbind = ['{media}']\nthreads = 1\n\
+             [turn]\n{turn_keys}drain_s = {drain_s}\nudp = ['{turn}']\ntcp = ['{turn}']\nsecrets = ['{SECRET}']\nthreads = 2\n\
              realm = '{}'\nallowed_peers = ['127.0.0.0/8']\n[turn.users]\nanna = 'pw-a'\nbert = 'pw-b'\n[link]\nbind = '127.0.0.1:0'\n[registry]\nkind = 'memory'\n\
              [pki]\ndirectory = '{}'\n[api_keys]\ndevkey = 'a-secret-of-at-least-32-characters'\n",
             requests::REALM,
@@ -100,16 +133,12 @@ impl Edge {
         std::fs::write(&file, config).unwrap();
         let arguments = ["edge", "--config", file.to_str().unwrap()].map(str::to_owned);
         let process = Process::start(MERIDIAN, &arguments, &folder.path("edge.log"));
-        eventually("it is ready", SOON, async || {
-            get(http, "/readyz").await.filter(|answer| answer.status == 200)
-        })
-        .await;
         Edge {
             process,
             turn,
             media,
             http,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -384,4 +413,57 @@ async fn an_edge_that_is_stopped_does_not_wait_for_allocations_that_lead_nowhere
     edge.process.signal("TERM");
     assert_eq!(edge.process.ended(SOON).await.code(), Some(0), "{}", edge.process.log());
     assert!(!edge.process.log().contains("waiting for TURN allocations"));
+}
+
+/// The first certificate that a TLS port shows.
+async fn shown(address: SocketAddr, trusting: &NodeIdentity) -> Option<Vec<u8>> {
+    // Anew each time: a resumed session shows no certificate.
+    let client = tokio_rustls::TlsConnector::from(Arc::new(trusting.client_config(&[]).unwrap()));
+    let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let name = "localhost".try_into().unwrap();
+    let stream = client.connect(name, stream).await.ok()?;
+    Some(stream.get_ref().1.peer_certificates()?.first()?.to_vec())
+}
+
+/// Whether a DTLS port shows this certificate, as OpenSSL sees it.
+async fn shows_by_dtls(address: SocketAddr, certificate_pem: &str) -> bool {
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("openssl")
+            .args(["s_client", "-dtls1_2", "-connect", &address.to_string()])
+            .stdin(Stdio::null())
+            .output()
+            .expect("openssl is missing: apt-get install openssl (`./run test` does)")
+    });
+    let plain = |text: &str| text.split_whitespace().collect::<String>();
+    plain(&String::from_utf8_lossy(&output.await.unwrap().stdout)).contains(&plain(certificate_pem))
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_shown_without_a_restart_by_turn_and_by_an_edge() {
+    let dtls = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (turn, edge) = (Turn::start("", 0).await, Edge::start_secure(dtls).await);
+    for (tls, dtls, folder, process) in [
+        (turn.tls, turn.dtls, &turn.folder, &turn.process),
+        (edge.http, dtls, &edge.folder, &edge.process),
+    ] {
+        let authority = CertificateAuthority::load(&folder.path("ca")).unwrap();
+        let renewed = authority.issue_node("web", &[]).unwrap();
+        let leaf = parse_certificates("renewed", &renewed.certificate_pem).unwrap()[0].to_vec();
+        assert_ne!(shown(tls, &renewed).await.unwrap(), leaf);
+        renewed.save(&folder.path("web")).unwrap();
+        eventually("the new one is shown", SOON, async || {
+            (shown(tls, &renewed).await? == leaf).then_some(())
+        })
+        .await;
+        eventually("by DTLS too", SOON, async || {
+            shows_by_dtls(dtls, &renewed.certificate_pem).await.then_some(())
+        })
+        .await;
+        std::fs::write(folder.path("web/node.pem"), "half a certificate").unwrap();
+        eventually("the broken one is noticed", SOON, async || {
+            process.log().contains("the new certificate is of no use").then_some(())
+        })
+        .await;
+        assert_eq!(shown(tls, &renewed).await.unwrap(), leaf);
+    }
 }

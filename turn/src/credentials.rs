@@ -160,6 +160,18 @@ pub struct IceServer {
     pub credential: String,
 }
 
+/// URLs of servers by the region they stand in ("" = none in particular): those of `permitted` regions (`None` = of all), `near` first.
+pub fn permitted_urls(
+    regional: impl IntoIterator<Item = (String, Vec<String>)>,
+    near: &str,
+    permitted: Option<&[String]>,
+) -> Vec<String> {
+    let permits = |region: &String| permitted.is_none_or(|regions| regions.contains(region));
+    let mut servers: Vec<_> = regional.into_iter().filter(|(region, _)| permits(region)).collect();
+    servers.sort_by_key(|(region, _)| region != near);
+    servers.into_iter().flat_map(|(_, urls)| urls).collect()
+}
+
 /// The entries for one person: STUN without, TURN with a credential for `id` that holds until `expires_unix`. None for no URLs.
 pub fn ice_servers(urls: &[String], secret: &[u8], id: &str, expires_unix: u64) -> Vec<IceServer> {
     let (stun, turn): (Vec<String>, Vec<String>) = urls.iter().cloned().partition(|url| url.starts_with("stun"));

@@ -21,11 +21,16 @@ fn issued() -> (Vec<u8>, Vec<u8>) {
 }
 
 fn start(workers: usize, ip: &str) -> TurnServer {
-    let mut config = TurnConfig::new(server_config(ip.contains(':')));
     let (certificate, key) = issued();
+    let identity = DtlsIdentity::new(&certificate, &key).unwrap();
+    start_as(workers, ip, Arc::new(identity))
+}
+
+fn start_as(workers: usize, ip: &str, identity: Arc<DtlsIdentity>) -> TurnServer {
+    let mut config = TurnConfig::new(server_config(ip.contains(':')));
     config.udp = vec![SocketAddr::new(ip.parse().unwrap(), 0)];
     config.dtls = config.udp.clone();
-    config.dtls_identity = Some(Arc::new(DtlsIdentity::new(&certificate, &key).unwrap()));
+    config.dtls_identity = Some(identity);
     config.workers = workers;
     TurnServer::start(config).unwrap()
 }
@@ -36,6 +41,8 @@ struct Session {
     engine: Dtls,
     connected: bool,
     closed: bool,
+    /// What the server has shown.
+    certificate: Vec<u8>,
     inbox: VecDeque<Vec<u8>>,
 }
 
@@ -57,6 +64,7 @@ impl Session {
             engine,
             connected: false,
             closed: false,
+            certificate: Vec::new(),
             inbox: VecDeque::new(),
         };
         session.drain();
@@ -72,6 +80,7 @@ impl Session {
             match self.engine.poll_output(&mut buffer) {
                 Output::Packet(packet) => drop(self.socket.send(packet).unwrap()),
                 Output::ApplicationData(data) => self.inbox.push_back(data.to_vec()),
+                Output::PeerCert(certificate) => self.certificate = certificate.to_vec(),
                 Output::Connected => self.connected = true,
                 Output::CloseNotify => self.closed = true,
                 Output::Timeout(_) => return,
@@ -125,6 +134,25 @@ fn dtls_clients_relay_both_ways_over_ipv4_and_ipv6() {
         assert!(text.contains("meridian_turn_allocations_total{transport=\"dtls\"} 1\n"));
         assert!(text.contains("meridian_turn_dtls_sessions 1\n"));
     }
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_to_new_sessions_and_one_that_will_not_do_to_none() {
+    let pem = |key: &rcgen::KeyPair| {
+        let parameters = rcgen::CertificateParams::new(["turn.test".to_owned()]).unwrap();
+        (parameters.self_signed(key).unwrap(), key.serialize_pem())
+    };
+    let [(first, first_key), (second, second_key)] = [(); 2].map(|()| pem(&rcgen::KeyPair::generate().unwrap()));
+    let (third, third_key) = pem(&rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+    let identity = Arc::new(DtlsIdentity::from_pem(&first.pem(), &first_key).unwrap());
+    let server = start_as(2, "127.0.0.1", identity.clone());
+    let mut standing = Session::open(server.dtls()[0]);
+    assert_eq!(standing.certificate, first.der().to_vec());
+    assert!(identity.renew(&second.pem(), &second_key));
+    assert_eq!(Session::open(server.dtls()[0]).certificate, second.der().to_vec());
+    assert!(!identity.renew(&third.pem(), &third_key), "DTLS needs ECDSA");
+    assert_eq!(Session::open(server.dtls()[0]).certificate, second.der().to_vec());
+    whole_story(&mut standing, "127.0.0.1");
 }
 
 #[test]

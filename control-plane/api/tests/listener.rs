@@ -5,10 +5,11 @@ use axum::extract::WebSocketUpgrade;
 use axum::extract::ws::Message;
 use axum::response::Response;
 use axum::routing::get;
-use meridian_api::listener::{Limits, Server, Takeover, serve};
-use meridian_api::pki::CertificateAuthority;
+use meridian_api::listener::{Certificate, Limits, Look, Server, Takeover, https, serve};
+use meridian_api::pki::{CertificateAuthority, NodeIdentity};
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -123,15 +124,91 @@ impl Takeover for Zeros {
     }
 }
 
+/// A certificate and its key in a folder of their own, removed at the end.
+struct Files(PathBuf);
+
+impl Files {
+    fn new(name: &str) -> Files {
+        Files(std::env::temp_dir().join(format!("meridian-listener-{}-{name}", std::process::id())))
+    }
+
+    /// Writes a new certificate and its key.
+    fn replace(&self, authority: &CertificateAuthority) -> NodeIdentity {
+        let identity = authority.issue_node("web", &[]).unwrap();
+        identity.save(&self.0).unwrap();
+        identity
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn read(&self) -> Certificate {
+        Certificate::read(&self.path("node.pem"), &self.path("node.key")).unwrap()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_certificate_is_shown_to_new_connections_and_a_broken_one_is_not() {
+    meridian_api::install_crypto();
+    let (files, authority) = (Files::new("renewed"), CertificateAuthority::create().unwrap());
+    let first = files.replace(&authority);
+    let certificate = files.read();
+    let server = start(8, Some(https(&certificate, &[]).unwrap()), None).await;
+    let connect = async || {
+        // Anew each time: a resumed session shows no certificate.
+        let client = TlsConnector::from(Arc::new(first.client_config(&[]).unwrap()));
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        client.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    };
+    let shown = async || {
+        let stream = connect().await;
+        let chain = stream.get_ref().1.peer_certificates().unwrap();
+        chain[0].clone().into_owned()
+    };
+    let leaf = |identity: &NodeIdentity| {
+        meridian_api::pki::parse_certificates("a certificate", &identity.certificate_pem).unwrap()[0].clone()
+    };
+    assert_eq!(shown().await, leaf(&first));
+    assert_eq!(certificate.look(), Look::Unchanged);
+    let standing = connect().await;
+
+    let second = files.replace(&authority);
+    assert_eq!(certificate.look(), Look::Settling, "somebody may still be writing");
+    assert_eq!(shown().await, leaf(&first));
+    assert!(matches!(certificate.look(), Look::Replaced(pem) if pem.chain == second.certificate_pem));
+    assert_eq!(shown().await, leaf(&second));
+    assert!(get_hello(standing).await.ends_with("hello"), "what stands goes on");
+
+    // Half of a pair, no certificate at all, no file: each is told once, and none is shown.
+    let third = authority.issue_node("web", &[]).unwrap();
+    for broken in [third.certificate_pem.as_str(), "nothing"] {
+        std::fs::write(files.path("node.pem"), broken).unwrap();
+        let looks = [certificate.look(), certificate.look(), certificate.look()];
+        assert_eq!(looks, [Look::Settling, Look::Kept, Look::Unchanged]);
+        assert_eq!(shown().await, leaf(&second));
+    }
+    std::fs::remove_file(files.path("node.pem")).unwrap();
+    assert_eq!([certificate.look(), certificate.look()], [Look::Kept, Look::Unchanged]);
+
+    third.save(&files.0).unwrap();
+    assert_eq!(certificate.look(), Look::Settling);
+    assert!(matches!(certificate.look(), Look::Replaced(_)));
+    assert_eq!(shown().await, leaf(&third), "the other half has come");
+}
+
 #[tokio::test]
 async fn another_protocol_shares_the_port_by_the_first_decrypted_byte() {
     meridian_api::install_crypto();
-    let directory = std::env::temp_dir().join(format!("meridian-listener-{}", std::process::id()));
-    let identity = CertificateAuthority::create().unwrap().issue_node("web", &[]).unwrap();
-    identity.save(&directory).unwrap();
-    let files = [directory.join("node.pem"), directory.join("node.key")];
-    let tls = meridian_api::listener::tls_config(&files[0], &files[1], &[b"http/1.1"]).unwrap();
-    std::fs::remove_dir_all(&directory).unwrap();
+    let files = Files::new("shared");
+    let identity = files.replace(&CertificateAuthority::create().unwrap());
+    let tls = https(&files.read(), &[]).unwrap();
     let (taken_in, mut taken) = mpsc::unbounded_channel();
     let server = start(8, Some(tls), Some(Arc::new(Zeros(taken_in)))).await;
     // No ALPN, as many TURN clients.

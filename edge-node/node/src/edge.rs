@@ -291,13 +291,14 @@ impl Edge {
             error,
         })?;
         let shared: &[&[u8]] = if config.turn.is_on() { &turn::ALPN } else { &[] };
-        let tls = config.http.keys().tls(shared).map_err(EdgeError::Tls)?;
+        let certificate = config.http.keys().certificate().map_err(EdgeError::Tls)?;
+        let tls = certificate.as_deref().map(|one| listener::https(one, shared));
+        let tls = tls.transpose().map_err(EdgeError::Tls)?;
         let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
         let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
         let (taps, tapped) = mpsc::channel(TAP_BATCHES);
         let shards = Shards::start(shards_config(&config), dtls.clone(), events, taps).map_err(EdgeError::Media)?;
-        let https = tls.is_some().then_some(http_address);
-        let turn = Arc::new(Turn::start(&config, https, &shards)?);
+        let turn = Arc::new(Turn::start(&config, certificate.as_deref(), http_address, &shards)?);
         let (link_events, links) = mpsc::channel(LINK_EVENTS);
         let link_config = LinkConfig::new(node.clone(), config.link.bind, identity.clone());
         let endpoint = LinkEndpoint::start(link_config, link_events).await?;
@@ -362,6 +363,10 @@ impl Edge {
         ));
         if let Some(control) = control {
             tasks.spawn(control::run(state.clone(), control, ended_sessions));
+        }
+        if let Some(certificate) = certificate {
+            let turn = state.turn.clone();
+            tasks.spawn(certificate.follow(state.closed.subscribe(), move |pem| turn.renew_certificate(pem)));
         }
         tasks.spawn(serve(state.clone(), listener, tls));
         tasks.spawn(register(state.clone(), registry));

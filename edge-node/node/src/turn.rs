@@ -5,10 +5,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meridian_api::listener::{Takeover, tls_config};
+use meridian_api::listener::{Certificate, Pem, Takeover};
 use meridian_api::v1;
 use meridian_shard::Shards;
-use meridian_turn::credentials::{IceServer, ice_servers};
+use meridian_turn::credentials::{IceServer, ice_servers, permitted_urls};
 use meridian_turn::framing::begins_turn;
 use meridian_turn::io::{DtlsIdentity, TurnServer, own_addresses};
 use meridian_turn::policy::MediaPorts;
@@ -33,6 +33,7 @@ pub(crate) struct Turn {
 
 struct Embedded {
     server: TurnServer,
+    dtls: Option<Arc<DtlsIdentity>>,
     urls: Vec<String>,
 }
 
@@ -45,8 +46,13 @@ struct Policy {
 }
 
 impl Turn {
-    /// Starts the server if the configuration says where to listen. `https`: the address of the TLS listener that is shared.
-    pub(crate) fn start(config: &EdgeConfig, https: Option<SocketAddr>, shards: &Shards) -> Result<Turn, EdgeError> {
+    /// Starts the server if the configuration says where to listen. With `certificate` the listener at `http` is HTTPS, and shared.
+    pub(crate) fn start(
+        config: &EdgeConfig,
+        certificate: Option<&Certificate>,
+        http: SocketAddr,
+        shards: &Shards,
+    ) -> Result<Turn, EdgeError> {
         let policy = Mutex::new(Policy {
             own: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
             current: v1::TurnPolicy::default(),
@@ -55,29 +61,33 @@ impl Turn {
         if !config.turn.is_on() {
             return Ok(Turn { server: None, policy });
         }
-        let files = config
-            .http
-            .certificate
-            .as_deref()
-            .zip(config.http.private_key.as_deref());
-        let tls = files.map(|(certificate, key)| tls_config(certificate, key, &ALPN));
+        let tls = certificate.map(|certificate| certificate.tls(&ALPN));
         let mut turn = config.turn.config(tls.transpose().map_err(EdgeError::Tls)?);
-        if let Some((certificate, key)) = files.filter(|_| !config.turn.dtls.is_empty()) {
-            let identity = DtlsIdentity::read(certificate, key).map_err(EdgeError::TurnDtls)?;
+        if let Some(certificate) = certificate.filter(|_| !config.turn.dtls.is_empty()) {
+            let Pem { chain, key } = certificate.pem();
+            let identity = DtlsIdentity::from_pem(&chain, &key).map_err(EdgeError::TurnDtls)?;
             turn.dtls_identity = Some(Arc::new(identity));
         }
+        let dtls = turn.dtls_identity.clone();
         turn.server.policy.media = media_ports(config, shards);
         turn.local = Some(shards.local_ports());
         let server = TurnServer::start(turn).map_err(EdgeError::Turn)?;
         shards.set_turn(server.local_ports());
-        let urls = urls_of(config, &server, https);
+        let urls = urls_of(config, &server, certificate.map(|_| http));
         tracing::info!(?urls, "TURN started");
         let turn = Turn {
-            server: Some(Embedded { server, urls }),
+            server: Some(Embedded { server, dtls, urls }),
             policy,
         };
         turn.renew_credentials(config);
         Ok(turn)
+    }
+
+    /// Shows a renewed certificate; TLS has it already.
+    pub(crate) fn renew_certificate(&self, pem: &Pem) {
+        if let Some(identity) = self.server.as_ref().and_then(|embedded| embedded.dtls.as_ref()) {
+            identity.renew(&pem.chain, &pem.key);
+        }
     }
 
     /// The control plane's policy: its secret, and TURN servers beside the edges' own.
@@ -97,8 +107,9 @@ impl Turn {
         self.server.as_ref().map_or(&[], |embedded| &embedded.urls)
     }
 
-    /// Servers and credentials for one person: this edge's first.
-    pub(crate) fn ice_servers(&self, identity: &str) -> Vec<IceServer> {
+    /// Servers and credentials for one person near `region`: this edge's first, then the policy's, if their regions are `permitted`
+    /// (`None` = all are).
+    pub(crate) fn ice_servers(&self, identity: &str, region: &str, permitted: Option<&[String]>) -> Vec<IceServer> {
         let known = self.lock();
         let secret = if known.current.secret.is_empty() {
             &known.own
@@ -111,9 +122,12 @@ impl Turn {
             known.current.ttl_s
         };
         let expires_s = unix_now_ms() / 1000 + u64::from(ttl_s);
-        let mint = |urls| ice_servers(urls, secret.as_bytes(), identity, expires_s);
+        let mint = |urls: &[String]| ice_servers(urls, secret.as_bytes(), identity, expires_s);
         let mut servers = mint(self.urls());
-        servers.extend(mint(&known.current.urls));
+        let regional = known.current.regional.iter().cloned();
+        let regional = regional.map(|one| (one.region, one.urls));
+        let anywhere = std::iter::once((String::new(), known.current.urls.clone()));
+        servers.extend(mint(&permitted_urls(regional.chain(anywhere), region, permitted)));
         servers
     }
 
@@ -266,6 +280,40 @@ mod tests {
         assert_eq!(public_address("wss://[2a00::1]:8443"), ("2a00::1", Some(8443)));
         assert_eq!(public_address("wss://[2a00::1]"), ("2a00::1", Some(443)));
         assert_eq!(public_address(""), ("", None));
+    }
+
+    #[test]
+    fn a_meetings_residency_binds_the_policys_servers_and_those_near_come_first() {
+        let server = |region: &str| (region.to_owned(), vec![format!("stun:{region}.example.org")]);
+        let regional = ["fra", "iad"]
+            .map(server)
+            .map(|(region, urls)| v1::RegionalTurn { region, urls });
+        let current = v1::TurnPolicy {
+            urls: vec!["stun:anycast.example.org".into()],
+            regional: regional.into(),
+            ..v1::TurnPolicy::default()
+        };
+        let policy = Policy {
+            own: String::new(),
+            current,
+            previous: String::new(),
+        };
+        let turn = Turn {
+            server: None,
+            policy: Mutex::new(policy),
+        };
+        let told = |near: &str, permitted: Option<&[&str]>| {
+            let permitted =
+                permitted.map(|regions| regions.iter().map(|region| (*region).to_owned()).collect::<Vec<_>>());
+            let servers = turn.ice_servers("ana", near, permitted.as_deref());
+            let urls = servers.into_iter().flat_map(|server| server.urls);
+            urls.map(|url| url[5..].split('.').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told("iad", None), ["iad", "fra", "anycast"]);
+        assert_eq!(told("iad", Some(&["fra"])), ["fra"]);
+        assert_eq!(told("fra", Some(&["", "fra"])), ["fra", "anycast"]);
+        assert!(told("fra", Some(&[])).is_empty());
     }
 
     fn shards(bind: [u8; 4], advertise: &[[u8; 4]]) -> (EdgeConfig, Shards) {

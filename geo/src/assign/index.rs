@@ -6,7 +6,7 @@
 //! often as they like.
 
 use super::choose::{self, reach_ms, sort};
-use super::score::{Question, Ranked, Terms, lies_within};
+use super::score::{Question, Ranked, Terms};
 use super::{Assignment, Candidate, Client, Excluded, Policy, rank_all};
 use crate::place::{Unit, chord_squared_within};
 use crate::{Location, regions};
@@ -189,7 +189,11 @@ impl<'a> Search<'a> {
         let rules = &question.client.residency;
         let allowed = match rules.is_empty() {
             true => Vec::new(),
-            false => all.regions.iter().map(|one| lies_within(&one.name, rules)).collect(),
+            false => all
+                .regions
+                .iter()
+                .map(|one| regions::lies_within(&one.name, rules))
+                .collect(),
         };
         Search {
             all,

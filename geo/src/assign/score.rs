@@ -61,7 +61,7 @@ pub(crate) struct Terms {
 impl Terms {
     pub(crate) fn new(candidate: &Candidate, policy: &Policy) -> Self {
         let load = candidate.load();
-        let closed = if lies_within(&candidate.region, &policy.residency) {
+        let closed = if regions::lies_within(&candidate.region, &policy.residency) {
             candidate.closed(load)
         } else {
             Some(Exclusion::Residency)
@@ -83,10 +83,6 @@ impl Terms {
             self.closed = candidate.closed(self.load);
         }
     }
-}
-
-pub(crate) fn lies_within(region: &str, rules: &[String]) -> bool {
-    rules.is_empty() || rules.iter().any(|rule| regions::lies_in(region, rule))
 }
 
 /// A client's question, prepared.
@@ -125,9 +121,9 @@ impl<'a> Question<'a> {
 
     /// What rules an edge out for this client, of the reasons that are no mere doubts.
     pub(crate) fn exclusion(&self, candidate: &Candidate, terms: &Terms) -> Option<Exclusion> {
-        terms
-            .closed
-            .or_else(|| (!lies_within(&candidate.region, &self.client.residency)).then_some(Exclusion::Residency))
+        terms.closed.or_else(|| {
+            (!regions::lies_within(&candidate.region, &self.client.residency)).then_some(Exclusion::Residency)
+        })
     }
 
     /// A reason to use an edge only if there is nothing else.

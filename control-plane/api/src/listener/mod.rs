@@ -3,10 +3,12 @@
 //! waiting; WebSockets count as connections for as long as they live. What is answered is the caller's [`Router`]. Another protocol
 //! may share the port with HTTPS: see [`Takeover`].
 
+mod certificate;
 mod held;
 mod settings;
 
-pub use settings::{HttpKeys, tls_config};
+pub use certificate::{Certificate, Look, Pem};
+pub use settings::{HttpKeys, https};
 
 use axum::Router;
 use axum::body::Body;

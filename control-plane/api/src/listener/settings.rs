@@ -1,12 +1,11 @@
 //! What operators say about an HTTP listener, the same in every process: `http.bind`, `http.certificate`, `http.private_key`,
 //! `http.trusted_proxies`.
 
+use super::Certificate;
 use crate::config::Problems;
 use crate::network::Network;
-use crate::pki::{PkiError, parse_certificates};
+use crate::pki::PkiError;
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,41 +65,21 @@ impl HttpKeys<'_> {
             .collect()
     }
 
-    /// The TLS configuration of the named files; `None` without them. `alpn` is offered beside `http/1.1`.
+    /// The certificate in the named files; `None` without them.
     ///
     /// # Errors
     /// [`PkiError`] naming the file.
-    pub fn tls(&self, alpn: &[&[u8]]) -> Result<Option<Arc<ServerConfig>>, PkiError> {
+    pub fn certificate(&self) -> Result<Option<Arc<Certificate>>, PkiError> {
         let files = self.certificate.zip(self.private_key);
-        let protocols = [&[b"http/1.1".as_slice()], alpn].concat();
-        files
-            .map(|(certificate, key)| tls_config(certificate, key, &protocols))
-            .transpose()
+        let read = files.map(|(chain, key)| Certificate::read(chain, key));
+        Ok(read.transpose()?.map(Arc::new))
     }
 }
 
-/// Reads a certificate chain and its key, as clients without certificates are served with.
+/// HTTPS with that certificate. `alpn` is offered beside `http/1.1`.
 ///
 /// # Errors
-/// [`PkiError`] naming the file.
-pub fn tls_config(certificate: &Path, key: &Path, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, PkiError> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|source| PkiError::File {
-            path: path.to_owned(),
-            source,
-        })
-    };
-    let chain = parse_certificates(&certificate.display().to_string(), &read(certificate)?)?;
-    let key_pem = read(key)?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| PkiError::Invalid {
-        what: key.display().to_string(),
-        why: error.to_string(),
-    })?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Arc::new(config))
+/// As [`Certificate::tls`].
+pub fn https(certificate: &Certificate, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, PkiError> {
+    certificate.tls(&[&[b"http/1.1".as_slice()], alpn].concat())
 }

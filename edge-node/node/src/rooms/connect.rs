@@ -48,7 +48,7 @@ impl RoomTask {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
         let through_join_api = claims.meridian.is_some();
-        let mut signalling = Session::new(self.session_config(&claims.sub), request, claims);
+        let mut signalling = Session::new(self.session_config(&claims), request, claims);
         let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
         if through_join_api {
             newcomer
@@ -100,7 +100,7 @@ impl RoomTask {
             .values_mut()
             .find(|client| sid.as_ref().is_none_or(|sid| client.sid == *sid) && client.identity.as_str() == claims.sub);
         let Some(client) = found else {
-            let mut signalling = Session::new(self.session_config(&claims.sub), request, claims);
+            let mut signalling = Session::new(self.session_config(&claims), request, claims);
             signalling.leave(LeaveAction::Reconnect, DisconnectReason::StateMismatch);
             say_last_words(&mut signalling, &to_socket);
             return None;
@@ -160,10 +160,11 @@ impl RoomTask {
         }
     }
 
-    fn session_config(&self, identity: &str) -> SessionConfig {
+    fn session_config(&self, claims: &Claims) -> SessionConfig {
         let region = self.edge.config.node.region.clone();
+        let relays = claims.meridian.as_ref().and_then(|meridian| meridian.relays.as_deref());
+        let servers = self.edge.turn.ice_servers(&claims.sub, &region, relays).into_iter();
         let mut config = SessionConfig::new(self.edge.node.as_str(), region, rand::rng().random());
-        let servers = self.edge.turn.ice_servers(identity).into_iter();
         config.ice_servers = servers
             .map(|server| IceServer {
                 urls: server.urls,

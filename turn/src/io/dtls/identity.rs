@@ -1,9 +1,8 @@
-//! What the server is to DTLS clients: certificate, key and timing, read once at the start.
+//! What the server is to DTLS clients: certificate, key and timing.
 
 use std::cell::Cell;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
@@ -20,14 +19,13 @@ pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// One certificate and its key, for TURN over DTLS.
 pub struct DtlsIdentity {
-    certificate: DtlsCertificate,
+    /// What new sessions are shown.
+    certificate: RwLock<Arc<DtlsCertificate>>,
     config: Arc<Config>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum DtlsIdentityError {
-    #[error("{}: {error}", path.display())]
-    File { path: PathBuf, error: std::io::Error },
     #[error("the certificate cannot be read: {0}")]
     Certificate(rustls::pki_types::pem::Error),
     #[error("the private key cannot be read: {0}")]
@@ -44,35 +42,17 @@ pub enum DtlsIdentityError {
 }
 
 impl DtlsIdentity {
-    /// From files with PEM, as [`DtlsIdentity::from_pem`] takes it. Read once: a renewed certificate is shown after a restart.
-    pub fn read(certificates: &Path, key: &Path) -> Result<DtlsIdentity, DtlsIdentityError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|error| DtlsIdentityError::File {
-                path: path.to_owned(),
-                error,
-            })
-        };
-        DtlsIdentity::from_pem(&read(certificates)?, &read(key)?)
-    }
-
-    /// From a chain, of which the first certificate is shown, and its key, both as PEM.
-    pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<DtlsIdentity, DtlsIdentityError> {
-        let certificate = CertificateDer::from_pem_slice(certificates).map_err(DtlsIdentityError::Certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(DtlsIdentityError::Key)?;
-        DtlsIdentity::new(&certificate, key.secret_der())
+    /// From a chain, of which the first certificate is shown (dimpl sends no more than one), and its key, both as PEM.
+    pub fn from_pem(chain: &str, key: &str) -> Result<DtlsIdentity, DtlsIdentityError> {
+        DtlsIdentity::with(parse_pem(chain, key)?)
     }
 
     /// From DER; the key as PKCS #8 or SEC 1.
     pub fn new(certificate: &[u8], key: &[u8]) -> Result<DtlsIdentity, DtlsIdentityError> {
-        let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
-        let pair = EcdsaKeyPair::from_pkcs8(algorithm, key)
-            .or_else(|_| EcdsaKeyPair::from_private_key_der(algorithm, key))
-            .map_err(|_| DtlsIdentityError::NotP256)?;
-        // The uncompressed point stands as it is in the certificate.
-        let point = pair.public_key().as_ref();
-        if !certificate.windows(point.len()).any(|window| window == point) {
-            return Err(DtlsIdentityError::Mismatch);
-        }
+        DtlsIdentity::with(checked(certificate, key)?)
+    }
+
+    fn with(certificate: DtlsCertificate) -> Result<DtlsIdentity, DtlsIdentityError> {
         let provider = CryptoProvider {
             hmac_provider: &CookieHmac,
             ..default_provider()
@@ -88,17 +68,51 @@ impl DtlsIdentity {
             .handshake_timeout(HANDSHAKE_MAX)
             .build()?;
         Ok(DtlsIdentity {
-            certificate: DtlsCertificate {
-                certificate: certificate.to_vec(),
-                private_key: key.to_vec(),
-            },
+            certificate: RwLock::new(Arc::new(certificate)),
             config: Arc::new(config),
         })
     }
 
-    pub(super) fn engine(&self, now: std::time::Instant) -> Dtls {
-        Dtls::new_12(self.config.clone(), self.certificate.clone(), now)
+    /// Shows another certificate to sessions from now on. If it will not do, which is logged, everything stays as it is.
+    pub fn renew(&self, chain: &str, key: &str) -> bool {
+        match parse_pem(chain, key) {
+            Ok(certificate) => {
+                *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificate);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the new certificate is of no use for DTLS; the one in memory goes on being shown");
+                false
+            }
+        }
     }
+
+    pub(super) fn engine(&self, now: std::time::Instant) -> Dtls {
+        let certificate = self.certificate.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Dtls::new_12(self.config.clone(), DtlsCertificate::clone(&certificate), now)
+    }
+}
+
+fn parse_pem(chain: &str, key: &str) -> Result<DtlsCertificate, DtlsIdentityError> {
+    let certificate = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(DtlsIdentityError::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(DtlsIdentityError::Key)?;
+    checked(&certificate, key.secret_der())
+}
+
+fn checked(certificate: &[u8], key: &[u8]) -> Result<DtlsCertificate, DtlsIdentityError> {
+    let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+    let pair = EcdsaKeyPair::from_pkcs8(algorithm, key)
+        .or_else(|_| EcdsaKeyPair::from_private_key_der(algorithm, key))
+        .map_err(|_| DtlsIdentityError::NotP256)?;
+    // The uncompressed point stands as it is in the certificate.
+    let point = pair.public_key().as_ref();
+    if !certificate.windows(point.len()).any(|window| window == point) {
+        return Err(DtlsIdentityError::Mismatch);
+    }
+    Ok(DtlsCertificate {
+        certificate: certificate.to_vec(),
+        private_key: key.to_vec(),
+    })
 }
 
 impl fmt::Debug for DtlsIdentity {

@@ -382,13 +382,13 @@ fn garbage_neither_opens_nor_ends_a_session() {
 #[test]
 fn only_an_ecdsa_p256_key_and_its_own_certificate_will_do() {
     let (ours, other) = (issued(), issued());
-    let good = DtlsIdentity::from_pem(ours.cert.pem().as_bytes(), ours.signing_key.serialize_pem().as_bytes());
+    let good = DtlsIdentity::from_pem(&ours.cert.pem(), &ours.signing_key.serialize_pem());
     good.unwrap();
-    let mixed = DtlsIdentity::from_pem(other.cert.pem().as_bytes(), ours.signing_key.serialize_pem().as_bytes());
+    let mixed = DtlsIdentity::from_pem(&other.cert.pem(), &ours.signing_key.serialize_pem());
     assert!(matches!(mixed, Err(DtlsIdentityError::Mismatch)));
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let ed25519 = DtlsIdentity::new(ours.cert.der(), &key.serialize_der());
     assert!(ed25519.unwrap_err().to_string().contains("--key-type ecdsa"));
-    let nothing = DtlsIdentity::from_pem(b"", b"");
+    let nothing = DtlsIdentity::from_pem("", "");
     assert!(matches!(nothing, Err(DtlsIdentityError::Certificate(_))));
 }
