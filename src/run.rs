@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use meridian_api::pki::NodeIdentity;
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
-use meridian_node::config::{RegistryKind, RegistrySettings};
 use meridian_node::{Edge, EdgeConfig};
+use meridian_registry::settings::{RegistryKind, RegistrySettings};
 use meridian_registry::srv::Discovery;
 use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,18 +61,8 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> 
         println!("the configuration is good");
         return Ok(());
     }
-    let settings = RegistrySettings {
-        prefix: config.registry.prefix.clone(),
-        kind: match config.registry.kind {
-            meridian_control_plane::config::RegistryKind::Memory => RegistryKind::Memory,
-            meridian_control_plane::config::RegistryKind::Etcd => RegistryKind::Etcd,
-        },
-        endpoints: config.registry.endpoints.clone(),
-        srv: config.registry.srv.clone(),
-        lease_s: config.registry.lease_s,
-    };
     let start = async {
-        let registry = registry(&settings, &config.discovery.resolvers).await?;
+        let registry = registry(&config.registry, &config.discovery.resolvers).await?;
         Ok(ControlPlane::start(config, registry).await?)
     };
     StopSignal::install()?

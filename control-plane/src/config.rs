@@ -5,7 +5,7 @@ use meridian_api::listener::HttpKeys;
 use meridian_api::token::API_SECRET_BYTES_MIN;
 use meridian_geo::{LearnConfig, Policy};
 pub use meridian_geodns::DnsConfig;
-use meridian_registry::nodes::LEASE_S;
+use meridian_registry::settings::{DiscoverySettings, RegistrySettings};
 use meridian_turn::settings::SECRET_BYTES_MIN;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ pub struct ControlPlaneConfig {
     pub data_directory: PathBuf,
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
-    pub registry: RegistryConfig,
-    pub discovery: DiscoveryConfig,
+    pub registry: RegistrySettings,
+    pub discovery: DiscoverySettings,
     pub geo: GeoConfig,
     /// The name server of the join hostname.
     pub dns: DnsConfig,
@@ -67,36 +67,6 @@ pub struct GrpcConfig {
     pub names: Vec<String>,
     /// Where other control planes reach this one, `host:port`. Absent: `bind`, if that is one address.
     pub advertise: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RegistryKind {
-    /// In this process: one machine, `meridian dev`.
-    Memory,
-    Etcd,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RegistryConfig {
-    pub kind: RegistryKind,
-    /// etcd's client URLs, `http://host:2379`.
-    pub endpoints: Vec<String>,
-    /// Or the name of SRV records that say where etcd is: `_etcd-client._tcp.example.org`.
-    pub srv: Option<String>,
-    /// Prefix of all keys, ending in `/`.
-    pub prefix: String,
-    /// Seconds that a crashed edge stays visible.
-    pub lease_s: u64,
-}
-
-/// How SRV records are looked up.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DiscoveryConfig {
-    /// DNS servers to ask. Empty: the system's.
-    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -146,8 +116,8 @@ impl Default for ControlPlaneConfig {
             data_directory: PathBuf::from("data"),
             http: HttpConfig::default(),
             grpc: GrpcConfig::default(),
-            registry: RegistryConfig::default(),
-            discovery: DiscoveryConfig::default(),
+            registry: RegistrySettings::default(),
+            discovery: DiscoverySettings::default(),
             geo: GeoConfig::default(),
             dns: DnsConfig::default(),
             assignment: Policy::default(),
@@ -181,18 +151,6 @@ impl Default for GrpcConfig {
             bind: SocketAddr::from(([127, 0, 0, 1], 8090)),
             names: Vec::new(),
             advertise: None,
-        }
-    }
-}
-
-impl Default for RegistryConfig {
-    fn default() -> Self {
-        RegistryConfig {
-            kind: RegistryKind::Memory,
-            endpoints: Vec::new(),
-            srv: None,
-            prefix: "meridian/v1/".to_owned(),
-            lease_s: 10,
         }
     }
 }
@@ -243,36 +201,9 @@ impl Settings for ControlPlaneConfig {
             "1 to 40 characters a-z, 0-9 and -",
         );
         self.http.check(problems);
-        problems.require(
-            self.registry.kind == RegistryKind::Memory
-                || !self.registry.endpoints.is_empty()
-                || self.registry.srv.is_some(),
-            "registry.endpoints",
-            "etcd needs at least one URL, for example [\"http://127.0.0.1:2379\"] (or set registry.srv)",
-        );
-        problems.require(
-            self.registry.srv.is_none() || self.registry.endpoints.is_empty(),
-            "registry.srv",
-            "either registry.srv or registry.endpoints says where etcd is, not both",
-        );
-        problems.require(
-            self.registry
-                .srv
-                .as_deref()
-                .is_none_or(meridian_registry::srv::is_srv_name),
-            "registry.srv",
-            "must be a name of SRV records, for example \"_etcd-client._tcp.example.org\"",
-        );
-        problems.require(
-            self.registry.prefix.ends_with('/'),
-            "registry.prefix",
-            "must end with /",
-        );
-        problems.require(
-            LEASE_S.contains(&self.registry.lease_s),
-            "registry.lease_s",
-            format!("must be between {} and {} seconds", LEASE_S.start(), LEASE_S.end()),
-        );
+        for (key, message) in self.registry.problems() {
+            problems.require(false, &format!("registry.{key}"), message);
+        }
         problems.require(
             !self.turn.secret.is_empty() || self.turn.all_urls().all(|url| url.starts_with("stun")),
             "turn.secret",

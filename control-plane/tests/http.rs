@@ -464,7 +464,7 @@ fn settings_without_sense_are_refused_with_file_line_and_key() {
     for expected in [
         "m.toml:2: http.bind: 0.0.0.0:80 is reachable from other machines, so it needs HTTPS",
         "m.toml:3: http.trusted_proxies: `proxy` is neither",
-        "registry.endpoints: etcd needs at least one URL",
+        "registry.endpoints: must list etcd's client URLs",
         "m.toml:7: assignment.load_knee: must be 0 to 1",
         "api_keys.k: the secret needs at least 32 characters",
         "turn.secret: TURN servers need the secret",

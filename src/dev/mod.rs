@@ -9,9 +9,10 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use meridian_control_plane::config::{DnsConfig, GeoConfig, GrpcConfig, HttpConfig, LimitsConfig};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
-use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings, RegistrySettings};
+use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings};
 use meridian_node::{Edge, EdgeConfig};
 use meridian_registry::MemoryRegistry;
+use meridian_registry::settings::RegistrySettings;
 use meridian_turn::settings::TurnSettings;
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -179,9 +180,9 @@ fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConf
             bind: loopback(0),
             ..GrpcConfig::default()
         },
-        registry: meridian_control_plane::config::RegistryConfig {
+        registry: RegistrySettings {
             lease_s: LEASE_S,
-            ..Default::default()
+            ..RegistrySettings::default()
         },
         geo: GeoConfig {
             database: args.geo.clone(),

@@ -132,6 +132,17 @@ class Mesh {
     return eventually(`the relay of ${id}`, async () => /^listening on (\S+)$/m.exec(relay.text())?.[1]);
   }
 
+  /** Makes all links between edges a bottleneck of this rate each way; `null`: none any more. Only where there is a delay: it is the relays that do it. */
+  async narrow(kbps) {
+    const line = `rate-kbps ${kbps ?? 0}`;
+    await Promise.all([...this.relays.values()].map(async (relay) => {
+      const lines = () => relay.text().split('\n').filter((said) => said === line).length;
+      const before = lines();
+      relay.child.stdin.write(`${line}\n`);
+      await eventually(`${relay.name}: ${line}`, async () => lines() > before);
+    }));
+  }
+
   registry() {
     return `[registry]\nkind = 'etcd'\nendpoints = ['http://127.0.0.1:${this.etcdClients}']\nlease_s = ${LEASE_S}`;
   }
@@ -194,7 +205,8 @@ class Process {
     // The settings of whoever runs the tests are not ours.
     const env = { PATH: process.env.PATH, MERIDIAN_LOG: process.env.MESH_LOG ?? 'info', ETCD_LOG_LEVEL: 'error' };
     const out = createWriteStream(log, { flags: 'a' });
-    this.child = spawn(program, words, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.child = spawn(program, words, { env, stdio: ['pipe', 'pipe', 'pipe'] });
+    this.child.stdin.on('error', () => {});
     this.child.stdout.pipe(out, { end: false });
     this.child.stderr.pipe(out, { end: false });
     this.ended = new Promise((resolve) => {

@@ -23,13 +23,53 @@ const FROM_B = 'sin';
 const HELD_BACK_MS = 200;
 const SKEW_MAX_MS = 80;
 const FLASHES = 8;
+const NEWCOMERS = 3;
 /** 200 ms is the promise; a debug build beside a software encoder on two busy cores is allowed the rest. */
 const FREEZE_MAX_MS = 500;
 
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
-for (const rttMs of [0, 150]) describe(`quality across two points of presence ${rttMs} ms apart`, { timeout: 150_000 }, () => {
-  let mesh, server, origin, browser, code, publisher, subscriber, others;
+/** A meeting on two points of presence, `rttMs` apart, and a browser with people for it. */
+async function openStage(rttMs) {
+  const mesh = await startMesh({ regions: [FROM_A, FROM_B], delayMs: rttMs / 2 });
+  const server = createServer((request, response) => {
+    const [file, type] = SERVED[request.url] ?? [];
+    if (!file) return response.writeHead(404).end();
+    response.writeHead(200, { 'content-type': type });
+    createReadStream(file).pipe(response);
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const origin = `http://localhost:${server.address().port}/`;
+  const browser = await launch();
+  const { code } = await post(`${mesh.url}/api/v1/meetings`, {});
+  /** A page that is in no meeting. */
+  async function open() {
+    const page = await openWindow(browser, { viewport: { width: 480, height: 300 } });
+    await page.goto(origin);
+    return page;
+  }
+  return {
+    mesh,
+    open,
+    /** A page in the meeting, as if from that place. */
+    async enterFrom(from, name) {
+      const page = await open();
+      const answer = await post(`${mesh.url}/api/v1/meetings/${code}/join`, { name, from });
+      assert.equal(answer.edge.region, from);
+      await page.evaluate(([url, token]) => join(url, token), [answer.edge.url, answer.token]);
+      return page;
+    },
+    async close(how) {
+      await browser.close();
+      server.closeAllConnections();
+      server.close();
+      await mesh.close(how);
+    },
+  };
+}
+
+for (const rttMs of [0, 150]) describe(`quality across two points of presence ${rttMs} ms apart`, { timeout: 240_000 }, () => {
+  let stage, publisher, subscriber, others;
   let broken = true;
   let failed = false;
   const test = (name, body) => nodeTest(name, async (t) => {
@@ -40,41 +80,18 @@ for (const rttMs of [0, 150]) describe(`quality across two points of presence ${
     failed = before;
   });
 
-  /** A page in the meeting, as if from that place. */
-  async function enterFrom(from, name) {
-    const page = await openWindow(browser, { viewport: { width: 480, height: 300 } });
-    await page.goto(origin);
-    const answer = await post(`${mesh.url}/api/v1/meetings/${code}/join`, { name, from });
-    assert.equal(answer.edge.region, from);
-    await page.evaluate(([url, token]) => join(url, token), [answer.edge.url, answer.token]);
-    return page;
-  }
+  const enterFrom = (from, name) => stage.enterFrom(from, name);
 
   const read = (page) => page.evaluate(() => received());
 
   before(async () => {
-    mesh = await startMesh({ regions: [FROM_A, FROM_B], delayMs: rttMs / 2 });
-    server = createServer((request, response) => {
-      const [file, type] = SERVED[request.url] ?? [];
-      if (!file) return response.writeHead(404).end();
-      response.writeHead(200, { 'content-type': type });
-      createReadStream(file).pipe(response);
-    });
-    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-    origin = `http://localhost:${server.address().port}/`;
-    browser = await launch();
-    ({ code } = await post(`${mesh.url}/api/v1/meetings`, {}));
+    stage = await openStage(rttMs);
     publisher = await enterFrom(FROM_A, 'Publisher');
     await publisher.evaluate(() => publish());
     broken = false;
   });
 
-  after(async () => {
-    await browser?.close();
-    server?.closeAllConnections();
-    server?.close();
-    await mesh?.close({ failed });
-  });
+  after(() => stage?.close({ failed }));
 
   test('the publisher raises its bitrate past 1 Mb/s', async (t) => {
     const start = performance.now();
@@ -113,19 +130,45 @@ for (const rttMs of [0, 150]) describe(`quality across two points of presence ${
   });
   const inTime = (skew) => Math.abs(skew) < SKEW_MAX_MS;
 
-  test('a flash and its beep arrive together as soon as somebody joins', async (t) => {
-    if (!subscriber) return t.skip('nobody watches');
-    await until(subscriber, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
-    const late = await enterFrom(FROM_B, 'Late');
-    await until(late, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
-    await late.evaluate(async () => {
+  /** The first flashes that a page sees, each against its beep. */
+  async function firstFlashes(t, name, page) {
+    await page.evaluate(async () => {
       await watchVideo();
       await watchAudio();
     });
-    const seen = skews(await until(late, 'flashes and beeps', () => watched, (now) => now.flashes && skews(now).length >= FLASHES));
-    t.diagnostic(`flash after beep, ms, in order: ${seen.map(Math.round).join(' ')}`);
-    await late.context().close();
-    assert.ok(inTime(median(seen)), `${Math.round(median(seen))} ms`);
+    const seen = skews(await until(page, 'flashes and beeps', () => watched, (now) => now.flashes && skews(now).length >= FLASHES));
+    t.diagnostic(`${name}: flash after beep, ms, in order: ${seen.map(Math.round).join(' ')}`);
+    await page.context().close();
+    return seen;
+  }
+
+  async function newcomer(t) {
+    const page = await enterFrom(FROM_B, 'Late');
+    await until(page, 'both tracks', () => streamIds(), (ids) => Array.isArray(ids) && ids.every(Boolean));
+    return firstFlashes(t, 'through Meridian', page);
+  }
+
+  /** The floor: the same tracks from page to page over one peer connection. */
+  async function withoutUs(t) {
+    const page = await stage.open();
+    const answer = await page.evaluate((sdp) => answerDirect(sdp), await publisher.evaluate(() => offerDirect()));
+    await publisher.evaluate((sdp) => acceptDirect(sdp), answer);
+    const seen = await firstFlashes(t, 'without us', page);
+    await publisher.evaluate(() => window.peer.close());
+    return seen;
+  }
+
+  test('a flash and its beep arrive together as soon as somebody joins', async (t) => {
+    if (!subscriber) return t.skip('nobody watches');
+    const [ours, floor] = [[], []];
+    for (let i = 0; i < NEWCOMERS; i += 1) {
+      floor.push(...(await withoutUs(t)));
+      ours.push(...(await newcomer(t)));
+    }
+    const late = (all) => all.filter((skew) => !inTime(skew)).length;
+    t.diagnostic(`median ${Math.round(median(ours))} ms, without us ${Math.round(median(floor))} ms; ${late(ours)} and ${late(floor)} of ${ours.length} beyond ${SKEW_MAX_MS} ms`);
+    assert.ok(inTime(median(ours)), `${Math.round(median(ours))} ms`);
+    assert.ok(late(ours) <= Math.max(late(floor), ours.length / 8), `${late(ours)} of ${ours.length} flashes came ${SKEW_MAX_MS} ms or more beside their beep`);
     const [camera, microphone] = await subscriber.evaluate(() => streamIds());
     assert.equal(camera, microphone, 'both tracks are of one stream');
   });
@@ -172,10 +215,10 @@ for (const rttMs of [0, 150]) describe(`quality across two points of presence ${
       }, name);
       // Ten frames of the new size: what the switch does to the frames after it counts as well.
       const frames = await until(subscriber, name, () => watched.frames, (frames) => Array.isArray(frames) && frames.filter(({ width }) => width === wanted).length >= 10, { timeoutMs: 15_000 });
-      const gaps = frames.slice(1).map(({ at }, i) => at - frames[i].at);
+      const between = gaps(frames);
       const took = frames.find(({ width }) => width === wanted).at - asked;
-      const longest = Math.max(...gaps);
-      t.diagnostic(`${from} → ${wanted} after ${Math.round(took)} ms; longest gap ${Math.round(longest)} ms, median ${Math.round(median(gaps))} ms`);
+      const longest = Math.max(...between);
+      t.diagnostic(`${from} → ${wanted} after ${Math.round(took)} ms; longest gap ${Math.round(longest)} ms, median ${Math.round(median(between))} ms`);
       assert.ok(longest <= FREEZE_MAX_MS, `${name}: frozen for ${Math.round(longest)} ms`);
     }
     const { video } = await read(subscriber);
@@ -190,6 +233,60 @@ for (const rttMs of [0, 150]) describe(`quality across two points of presence ${
     assert.deepEqual([publisher, subscriber].flatMap((page) => page?.complaints ?? []), []);
   });
 });
+
+describe('a link between two points of presence that cannot carry the top layer', { timeout: 150_000 }, () => {
+  /** Above what the two lower layers and the sound take, and below what the top layer takes. */
+  const NARROW_KBPS = 1_000;
+  let stage, publisher, subscriber;
+  let failed = true;
+
+  before(async () => {
+    stage = await openStage(150);
+    publisher = await stage.enterFrom(FROM_A, 'Publisher');
+    await publisher.evaluate(() => publish());
+    subscriber = await stage.enterFrom(FROM_B, 'Subscriber');
+    await until(subscriber, '720p', () => received(), ({ video }) => video?.frameWidth === 1280, { timeoutMs: 30_000 });
+  });
+
+  after(() => stage?.close({ failed }));
+
+  nodeTest('shows the layer below to those who watch and to newcomers, and the top layer again once it can', async (t) => {
+    const shown = (page, width) => until(page, `a picture ${width} wide`, () => watched.frames, (frames) => Array.isArray(frames) && frames.filter((frame) => frame.width === width).length >= 10, { timeoutMs: 40_000 });
+    const since = (start) => `${Math.round(performance.now() - start)} ms`;
+    await subscriber.evaluate(() => watchVideo());
+    await shown(subscriber, 1280);
+    const plis = async () => (await publisher.evaluate(() => sent())).plis;
+    const before = await plis();
+    await subscriber.evaluate(() => watched.frames.splice(0));
+    let start = performance.now();
+    await stage.mesh.narrow(NARROW_KBPS);
+    const frames = await shown(subscriber, 640);
+    t.diagnostic(`narrow: ten frames of the layer below after ${since(start)}, longest gap ${Math.round(Math.max(...gaps(frames)))} ms`);
+
+    start = performance.now();
+    const newcomer = await stage.enterFrom(FROM_B, 'Newcomer');
+    const joined = since(start);
+    await until(newcomer, 'a picture', () => received(), ({ video }) => video?.framesDecoded >= 5, { timeoutMs: 20_000 });
+    t.diagnostic(`a newcomer had joined after ${joined} and five frames after ${since(start)}, ${(await newcomer.evaluate(() => received())).video.frameWidth} wide`);
+    const asked = (await plis()) - before;
+    t.diagnostic(`${asked} PLIs reached the publisher meanwhile`);
+    assert.ok(asked <= 12, `${asked} PLIs`);
+
+    await newcomer.evaluate(() => watchVideo());
+    for (const page of [subscriber, newcomer]) await page.evaluate(() => watched.frames.splice(0));
+    start = performance.now();
+    await stage.mesh.narrow(null);
+    await Promise.all([subscriber, newcomer].map((page) => shown(page, 1280)));
+    const again = await subscriber.evaluate(() => watched.frames);
+    t.diagnostic(`wide: ten frames of the top layer again after ${since(start)}, longest gap ${Math.round(Math.max(...gaps(again)))} ms`);
+    const { video } = await subscriber.evaluate(() => received());
+    t.diagnostic(`the subscriber: freezes ${video.freezeCount} (${(video.totalFreezesDuration ?? 0).toFixed(2)} s), PLIs ${video.pliCount}, NACKs ${video.nackCount}, lost ${video.packetsLost} of ${video.packetsReceived}`);
+    assert.deepEqual([publisher, subscriber, newcomer].flatMap((page) => page.complaints), []);
+    failed = false;
+  });
+});
+
+const gaps = (frames) => frames.slice(1).map(({ at }, i) => at - frames[i].at);
 
 const mbps = (bps) => `${(bps / 1_000_000).toFixed(2)} Mb/s`;
 

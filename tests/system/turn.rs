@@ -276,26 +276,32 @@ async fn coturns_client_gets_everything_back_over_udp_tcp_and_tls_and_metrics_sa
         Folder::new(),
     );
     let port = echo.1.to_string();
+    let relayed = async |direction: &str| {
+        let name = format!("meridian_turn_relayed_packets_total{{direction=\"{direction}\"}}");
+        turn.metric(&name).await
+    };
     for (transport, server, flags) in [
         ("udp", turn.udp, &[][..]),
         ("tcp", turn.udp, &["-t"]),
         ("tls", turn.tls, &["-t", "-S"]),
     ] {
+        let before = [relayed("up").await, relayed("down").await];
         let arguments = [&["-n", "20", "-c", "-e", "127.0.0.1", "-r", &port], flags].concat();
         let log = folder.path(transport);
         let status = end_of(&mut client(server, &arguments, &log)).await;
         let output = std::fs::read_to_string(&log).unwrap();
+        let said = format!("{transport}:\n{output}\n{}", turn.process.log());
+        assert!(status.success(), "{said}");
+        let now = [relayed("up").await, relayed("down").await];
         assert!(
-            status.success() && output.contains("Total lost packets 0 (0.000000%)"),
-            "{transport}:\n{output}\n{}",
-            turn.process.log()
+            now[0] - before[0] == 40 && now[1] - before[1] == 40,
+            "{before:?} {now:?} {said}"
         );
+        // Over TLS this client takes a record for a message: of two that came in one record it misses the second.
+        let all = output.contains("Total lost packets 0 (0.000000%)");
+        assert!(all || transport == "tls", "{said}");
         let total = format!("meridian_turn_allocations_total{{transport=\"{transport}\"}}");
         assert!(turn.metric(&total).await >= 2, "{transport}");
-    }
-    for direction in ["up", "down"] {
-        let name = format!("meridian_turn_relayed_packets_total{{direction=\"{direction}\"}}");
-        assert!(turn.metric(&name).await >= 120);
     }
 }
 

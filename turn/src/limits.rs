@@ -43,10 +43,11 @@ impl Bucket {
     pub(crate) fn take(&self, rate: &Rate, now_ns: u64, units: u64) -> bool {
         let per_second = rate.per_second.max(1);
         let cost = units.saturating_mul(1_000_000_000) / per_second;
-        let depth = rate.burst.saturating_mul(1_000_000_000) / per_second;
+        // In units, because a division takes long: this is done four times per packet.
+        let depth = u128::from(rate.burst.saturating_mul(1_000_000_000));
         let update = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
             let next = full_at.max(now_ns).saturating_add(cost);
-            (next - now_ns <= depth).then_some(next)
+            (u128::from(next - now_ns) * u128::from(per_second) <= depth).then_some(next)
         });
         update.is_ok()
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::Credentials;
-use crate::io::TurnConfig;
+use crate::io::{GATHER, GATHER_MAX, TurnConfig};
 use crate::limits::{Limits, Quota, Rate};
 use crate::policy::Network;
 use crate::server::{RelayAddress, ServerConfig};
@@ -49,6 +49,8 @@ pub struct TurnSettings {
     pub threads: usize,
     /// Seconds that stopping waits for allocations to end, 0 to 86400.
     pub drain_s: u64,
+    /// Microseconds that packets which come fast wait for each other, 0 to 1000; see [`TurnConfig::gather`].
+    pub gather_us: u64,
     pub limits: LimitSettings,
 }
 
@@ -91,6 +93,7 @@ impl Default for TurnSettings {
             denied_peers: Vec::new(),
             threads: 0,
             drain_s: 60,
+            gather_us: GATHER.as_micros() as u64,
             limits: LimitSettings::default(),
         }
     }
@@ -184,6 +187,12 @@ impl TurnSettings {
         require(self.threads <= 64, "threads", "must be at most 64".to_owned());
         let bounded = self.drain_s <= 86_400;
         require(bounded, "drain_s", "must be at most 86400 seconds".to_owned());
+        let gather_us_max = GATHER_MAX.as_micros() as u64;
+        require(
+            self.gather_us <= gather_us_max,
+            "gather_us",
+            format!("must be at most {gather_us_max}"),
+        );
         let limits = &self.limits;
         let counts = [
             ("allocations", limits.allocations as u64),
@@ -244,6 +253,7 @@ impl TurnSettings {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
                 threads => threads,
             },
+            gather: Duration::from_micros(self.gather_us),
             ..TurnConfig::new(server)
         }
     }

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use meridian_turn::ServerConfig;
@@ -12,7 +12,7 @@ use meridian_turn::credentials::Credentials;
 use meridian_turn::io::{TurnConfig, TurnServer};
 
 const SECONDS_MAX: u64 = 30;
-static STARTED: AtomicU8 = AtomicU8::new(0);
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// These tests judge us by somebody else's programs: without them nothing would be shown.
 fn need_coturn() {
@@ -34,9 +34,9 @@ fn start() -> TurnServer {
     server.relay_v4 = Some("127.0.0.1".parse::<IpAddr>().unwrap().into());
     server.relay_v6 = Some("::1".parse::<IpAddr>().unwrap().into());
     server.policy.allowed = vec!["127.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
-    // The tests run beside each other, and an even port is not tried twice.
-    let first =
-        50_000 + (std::process::id() % 8 * 8 + u32::from(STARTED.fetch_add(1, Ordering::Relaxed) % 8)) as u16 * 200;
+    // The tests run beside each other, and a reserved port is not bound before its token comes: no two servers, and nobody who takes
+    // whatever port the kernel gives (up to 60,999), may share a range.
+    let first = 61_000 + ((std::process::id() % 11 * 2 + STARTED.fetch_add(1, Ordering::Relaxed) % 2) * 200) as u16;
     server.relay_ports = first..=first + 199;
     server.limits.unauthenticated = meridian_turn::limits::Rate {
         per_second: 1_000,

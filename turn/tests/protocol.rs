@@ -282,6 +282,32 @@ fn a_port_that_cannot_be_bound_is_replaced() {
 }
 
 #[test]
+fn an_even_port_that_cannot_be_bound_is_replaced_by_another_even_one_and_its_reservation_moves_along() {
+    let mut config = config();
+    config.relay_ports = 61_000..=61_007;
+    let mut world = World::new(config);
+    let (mut anna, mut again) = (anna(), client("198.51.99.10:4001", "anna", "pw-a"));
+    world.refuse_ports = 3;
+    let even = |value| bytes_attribute(attribute::EVEN_PORT, &[value]);
+    let first = anna.call(&mut world, Method::ALLOCATE, &[udp(), even(0x80)]);
+    let (port, token) = (
+        first.relayed()[0].port(),
+        first.get(attribute::RESERVATION_TOKEN).unwrap(),
+    );
+    assert_eq!(port % 2, 0);
+    // The pairs that were given back are free: three of four.
+    for i in 0..6 {
+        let mut other = client(&format!("198.51.99.{}:4000", 20 + i), "bert", "pw-b");
+        assert_eq!(other.allocate(&mut world).error, 0);
+    }
+    let mut late = client("198.51.99.30:4000", "bert", "pw-b");
+    assert_eq!(late.allocate(&mut world).error, 508);
+    let claim = bytes_attribute(attribute::RESERVATION_TOKEN, &token);
+    let second = again.call(&mut world, Method::ALLOCATE, &[udp(), claim]);
+    assert_eq!(second.relayed()[0].port(), port + 1);
+}
+
+#[test]
 fn peers_inside_are_refused_and_configured_ones_are_not() {
     let mut world = World::new(config());
     let mut anna = anna();

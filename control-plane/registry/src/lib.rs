@@ -4,7 +4,7 @@
 //! both. [`Registration`] (a key that lives as long as its process), [`Watch`] (a prefix, through compactions and reconnects) and
 //! [`Candidacy`] (leader election) are written once, over the primitives. [`nodes`] is the typed layer for edges.
 //!
-//! [`srv`] finds servers by DNS: etcd here, and control planes for edges.
+//! [`srv`] finds servers by DNS: etcd here, and control planes for edges. [`settings`] is what configurations say of all this.
 //!
 //! It is small and slow on purpose: nothing per room, participant or packet is ever put here, and no join waits for it.
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ mod members;
 mod memory;
 pub mod nodes;
 mod registration;
+pub mod settings;
 pub mod srv;
 mod watch;
 

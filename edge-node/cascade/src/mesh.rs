@@ -17,7 +17,7 @@ use rand::rngs::SmallRng;
 pub use crate::directory::Life;
 use crate::directory::{Directory, Proposal};
 use crate::replication::Rooms;
-use crate::subscriptions::{Demand, Subscriptions};
+use crate::subscriptions::{Demand, Shedding, Subscriptions};
 pub use crate::view::Edge;
 use crate::wire::{self, Body, Content, WireError};
 pub use crate::wire::{ConnectionGrade, Data};
@@ -50,13 +50,21 @@ pub enum Output {
         track: TrackSid,
         source: Option<(NodeId, u32)>,
     },
-    /// Send these layers of the track to that edge under that number. Replaces what was said before; no layers: stop.
+    /// These layers of a track that comes from another edge do not come for now; replaces what was said before.
+    Absent {
+        room: RoomName,
+        track: TrackSid,
+        layers: LayerSet,
+    },
+    /// Send these layers of the track to that edge under that number, and while the link sheds some, what stands in for
+    /// them. Replaces what was said before; no layers: stop.
     Forward {
         room: RoomName,
         track: TrackSid,
         to: NodeId,
         number: u32,
         layers: LayerSet,
+        shed: LayerSet,
     },
 }
 
@@ -301,6 +309,19 @@ impl Mesh {
         self.subscriptions.keyframe(&mut self.ctx, None, &(room, track), layer);
     }
 
+    /// The link to `to` sheds this layer of the track that goes there under `number`, or carries it again from a keyframe on.
+    /// Until then the layer below is asked for, too, `to` is told, and its requests for keyframes of this layer end here.
+    pub fn layer_shed(&mut self, now: Instant, to: &NodeId, number: u32, layer: Layer, shed: bool) {
+        let change = Shedding { number, layer, shed };
+        self.subscriptions.layer_shed(&mut self.ctx, &self.rooms, to, change);
+        self.finish(now);
+    }
+
+    /// What [`Output::Absent`] last said of a track.
+    pub fn absent(&self, room: &RoomName, track: &TrackSid) -> LayerSet {
+        self.subscriptions.absent_of(&(room.clone(), track.clone()))
+    }
+
     /// Says again what a room must know, for a driver that could not hand over some [`RoomInput`]: its life, the edges heard,
     /// what other edges want of its tracks; and has its state compared with theirs.
     pub fn repeat(&mut self, room: &RoomName) {
@@ -416,7 +437,9 @@ impl Mesh {
                 self.speaks_of(&room, from, Some(&hears.nodes));
             }
             Body::Cast(cast) => self.rooms.handle_cast(ctx, from, cast),
-            Body::Want(_) | Body::Grant(_) | Body::Gone(_) | Body::Pli(_) => self.handle_track(now, from, body),
+            Body::Want(_) | Body::Grant(_) | Body::Gone(_) | Body::Shed(_) | Body::Pli(_) => {
+                self.handle_track(now, from, body)
+            }
         }
     }
 
@@ -427,6 +450,7 @@ impl Mesh {
             Body::Want(want) => subscriptions.wanted(ctx, &self.rooms, from, want),
             Body::Grant(grant) => subscriptions.granted(ctx, &self.rooms, now, from, grant),
             Body::Gone(gone) => subscriptions.refused(ctx, &self.rooms, now, from, &key(gone.room, gone.track)),
+            Body::Shed(shed) => subscriptions.absent(ctx, from, shed),
             Body::Pli(pli) => {
                 let layer = Layer(u8::try_from(pli.layer).unwrap_or(u8::MAX).min(Layer::HIGH.0));
                 subscriptions.keyframe(ctx, Some(from), &key(pli.room, pli.track), layer);

@@ -5,16 +5,22 @@
 //! No loops: a grant carries the path from the origin, and an edge that finds itself in it does not take the media; a want
 //! carries the path behind it, and an edge in that does not serve it. A parent is left for a better one only once the
 //! better one has granted the track.
+//!
+//! A layer that a congested link sheds is still wanted there, and so is the one below it until it crosses again: that one
+//! stands in for it. The edge beyond is told which layers are absent, and tells those behind it.
 
-use std::collections::BTreeMap;
+mod route;
+
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use meridian_room::{NodeId, RoomName, TrackSid};
 use meridian_sfu::media::{Layer, LayerSet};
 
-use crate::mesh::{Context, Output, RoomInput};
-use crate::replication::{RoomState, Rooms};
-use crate::wire::{Body, HOPS_MAX, Pli, TrackGone, TrackGrant, TrackWant};
+use self::route::{Child, Parent, Route, gone, names, receive};
+use crate::mesh::{Context, RoomInput};
+use crate::replication::Rooms;
+use crate::wire::{Body, HOPS_MAX, Pli, TrackGrant, TrackShed, TrackWant};
 
 /// Tracks this edge can have to do with at once, over all rooms.
 const ROUTES_MAX: usize = 100_000;
@@ -26,34 +32,16 @@ type Key = (RoomName, TrackSid);
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     routes: BTreeMap<Key, Route>,
+    /// What goes to a neighbour under which number.
+    numbers: HashMap<u32, Key>,
     last_number: u32,
 }
 
-struct Route {
-    origin: NodeId,
-    epoch: u64,
-    /// What people on this edge want.
-    local: LayerSet,
-    children: BTreeMap<NodeId, Child>,
-    parent: Option<Parent>,
-    /// Takes over from `parent` once it has granted the track.
-    next: Option<Parent>,
-    refused: BTreeMap<NodeId, Instant>,
-    /// What the room was last told that other edges want of a local track.
-    exported: LayerSet,
-}
-
-struct Child {
-    layers: LayerSet,
-    number: u32,
-    path: Vec<String>,
-    granted: bool,
-}
-
-struct Parent {
-    node: NodeId,
-    asked: LayerSet,
-    granted: Option<(u32, Vec<String>)>,
+/// What a link reports of one layer.
+pub(crate) struct Shedding {
+    pub(crate) number: u32,
+    pub(crate) layer: Layer,
+    pub(crate) shed: bool,
 }
 
 /// What one edge wants of a track.
@@ -101,21 +89,20 @@ impl Subscriptions {
         self.last_number = self.last_number.wrapping_add(1);
         let number = self.last_number;
         let Some(route) = self.routes.get_mut(&key) else { return };
-        let child = Child {
-            layers,
-            number,
-            path: want.path,
-            granted: false,
-        };
         match route.children.get_mut(from) {
-            Some(held) => {
-                *held = Child {
-                    number: held.number,
-                    granted: held.granted,
-                    ..child
-                }
+            Some(held) => (held.layers, held.path) = (layers, want.path),
+            None => {
+                let child = Child {
+                    layers,
+                    shed: LayerSet::EMPTY,
+                    told_absent: LayerSet::EMPTY,
+                    number,
+                    path: want.path,
+                    granted: false,
+                };
+                route.children.insert(from.clone(), child);
+                self.numbers.insert(number, key.clone());
             }
-            None => drop(route.children.insert(from.clone(), child)),
         }
         self.settle(ctx, rooms, &key);
         if let Some(route) = self.routes.get_mut(&key) {
@@ -151,12 +138,63 @@ impl Subscriptions {
             }
         }
         if let Some(parent) = &mut route.parent {
+            if parent
+                .granted
+                .as_ref()
+                .is_some_and(|(number, _)| *number != grant.number)
+            {
+                parent.absent = LayerSet::EMPTY;
+            }
             parent.granted = Some((grant.number, grant.path));
         }
         ctx.out.push_back(receive(&key, Some((from.clone(), grant.number))));
         // The path behind us changed with the parent: children check it again.
         route.children.values_mut().for_each(|child| child.granted = false);
         route.grant_children(ctx, &key);
+        route.tell_absent(ctx, &key);
+    }
+
+    /// A link of ours sheds a layer, or carries it again.
+    pub(crate) fn layer_shed(&mut self, ctx: &mut Context, rooms: &Rooms, to: &NodeId, change: Shedding) {
+        let Some(key) = self.numbers.get(&change.number).cloned() else {
+            return;
+        };
+        let child = self.routes.get_mut(&key).and_then(|route| route.children.get_mut(to));
+        let Some(child) = child.filter(|child| child.number == change.number) else {
+            return;
+        };
+        if change.shed {
+            child.shed.insert(change.layer);
+        } else {
+            child.shed.remove(change.layer);
+        }
+        self.settle(ctx, rooms, &key);
+        if let Some(route) = self.routes.get(&key) {
+            route.forward(ctx, &key, to);
+        }
+    }
+
+    /// The edge that a track comes from says what does not come for now.
+    pub(crate) fn absent(&mut self, ctx: &mut Context, from: &NodeId, shed: TrackShed) {
+        let key = (RoomName::from(shed.room.as_str()), TrackSid::from(shed.track.as_str()));
+        let Some(route) = self.routes.get_mut(&key) else { return };
+        let layers = LayerSet(shed.layers as u8 & LayerSet::up_to(Layer::HIGH).0);
+        let said = |parent: &Parent| {
+            let granted = parent
+                .granted
+                .as_ref()
+                .is_some_and(|(number, _)| *number == shed.number);
+            parent.node == *from && granted
+        };
+        if let Some(parent) = route.parent.as_mut().filter(|parent| said(parent)) {
+            parent.absent = layers;
+            route.tell_absent(ctx, &key);
+        }
+    }
+
+    /// What does not come of a track for now, as its parent said.
+    pub(crate) fn absent_of(&self, key: &Key) -> LayerSet {
+        self.routes.get(key).map_or(LayerSet::EMPTY, |route| route.absent)
     }
 
     /// `from` cannot serve the track.
@@ -170,8 +208,12 @@ impl Subscriptions {
 
     pub(crate) fn keyframe(&self, ctx: &mut Context, from: Option<&NodeId>, key: &Key, layer: Layer) {
         let Some(route) = self.routes.get(key) else { return };
-        if from.is_some_and(|from| !route.children.contains_key(from)) {
-            return;
+        if let Some(from) = from {
+            // A keyframe of a layer that does not cross cannot get there.
+            let cannot = |child: &Child| child.shed.contains(layer);
+            if route.children.get(from).is_none_or(cannot) {
+                return;
+            }
         }
         if route.origin == ctx.node {
             ctx.room(
@@ -210,8 +252,8 @@ impl Subscriptions {
         for key in concerned {
             if let Some(route) = self.routes.get_mut(&key) {
                 route.forget_parent(ctx, &key, node);
-                route.remove_child(ctx, &key, node);
             }
+            self.remove_child(ctx, &key, node);
             self.settle(ctx, rooms, &key);
         }
     }
@@ -232,8 +274,8 @@ impl Subscriptions {
         for key in keys {
             if let Some(route) = self.routes.get_mut(&key) {
                 route.forget_parent(ctx, &key, node);
-                route.remove_child(ctx, &key, node);
             }
+            self.remove_child(ctx, &key, node);
             self.settle(ctx, rooms, &key);
         }
     }
@@ -248,7 +290,9 @@ impl Subscriptions {
             let children: Vec<NodeId> = route.children.keys().cloned().collect();
             for child in children {
                 ctx.send(&child, gone(&key));
-                route.remove_child(ctx, &key, &child);
+                if let Some(number) = route.remove_child(ctx, &key, &child) {
+                    self.numbers.remove(&number);
+                }
             }
             route.cancel_parents(ctx, &key);
         }
@@ -290,9 +334,19 @@ impl Subscriptions {
     }
 
     fn drop_child(&mut self, ctx: &mut Context, rooms: &Rooms, key: &Key, from: &NodeId) {
-        if let Some(route) = self.routes.get_mut(key) {
-            route.remove_child(ctx, key, from);
+        if self.routes.contains_key(key) {
+            self.remove_child(ctx, key, from);
             self.settle(ctx, rooms, key);
+        }
+    }
+
+    fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) {
+        let removed = self
+            .routes
+            .get_mut(key)
+            .and_then(|route| route.remove_child(ctx, key, node));
+        if let Some(number) = removed {
+            self.numbers.remove(&number);
         }
     }
 
@@ -311,6 +365,7 @@ impl Subscriptions {
             next: None,
             refused: BTreeMap::new(),
             exported: LayerSet::EMPTY,
+            absent: LayerSet::EMPTY,
         });
         if demand.epoch > route.epoch {
             route.epoch = demand.epoch;
@@ -327,7 +382,7 @@ impl Subscriptions {
         let remote_demand = route
             .children
             .values()
-            .fold(LayerSet::EMPTY, |all, child| all | child.layers);
+            .fold(LayerSet::EMPTY, |all, child| all | child.demand());
         let exported = if local_track { remote_demand } else { LayerSet::EMPTY };
         if exported != route.exported {
             route.exported = exported;
@@ -351,174 +406,16 @@ impl Subscriptions {
             let children: Vec<NodeId> = route.children.keys().cloned().collect();
             for child in children {
                 ctx.send(&child, gone(key));
-                route.remove_child(ctx, key, &child);
-            }
-        }
-        if route.local.is_empty() && route.children.is_empty() {
-            route.cancel_parents(ctx, key);
-            self.routes.remove(key);
-        }
-    }
-}
-
-impl Route {
-    fn takes_from(&self, node: &NodeId) -> bool {
-        [&self.parent, &self.next]
-            .into_iter()
-            .flatten()
-            .any(|parent| parent.node == *node)
-    }
-
-    /// The origin where there is a link, else the edge that hears it and that rendezvous hashing prefers.
-    fn best_parent(&self, ctx: &Context, room: &RoomState, key: &Key) -> Option<NodeId> {
-        if ctx.is_linked(&self.origin) && !self.refused.contains_key(&self.origin) {
-            return Some(self.origin.clone());
-        }
-        room.relays_to(ctx, &self.origin, key.1.as_str())
-            .into_iter()
-            .find(|node| !self.refused.contains_key(node) && !self.children.contains_key(node))
-    }
-
-    fn choose_parent(&mut self, ctx: &mut Context, room: &RoomState, key: &Key, demand: LayerSet) {
-        let best = self.best_parent(ctx, room, key);
-        let current = self.parent.as_ref().map(|parent| parent.node.clone());
-        if best.is_none() || best == current {
-            if let Some(next) = self.next.take() {
-                ctx.send(&next.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-            }
-        } else if let Some(best) = best.filter(|best| self.next.as_ref().is_none_or(|next| next.node != *best)) {
-            if let Some(next) = self.next.take() {
-                ctx.send(&next.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-            }
-            let parent = Parent {
-                node: best,
-                asked: LayerSet::EMPTY,
-                granted: None,
-            };
-            match self.parent {
-                // Nothing flows yet: no reason to hold on to it.
-                Some(Parent { granted: Some(_), .. }) => self.next = Some(parent),
-                _ => {
-                    if let Some(old) = self.parent.replace(parent) {
-                        ctx.send(&old.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-                    }
+                if let Some(number) = route.remove_child(ctx, key, &child) {
+                    self.numbers.remove(&number);
                 }
             }
         }
-        let want = self.want(key, &ctx.node.clone(), demand);
-        for parent in [&mut self.parent, &mut self.next].into_iter().flatten() {
-            if parent.asked != demand {
-                parent.asked = demand;
-                ctx.send(&parent.node, want.clone());
-            }
+        route.tell_absent(ctx, key);
+        if route.local.is_empty() && route.children.is_empty() {
+            route.cancel_parents(ctx, key);
+            route.tell_absent(ctx, key);
+            self.routes.remove(key);
         }
-    }
-
-    fn want(&self, key: &Key, own: &NodeId, layers: LayerSet) -> Body {
-        let (room, track) = names(key);
-        let behind = self
-            .children
-            .values()
-            .map(|child| &child.path)
-            .max_by_key(|path| path.len());
-        let mut path = behind.cloned().unwrap_or_default();
-        path.push(own.as_str().to_owned());
-        Body::Want(TrackWant {
-            room,
-            track,
-            origin: self.origin.as_str().to_owned(),
-            epoch: self.epoch,
-            layers: u32::from(layers.0),
-            path,
-        })
-    }
-
-    /// True if it was one.
-    fn forget_parent(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) -> bool {
-        if self.next.as_ref().is_some_and(|next| next.node == *node) {
-            self.next = None;
-            return true;
-        }
-        let was = self.parent.take_if(|parent| parent.node == *node);
-        if was.as_ref().is_some_and(|parent| parent.granted.is_some()) {
-            ctx.out.push_back(receive(key, None));
-        }
-        if was.is_some() {
-            self.parent = self.next.take();
-        }
-        was.is_some()
-    }
-
-    fn cancel_parents(&mut self, ctx: &mut Context, key: &Key) {
-        for parent in [self.next.take(), self.parent.take()].into_iter().flatten() {
-            ctx.send(&parent.node, self.want(key, &ctx.node.clone(), LayerSet::EMPTY));
-            if parent.granted.is_some() {
-                ctx.out.push_back(receive(key, None));
-            }
-        }
-    }
-
-    fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) {
-        if let Some(child) = self.children.remove(node) {
-            ctx.out.push_back(forward(key, node, child.number, LayerSet::EMPTY));
-        }
-    }
-
-    /// Tells those who wait that the media comes, once it does.
-    fn grant_children(&mut self, ctx: &mut Context, key: &Key) {
-        let mut path = match &self.parent {
-            _ if self.origin == ctx.node => Vec::new(),
-            Some(Parent {
-                granted: Some((_, path)),
-                ..
-            }) => path.clone(),
-            _ => return,
-        };
-        path.push(ctx.node.as_str().to_owned());
-        let (room, track) = names(key);
-        for (node, child) in self.children.iter_mut().filter(|(_, child)| !child.granted) {
-            child.granted = true;
-            let grant = TrackGrant {
-                room: room.clone(),
-                track: track.clone(),
-                number: child.number,
-                path: path.clone(),
-            };
-            ctx.send(node, Body::Grant(grant));
-            ctx.out.push_back(forward(key, node, child.number, child.layers));
-        }
-    }
-
-    fn forward(&self, ctx: &mut Context, key: &Key, node: &NodeId) {
-        if let Some(child) = self.children.get(node) {
-            ctx.out.push_back(forward(key, node, child.number, child.layers));
-        }
-    }
-}
-
-fn names(key: &Key) -> (String, String) {
-    (key.0.as_str().to_owned(), key.1.as_str().to_owned())
-}
-
-fn gone(key: &Key) -> Body {
-    let (room, track) = names(key);
-    Body::Gone(TrackGone { room, track })
-}
-
-fn receive(key: &Key, source: Option<(NodeId, u32)>) -> Output {
-    Output::Receive {
-        room: key.0.clone(),
-        track: key.1.clone(),
-        source,
-    }
-}
-
-fn forward(key: &Key, to: &NodeId, number: u32, layers: LayerSet) -> Output {
-    Output::Forward {
-        room: key.0.clone(),
-        track: key.1.clone(),
-        to: to.clone(),
-        number,
-        layers,
     }
 }

@@ -28,7 +28,7 @@ pub const TTL_MS_MAX: u32 = 600_000;
 pub struct Envelope {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "Body", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Body", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     pub body: Option<Body>,
 }
 
@@ -59,6 +59,8 @@ pub enum Body {
     Pli(Pli),
     #[prost(message, tag = "14")]
     Cast(RoomCast),
+    #[prost(message, tag = "15")]
+    Shed(TrackShed),
 }
 
 /// "I have people in these rooms", to their home edges.
@@ -198,6 +200,22 @@ pub struct TrackGone {
     pub room: String,
     #[prost(string, tag = "2")]
     pub track: String,
+}
+
+/// Layers of a granted track that do not cross for now, because a link on the way is congested; replaces what was said
+/// before. The best layer below each comes instead. Who does not know this message notices by their silence.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TrackShed {
+    #[prost(string, tag = "1")]
+    pub room: String,
+    #[prost(string, tag = "2")]
+    pub track: String,
+    /// As granted: what is said of an earlier grant holds no more.
+    #[prost(uint32, tag = "3")]
+    pub number: u32,
+    /// One bit a layer; 0 = all cross again.
+    #[prost(uint32, tag = "4")]
+    pub layers: u32,
 }
 
 /// A keyframe is needed; travels towards the origin.
@@ -341,6 +359,7 @@ fn check(body: &Body) -> Result<(), WireError> {
             names(&grant.path, HOPS_MAX)
         }
         Body::Gone(gone) => ids([&gone.room, &gone.track]),
+        Body::Shed(shed) => ids([&shed.room, &shed.track]),
         Body::Pli(pli) => ids([&pli.room, &pli.track]),
         Body::Cast(cast) => {
             ids([&cast.room, &cast.origin])?;

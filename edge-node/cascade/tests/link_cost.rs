@@ -30,6 +30,7 @@ fn a_packet_through_both_engines() {
                     track,
                     layer: Layer(1),
                     priority: Priority::Mid,
+                    keyframe: false,
                     payload: payload.clone(),
                 },
             );

@@ -9,7 +9,7 @@ use meridian_api::config::{Problems, Settings};
 use meridian_api::listener::HttpKeys;
 use meridian_api::pki::is_valid_node_id;
 use meridian_api::token::API_SECRET_BYTES_MIN;
-use meridian_registry::nodes::LEASE_S;
+use meridian_registry::settings::{DiscoverySettings, RegistrySettings};
 use meridian_registry::srv::is_srv_name;
 use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
@@ -128,42 +128,6 @@ impl Default for LinkSettings {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RegistryKind {
-    /// Inside one process: `meridian dev` only.
-    #[default]
-    Memory,
-    Etcd,
-}
-
-/// Where the edges of the mesh find each other.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RegistrySettings {
-    pub kind: RegistryKind,
-    /// etcd's client URLs.
-    pub endpoints: Vec<String>,
-    /// Or the name of SRV records that say where etcd is: `_etcd-client._tcp.example.org`.
-    pub srv: Option<String>,
-    /// Prefix of all keys, ending in `/`; the same in the whole mesh.
-    pub prefix: String,
-    /// Seconds after which an edge that stopped renewing gets no new people. 2 to 60.
-    pub lease_s: u64,
-}
-
-impl Default for RegistrySettings {
-    fn default() -> Self {
-        RegistrySettings {
-            kind: RegistryKind::Memory,
-            endpoints: vec![],
-            srv: None,
-            prefix: "meridian/v1/".to_owned(),
-            lease_s: 10,
-        }
-    }
-}
-
 /// gRPC to the control plane (mutual TLS). Without one the edge serves API keys and its own rooms.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -172,14 +136,6 @@ pub struct ControlPlaneSettings {
     pub url: Option<String>,
     /// Or the name of SRV records that say where control planes are: `_meridian-control._tcp.example.org`.
     pub srv: Option<String>,
-}
-
-/// How SRV records are looked up.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DiscoverySettings {
-    /// DNS servers to ask; empty = the system's.
-    pub resolvers: Vec<SocketAddr>,
 }
 
 /// The certificate by which the mesh knows this edge.
@@ -250,17 +206,10 @@ impl Settings for EdgeConfig {
             "link.advertise",
             "must name the address other edges reach, because link.bind is a wildcard address",
         );
-        self.check_found(problems);
-        problems.require(
-            self.registry.prefix.ends_with('/'),
-            "registry.prefix",
-            "must end with /",
-        );
-        problems.require(
-            LEASE_S.contains(&self.registry.lease_s),
-            "registry.lease_s",
-            format!("must be between {} and {} seconds", LEASE_S.start(), LEASE_S.end()),
-        );
+        self.check_control_plane(problems);
+        for (key, message) in self.registry.problems() {
+            problems.require(false, &format!("registry.{key}"), message);
+        }
         for (key, message) in self.turn.problems() {
             problems.require(false, &format!("turn.{key}"), message);
         }
@@ -297,38 +246,17 @@ impl HttpSettings {
 }
 
 impl EdgeConfig {
-    /// Where etcd and the control plane are.
-    fn check_found(&self, problems: &mut Problems) {
-        let etcd = self.registry.kind == RegistryKind::Etcd;
-        problems.require(
-            !etcd || !self.registry.endpoints.is_empty() || self.registry.srv.is_some(),
-            "registry.endpoints",
-            "must list etcd's client URLs, for example [\"http://10.0.0.1:2379\"], because registry.kind is \"etcd\" (or set registry.srv)",
-        );
-        problems.require(
-            self.registry.srv.is_none() || self.registry.endpoints.is_empty(),
-            "registry.srv",
-            "either registry.srv or registry.endpoints says where etcd is, not both",
-        );
+    fn check_control_plane(&self, problems: &mut Problems) {
         problems.require(
             self.control_plane.srv.is_none() || self.control_plane.url.is_none(),
             "control_plane.srv",
             "either control_plane.srv or control_plane.url says where the control plane is, not both",
         );
-        for (key, name) in [
-            ("registry.srv", &self.registry.srv),
-            ("control_plane.srv", &self.control_plane.srv),
-        ] {
-            problems.require(
-                name.as_deref().is_none_or(is_srv_name),
-                key,
-                "must be a name of SRV records, for example \"_meridian-control._tcp.example.org\"",
-            );
-        }
-    }
-
-    fn check_http(&self, problems: &mut Problems) {
-        self.http.keys().check(problems);
+        problems.require(
+            self.control_plane.srv.as_deref().is_none_or(is_srv_name),
+            "control_plane.srv",
+            "must be a name of SRV records, for example \"_meridian-control._tcp.example.org\"",
+        );
         if let Some(url) = &self.control_plane.url {
             // The connection is always mutual TLS.
             problems.require(
@@ -337,6 +265,10 @@ impl EdgeConfig {
                 "must begin with https://, for example \"https://10.0.0.2:8090\"",
             );
         }
+    }
+
+    fn check_http(&self, problems: &mut Problems) {
+        self.http.keys().check(problems);
         let url = &self.http.public_url;
         problems.require(
             url.is_empty() || url.starts_with("wss://") || url.starts_with("ws://"),

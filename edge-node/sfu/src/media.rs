@@ -36,6 +36,9 @@ impl LayerSet {
     pub fn insert(&mut self, layer: Layer) {
         self.0 |= 1 << layer.index();
     }
+    pub fn remove(&mut self, layer: Layer) {
+        self.0 &= !(1 << layer.index());
+    }
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -29,6 +29,8 @@ pub struct Source {
     /// Sender reports of layers whose first packet is still on its way.
     early: [Option<(SenderReportInfo, Instant)>; Layer::COUNT],
     newest_arrival: Option<Instant>,
+    /// Layers that do not come over the link at present, as its other end said.
+    absent: LayerSet,
 }
 
 struct SourceLayer {
@@ -65,6 +67,7 @@ impl Source {
             layers: [None, None, None],
             early: [None; Layer::COUNT],
             newest_arrival: None,
+            absent: LayerSet::EMPTY,
         }
     }
 
@@ -90,6 +93,10 @@ impl Source {
             return false;
         }
         layer.note(packet);
+        if packet.frame.keyframe {
+            // It comes again: the keyframe is here before the word that announces it.
+            self.absent.remove(packet.layer);
+        }
         self.codec = Some(packet.codec);
         self.newest_arrival = Some(
             self.newest_arrival
@@ -108,12 +115,28 @@ impl Source {
     }
 
     /// Layers that carry packets now. A layer is silent when it misses several frames while a sibling kept sending;
-    /// when all stop together (mute, static screen) all stay as they were.
+    /// when all stop together (mute, static screen) all stay as they were. Never those that are absent.
     pub fn live(&self) -> LayerSet {
         let Some(newest) = self.newest_arrival else {
             return LayerSet::EMPTY;
         };
-        self.collect(|l| l.last_arrival + l.frames.silence() >= newest)
+        let arriving = self.collect(|l| l.last_arrival + l.frames.silence() >= newest);
+        LayerSet(arriving.0 & !self.absent.0)
+    }
+
+    /// Layers that the link this track comes over does not carry for now: not live whatever the clock says, and no keyframe
+    /// of them can be had. Ends for a layer when a keyframe of it arrives, or by saying so.
+    pub fn set_absent(&mut self, layers: LayerSet) {
+        self.absent = layers;
+        for layer in layers.iter() {
+            if let Some(l) = &mut self.layers[layer.index()] {
+                l.keyframes.pending = false;
+            }
+        }
+    }
+
+    pub fn absent(&self) -> LayerSet {
+        self.absent
     }
 
     /// Every layer that ever carried a packet.
@@ -166,6 +189,9 @@ impl Source {
     /// A subscriber needs a keyframe of this layer. `true`: ask the publisher (PLI, or upstream over the link) now.
     /// Otherwise it was asked a moment ago (< 500 ms): [`Source::poll_keyframe_request`] will say when to ask again.
     pub fn request_keyframe(&mut self, now: Instant, layer: Layer) -> bool {
+        if self.absent.contains(layer) {
+            return false;
+        }
         let Some(l) = &mut self.layers[layer.index()] else {
             return false;
         };

@@ -107,6 +107,12 @@ pub enum Command {
         layer: Layer,
         report: SenderReportInfo,
     },
+    /// These layers of a remote track do not cross its link at present; replaces what was said before. Subscribers get the
+    /// best other layer from its next keyframe on, and go back at the first keyframe of a layer that comes again.
+    SetAbsent {
+        track: TrackId,
+        layers: LayerSet,
+    },
     RemoveTrack {
         track: TrackId,
     },
@@ -234,7 +240,7 @@ pub struct TapBatch {
 pub struct Tapped {
     pub track: TrackId,
     pub layer: Layer,
-    /// The tapped layers whose takers get it: its own, and higher ones that the publisher does not send at present.
-    pub stands_for: LayerSet,
+    /// The layers of its track that are sent at present: decides whose takers get it ([`meridian_sfu::layers::serves`]).
+    pub live: LayerSet,
     pub packet: Packet,
 }

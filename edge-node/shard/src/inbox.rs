@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use meridian_sfu::{Layer, Packet, SenderReportInfo, TrackId};
+use meridian_sfu::{Layer, LayerSet, Packet, SenderReportInfo, TrackId};
 use meridian_udp::{Handover, Waker};
 
 use crate::api::Command;
@@ -48,6 +48,11 @@ pub(crate) enum Note {
         track: TrackId,
         layer: Layer,
         report: SenderReportInfo,
+    },
+    /// To mirrors.
+    Absent {
+        track: TrackId,
+        layers: LayerSet,
     },
     /// To mirrors.
     Muted {

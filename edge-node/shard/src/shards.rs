@@ -232,6 +232,7 @@ impl Shards {
             Command::SetMuted { track, .. }
             | Command::RemoteMedia { track, .. }
             | Command::RemoteSenderReport { track, .. }
+            | Command::SetAbsent { track, .. }
             | Command::Tap { track, .. }
             | Command::RequestKeyframe { track, .. } => self.routes().home(*track),
             // These have their own ways in `send`.

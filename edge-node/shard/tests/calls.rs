@@ -3,6 +3,8 @@
 mod common;
 #[path = "calls/reports.rs"]
 mod reports;
+#[path = "calls/shed.rs"]
+mod shed;
 
 use std::time::Duration;
 

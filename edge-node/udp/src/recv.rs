@@ -3,6 +3,7 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use crate::Socket;
 use crate::address::{Control, RawAddress, Received, parse_control};
@@ -92,17 +93,39 @@ impl RecvBatch {
         }
     }
 
-    /// The datagrams of the last [`Socket::recv`], in order of arrival.
+    /// The datagrams in all filled buffers, in order of arrival.
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
+        self.datagrams_in(0..self.filled.len())
+    }
+
+    /// The datagrams in some of the filled buffers: those that one of several [`Socket::recv_more`] filled.
+    pub fn datagrams_in(&mut self, buffers: Range<usize>) -> impl Iterator<Item = Datagram<'_>> {
+        let buffers = buffers.start.min(self.filled.len())..buffers.end.min(self.filled.len());
         // SAFETY: the allocation lives as long as `self`, which is borrowed exclusively as long as the slice.
         let bytes = unsafe { &mut *self.bytes };
-        bytes.chunks_mut(STRIDE).zip(&self.filled).flat_map(|(buffer, filled)| {
+        let chunks = bytes.chunks_mut(STRIDE).skip(buffers.start);
+        chunks.zip(&self.filled[buffers]).flat_map(|(buffer, filled)| {
             buffer[..filled.len].chunks_mut(filled.segment).map(|data| Datagram {
                 from: filled.from,
                 local: filled.local,
                 data,
             })
         })
+    }
+
+    /// Buffers that hold something.
+    pub fn filled(&self) -> usize {
+        self.filled.len()
+    }
+
+    /// Buffers that [`Socket::recv_more`] may still fill.
+    pub fn room(&self) -> usize {
+        self.count - self.filled.len()
+    }
+
+    /// Empties all buffers.
+    pub fn clear(&mut self) {
+        self.filled.clear();
     }
 
     /// Buffers dropped because they did not fit, since creation.
@@ -134,15 +157,23 @@ impl Socket {
     /// fewer than the batch has, the socket is drained. Errors are those of the socket itself; pending ICMP errors are
     /// swallowed, they concern some earlier datagram.
     pub fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        batch.filled.clear();
+        batch.clear();
+        self.recv_more(batch, batch.count)
+    }
+
+    /// The same behind what the batch holds already, at most so many buffers: what several sockets received can be worked
+    /// on in one go. With no room left nothing is received.
+    pub fn recv_more(&self, batch: &mut RecvBatch, at_most: usize) -> io::Result<usize> {
+        let first = batch.filled.len();
+        let wanted = at_most.min(batch.room());
         let received = loop {
-            // SAFETY: `headers` has `count` entries, each of which points at a buffer, a name and a control area of the
-            // batch, which is exclusively borrowed, with their lengths.
+            // SAFETY: `headers` has `count` entries, of which `first + wanted` at most are used, and each of which points at a
+            // buffer, a name and a control area of the batch, which is exclusively borrowed, with their lengths.
             let n = unsafe {
                 libc::recvmmsg(
                     self.raw_fd(),
-                    batch.headers.cast(),
-                    batch.count as libc::c_uint,
+                    batch.headers.cast::<libc::mmsghdr>().add(first),
+                    wanted as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                     std::ptr::null_mut(),
                 )
@@ -157,7 +188,7 @@ impl Socket {
                 _ => return Err(error),
             }
         };
-        for i in 0..received.min(batch.count) {
+        for i in first..first + received.min(wanted) {
             // SAFETY: `i < count`; the kernel has done with the batch, and nothing else refers to its headers and places.
             let (header, from) = unsafe {
                 let header = &mut *batch.headers.cast::<libc::mmsghdr>().add(i);

@@ -4,6 +4,7 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::Socket;
@@ -158,6 +159,15 @@ impl Batch {
         &self.stats
     }
 
+    /// Ends the last message: what is written from now on goes to another socket, see [`Socket::send_part`]. Returns the number of
+    /// messages so far.
+    pub fn seal(&mut self) -> usize {
+        if let Some(last) = self.messages.last_mut() {
+            last.closed = true;
+        }
+        self.messages.len()
+    }
+
     /// Empties the batch without the kernel: each message's destination, source, segment size and bytes.
     pub fn hand_out(&mut self, mut take: impl FnMut(SocketAddr, Option<IpAddr>, usize, &[u8])) {
         for message in &self.messages {
@@ -167,7 +177,8 @@ impl Batch {
         self.clear();
     }
 
-    fn clear(&mut self) {
+    /// Forgets everything that was not sent.
+    pub fn clear(&mut self) {
         self.messages.clear();
         self.used = 0;
         self.pending = None;
@@ -198,11 +209,19 @@ impl Socket {
     /// Hands the whole batch to the kernel and empties it. Never blocks longer than 2 ms; what could not be sent is
     /// dropped and counted in [`Batch::stats`], as UDP does.
     pub fn send(&self, batch: &mut Batch) {
-        let mut at = 0;
+        self.send_part(batch, 0..batch.messages.len());
+        batch.clear();
+    }
+
+    /// The same for some of its messages ([`Batch::seal`] tells their numbers), which stay in the batch: for batches that are
+    /// written in one go and sent through several sockets. [`Batch::clear`] it afterwards.
+    pub fn send_part(&self, batch: &mut Batch, messages: Range<usize>) {
+        let end = messages.end.min(batch.messages.len());
+        let mut at = messages.start;
         let mut waited = false;
         let mut retried = false;
-        while at < batch.messages.len() {
-            let error = match self.send_some(batch, at) {
+        while at < end {
+            let error = match self.send_some(batch, at..end) {
                 Ok(sent) => {
                     at += sent;
                     retried = false;
@@ -214,7 +233,7 @@ impl Socket {
                 Verdict::Retry => retried = true,
                 Verdict::Full if !waited && wait_writable(self, FULL_WAIT) => waited = true,
                 Verdict::Full => {
-                    let lost: usize = batch.messages[at..].iter().map(|m| m.segments).sum();
+                    let lost: usize = batch.messages[at..end].iter().map(|m| m.segments).sum();
                     batch.stats.dropped_full += lost as u64;
                     break;
                 }
@@ -228,7 +247,6 @@ impl Socket {
                 }
             }
         }
-        batch.clear();
     }
 
     fn judge(&self, error: &io::Error, message: &Message, retried: bool) -> Verdict {
@@ -247,8 +265,9 @@ impl Socket {
         }
     }
 
-    /// One `sendmmsg` from message `from` on; returns how many messages it took.
-    fn send_some(&self, batch: &mut Batch, from: usize) -> io::Result<usize> {
+    /// One `sendmmsg` of the first of these messages; returns how many it took.
+    fn send_some(&self, batch: &mut Batch, messages: Range<usize>) -> io::Result<usize> {
+        let from = messages.start;
         if !self.has_gso() && batch.messages[from].segments > 1 {
             self.send_singly(batch, from);
             return Ok(1);
@@ -259,7 +278,7 @@ impl Socket {
         let mut iovs = [const { mem::MaybeUninit::<libc::iovec>::uninit() }; MESSAGES_MAX];
         let mut headers = [const { mem::MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES_MAX];
         let mut count = 0;
-        for (i, message) in batch.messages[from..].iter().take(MESSAGES_MAX).enumerate() {
+        for (i, message) in batch.messages[messages].iter().take(MESSAGES_MAX).enumerate() {
             if i > 0 && message.segments > 1 && !self.has_gso() {
                 break;
             }

@@ -224,3 +224,56 @@ fn segments_larger_than_the_mtu_leave_one_by_one_and_arrive() {
     );
     assert_eq!(collect(&b, 5).len(), 5);
 }
+
+#[test]
+fn one_batch_leaves_through_several_sockets() {
+    let (a, b, to) = (socket("127.0.0.1:0"), socket("127.0.0.2:0"), socket("127.0.0.3:0"));
+    let mut batch = Batch::new(64 * 1024);
+    let mut ends = Vec::new();
+    for tag in [1, 2] {
+        assert!(batch.push(to.local_addr(), None, &payload(100, tag)));
+        assert!(batch.push(to.local_addr(), None, &payload(100, tag)));
+        ends.push(batch.seal());
+    }
+    assert_eq!(ends, [1, 2], "what goes through another socket is another message");
+    a.send_part(&mut batch, 0..ends[0]);
+    b.send_part(&mut batch, ends[0]..ends[1]);
+    batch.clear();
+    assert_eq!((batch.stats().messages, batch.stats().datagrams), (2, 4));
+    let mut got = collect(&to, 4);
+    got.sort();
+    let from: Vec<_> = got.iter().map(|g| (g.0, g.2[0])).collect();
+    assert_eq!(
+        from,
+        [
+            (a.local_addr(), 1),
+            (a.local_addr(), 1),
+            (b.local_addr(), 2),
+            (b.local_addr(), 2)
+        ]
+    );
+}
+
+#[test]
+fn several_sockets_receive_into_one_batch() {
+    let (from, a, b) = (socket("127.0.0.1:0"), socket("127.0.0.2:0"), socket("127.0.0.3:0"));
+    for (to, tag) in [(&a, 1), (&b, 2), (&b, 3), (&b, 4)] {
+        from.send_to(&payload(100, tag), to.local_addr(), None).expect("send");
+    }
+    // On loopback a datagram has arrived when sending it returns.
+    let mut batch = RecvBatch::new(3);
+    assert_eq!(a.recv_more(&mut batch, 2).expect("recv"), 1);
+    assert_eq!((batch.filled(), batch.room()), (1, 2));
+    assert_eq!(
+        b.recv_more(&mut batch, 16).expect("recv"),
+        2,
+        "no more than there is room for"
+    );
+    assert_eq!(b.recv_more(&mut batch, 16).expect("recv"), 0, "and then nothing");
+    let seen: Vec<_> = batch.datagrams_in(1..9).map(|d| (d.local, d.data[0])).collect();
+    assert_eq!(seen, [(b.local_addr(), 2), (b.local_addr(), 3)]);
+    assert_eq!(batch.datagrams().count(), 3);
+    batch.clear();
+    assert_eq!(b.recv_more(&mut batch, 16).expect("recv"), 1);
+    assert_eq!(batch.datagrams().map(|d| d.data[0]).collect::<Vec<_>>(), [4]);
+}

@@ -56,6 +56,12 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             })),
             ..wire::RoomCast::default()
         }),
+        wire::Body::Shed(wire::TrackShed {
+            room: "r".into(),
+            track: "TR_VCabc".into(),
+            number: 7,
+            layers: 0b100,
+        }),
         wire::Body::Delta(a_delta()),
     ];
     bodies.into_iter().map(|body| wire::encode(body).to_vec()).collect()
@@ -95,6 +101,7 @@ pub(crate) fn datagram_seeds() -> Vec<Vec<u8>> {
                 track: 4,
                 layer: meridian_sfu::Layer(layer),
                 priority: Priority::of_video(meridian_sfu::Layer(layer)),
+                keyframe: true,
                 payload: Bytes::from(vec![layer; 1_190]),
             },
         );

@@ -29,9 +29,6 @@ enum Bench {
     FanoutClients(fanout::ClientOptions),
     /// The same load through our TURN server and through coturn: CPU per relayed packet.
     Turn(turn::Options),
-    /// Our TURN server in a process of its own (started by `turn`).
-    #[command(hide = true)]
-    TurnServer(turn::ServerOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +38,5 @@ fn main() -> anyhow::Result<()> {
         Bench::FanoutRow(options) => fanout::run_row(&options),
         Bench::FanoutClients(options) => fanout::run_clients(&options),
         Bench::Turn(options) => turn::run(&options),
-        Bench::TurnServer(options) => turn::serve(&options),
     }
 }

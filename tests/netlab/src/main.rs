@@ -1,5 +1,6 @@
 //! A relay as a process, for tests that are not in Rust: `meridian-netlab --target 127.0.0.1:7900 --delay-ms 75`. It prints
-//! `listening on ADDRESS` and relays until it is stopped.
+//! `listening on ADDRESS` and relays until it is stopped. A line `rate-kbps N` on its standard input makes it a bottleneck of
+//! that rate each way, 0 none any more; it answers with the same line.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
@@ -27,9 +28,10 @@ fn main() -> ExitCode {
         impairment,
         seed,
     } = options;
-    match Relay::start(target, impairment.clone(), impairment, seed) {
+    match Relay::start(target, impairment.clone(), impairment.clone(), seed) {
         Ok(relay) => {
             println!("listening on {}", relay.addr());
+            obey(&relay, &impairment);
             loop {
                 std::thread::park();
             }
@@ -38,6 +40,23 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Until the end of standard input.
+fn obey(relay: &Relay, impairment: &Impairment) {
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let rate = line.strip_prefix("rate-kbps ").and_then(|rate| rate.parse().ok());
+        let Some(kbps) = rate.filter(|kbps: &u64| *kbps <= 10_000_000) else {
+            eprintln!("not understood: {line}");
+            continue;
+        };
+        let narrow = Impairment {
+            rate_bps: (kbps > 0).then_some(kbps * 1_000),
+            ..impairment.clone()
+        };
+        relay.set(narrow.clone(), narrow);
+        println!("{line}");
     }
 }
 

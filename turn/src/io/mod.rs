@@ -9,6 +9,7 @@ mod outbound;
 mod pace;
 mod splice;
 mod stream;
+mod to_peers;
 mod worker;
 
 #[doc(hidden)]
@@ -58,8 +59,8 @@ pub struct TurnConfig {
 
 /// With the kernel's slack within 1 ms, half of it on average. A timer costs a worker as much as two packets do, so paced audio of a
 /// hundred people, a packet each 0.2 ms, is worth gathering only for this long (`./run bench turn --gather-us N`).
-const GATHER: Duration = Duration::from_micros(900);
-const GATHER_MAX: Duration = Duration::from_millis(1);
+pub(crate) const GATHER: Duration = Duration::from_micros(900);
+pub(crate) const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// How often draining looks whether allocations have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);

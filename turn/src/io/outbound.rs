@@ -17,13 +17,14 @@ use super::Gauges;
 use super::dtls::{DtlsIdentity, Sessions};
 use super::splice::{Peers, listen_relay};
 use super::stream::Stream;
+use super::to_peers::ToPeers;
 use crate::limits::Limits;
 use crate::policy::MediaPorts;
 use crate::server::{Protocol, RelayId, ToClient, ToPeer};
 use crate::sockets::{ClientSocket, Family, Transport};
 
 /// 64 messages of eight full packets.
-const BATCH_BYTES: usize = 640 * 1024;
+pub(super) const BATCH_BYTES: usize = 640 * 1024;
 
 pub(crate) struct Listener {
     pub(crate) socket: Socket,
@@ -56,9 +57,7 @@ pub(crate) struct Outbound {
     pub(crate) hand_over: Option<(ClientSocket, u8)>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) local: Option<Local>,
-    /// For the relay socket at `relay_slot`; a burst of one client goes out in one call.
-    relay_batch: Batch,
-    relay_slot: usize,
+    to_peers: ToPeers,
     /// Streams with something to write.
     dirty: Vec<usize>,
     /// Streams that broke while being written to.
@@ -133,8 +132,7 @@ impl Outbound {
             hand_over: None,
             gauges,
             local: None,
-            relay_batch: Batch::new(BATCH_BYTES),
-            relay_slot: 0,
+            to_peers: ToPeers::new(),
             dirty: Vec::new(),
             broken: Vec::new(),
         }
@@ -176,9 +174,7 @@ impl Outbound {
     /// What is batched for it still goes out.
     pub(crate) fn close_relay(&mut self, id: RelayId) {
         let slot = relay_slot(id);
-        if self.relay_slot == slot {
-            self.flush_relay();
-        }
+        self.flush_relays();
         if let Some(relay) = self.relays.get_mut(slot)
             && relay.as_ref().is_some_and(|r| r.id == id)
         {
@@ -198,13 +194,9 @@ impl Outbound {
         {
             return local.deliver(socket.local_addr(), &packet, &self.gauges);
         }
-        if slot != self.relay_slot {
-            self.flush_relay();
-            self.relay_slot = slot;
-        }
-        if !self.relay_batch.push(packet.to, None, packet.payload) {
-            self.flush_relay();
-            self.relay_batch.push(packet.to, None, packet.payload);
+        if !self.to_peers.push(slot, packet.to, packet.payload) {
+            self.flush_relays();
+            self.to_peers.push(slot, packet.to, packet.payload);
         }
     }
 
@@ -258,7 +250,7 @@ impl Outbound {
 
     /// Hands everything to the kernel.
     pub(crate) fn flush(&mut self) {
-        self.flush_relay();
+        self.flush_relays();
         if let Some(local) = &mut self.local {
             local.wake();
         }
@@ -339,18 +331,17 @@ impl Outbound {
         self.stream_of.get(&client).copied()
     }
 
-    fn flush_relay(&mut self) {
-        if self.relay_batch.is_empty() {
-            return;
-        }
-        match self.relays.get(self.relay_slot) {
-            Some(Some(RelaySocket {
+    fn flush_relays(&mut self) {
+        let (relays, gauges) = (&self.relays, &self.gauges);
+        self.to_peers.hand_out(|slot, batch, messages| {
+            if let Some(Some(RelaySocket {
                 end: RelayEnd::Udp(socket),
                 ..
-            })) => send(socket, &mut self.relay_batch, &self.gauges),
-            // Its relay was closed meanwhile; a batch is emptied by sending only, so a new one takes its place.
-            _ => self.relay_batch = Batch::new(BATCH_BYTES),
-        }
+            })) = relays.get(slot)
+            {
+                counting(batch, gauges, |batch| socket.send_part(batch, messages));
+            }
+        });
     }
 }
 
@@ -386,8 +377,13 @@ fn datagram(
 }
 
 fn send(socket: &Socket, batch: &mut Batch, gauges: &Gauges) {
+    counting(batch, gauges, |batch| socket.send(batch));
+}
+
+/// What a socket did not take is counted.
+fn counting(batch: &mut Batch, gauges: &Gauges, send: impl FnOnce(&mut Batch)) {
     let before = batch.stats().dropped();
-    socket.send(batch);
+    send(batch);
     let lost = batch.stats().dropped() - before;
     if lost > 0 {
         gauges.datagrams_dropped.fetch_add(lost, Ordering::Relaxed);

@@ -35,6 +35,8 @@ pub(crate) use listening::Sockets;
 /// Messages per receive call: from clients many share a socket, on a relay socket few arrive at once.
 const CLIENT_BUFFERS: usize = 64;
 const PEER_BUFFERS: usize = 16;
+/// Of several relays, to be worked on in one go.
+const PEERS_BUFFERS: usize = 64;
 /// Receive calls on one socket before the others have their turn.
 const ROUNDS: usize = 4;
 const SWEEP: Duration = Duration::from_secs(2);
@@ -71,6 +73,8 @@ pub(crate) struct Worker {
     per_source: HashMap<IpAddr, usize>,
     from_clients: RecvBatch,
     from_peers: RecvBatch,
+    /// Whose the buffers of `from_peers` are, and where each one's end.
+    peers_of: Vec<(RelayId, usize)>,
     handed: Handed,
     again: Vec<Token>,
     /// To be tried again at the next sweep.
@@ -122,7 +126,8 @@ impl Worker {
             tls,
             per_source: HashMap::new(),
             from_clients: RecvBatch::new(CLIENT_BUFFERS),
-            from_peers: RecvBatch::new(PEER_BUFFERS),
+            from_peers: RecvBatch::new(PEERS_BUFFERS),
+            peers_of: Vec::new(),
             handed: Handed::default(),
             again: Vec::new(),
             later: Vec::new(),
@@ -173,6 +178,7 @@ impl Worker {
             for token in turn.drain(..) {
                 self.serve(token);
             }
+            self.relay_from_peers();
             self.tick();
             self.pump();
             self.out.flush();
@@ -258,20 +264,34 @@ impl Worker {
             let RelayEnd::Udp(socket) = &relay.end else {
                 return self.accept_peers(slot);
             };
-            let filled = match socket.recv(&mut self.from_peers) {
+            if self.from_peers.room() < PEER_BUFFERS {
+                self.relay_from_peers();
+                continue;
+            }
+            let filled = match socket.recv_more(&mut self.from_peers, PEER_BUFFERS) {
                 Ok(filled) => filled,
                 Err(error) => return tracing::debug!(%error, "receiving from peers failed"),
             };
-            for datagram in self.from_peers.datagrams() {
-                if let Some(packet) = self.server.handle_peer(self.now, id, datagram.from, datagram.data) {
-                    self.out.relay_to_client(packet);
-                }
-            }
+            self.peers_of.push((id, self.from_peers.filled()));
             if filled < PEER_BUFFERS {
                 return;
             }
         }
         self.again.push(token(RELAY, slot));
+    }
+
+    /// What [`Worker::receive_from_peers`] has collected.
+    fn relay_from_peers(&mut self) {
+        let mut start = 0;
+        for (id, end) in self.peers_of.drain(..) {
+            for datagram in self.from_peers.datagrams_in(start..end) {
+                if let Some(packet) = self.server.handle_peer(self.now, id, datagram.from, datagram.data) {
+                    self.out.relay_to_client(packet);
+                }
+            }
+            start = end;
+        }
+        self.from_peers.clear();
     }
 
     fn accept(&mut self, index: usize) {

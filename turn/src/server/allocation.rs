@@ -74,8 +74,18 @@ pub(crate) struct Origin {
     pub(crate) integrity: Integrity,
     pub(crate) lifetime: Duration,
     pub(crate) token: Option<ReservationToken>,
-    /// A particular port was asked for: no other will do.
-    pub(crate) fixed_port: bool,
+    pub(crate) port: PortWish,
+}
+
+/// Which relayed ports will do (RFC 8656 §7.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortWish {
+    Any,
+    Even,
+    /// An even one, with the next reserved for later.
+    EvenOfPair,
+    /// The one an earlier allocation reserved, and no other.
+    Reserved(ReservationToken),
 }
 
 #[derive(Debug)]

@@ -74,6 +74,7 @@ impl Counters {
     }
 }
 
+/// Only the worker whose set it is may: nobody else writes, so this need not be one indivisible step, which would cost more.
 pub(crate) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::allocation::{Allocation, Origin, Protocol, Reach, Relay, RelayState};
+use super::allocation::{Allocation, Origin, PortWish, Protocol, Reach, Relay, RelayState};
 use super::auth::Authenticated;
 use super::{AllocationId, Command, RelayId, Server, add};
 use crate::ports::ReservationToken;
@@ -24,9 +24,7 @@ const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFE;
 struct Wanted {
     protocol: Protocol,
     families: Vec<Family>,
-    even: bool,
-    reserve_next: bool,
-    token: Option<ReservationToken>,
+    port: PortWish,
 }
 
 /// A port for each family, or why not.
@@ -78,7 +76,6 @@ impl<R: Rng> Server<R> {
         };
         let lifetime = self.lifetime(message);
         let deadline = self.now + lifetime;
-        let fixed_port = wanted.even || wanted.token.is_some();
         let (transaction, integrity) = (message.transaction, who.integrity);
         let mut relays = [None, None];
         for (family, port) in &ports {
@@ -103,7 +100,7 @@ impl<R: Rng> Server<R> {
                 integrity,
                 lifetime,
                 token,
-                fixed_port,
+                port: wanted.port,
             },
             relays,
             permissions: Vec::new(),
@@ -144,20 +141,20 @@ impl<R: Rng> Server<R> {
             return Err(ErrorCode::BadRequest);
         }
         let reserve_next = even.is_some_and(|value| value[0] & 0x80 != 0);
-        let token = match message
-            .get(attribute::RESERVATION_TOKEN)
-            .map(ReservationToken::try_from)
-        {
-            None => None,
-            Some(Ok(token)) => Some(token),
-            Some(Err(_)) => return Err(ErrorCode::BadRequest),
+        let port = match (message.get(attribute::RESERVATION_TOKEN), even) {
+            (None, None) => PortWish::Any,
+            (None, Some(_)) if reserve_next => PortWish::EvenOfPair,
+            (None, Some(_)) => PortWish::Even,
+            (Some(token), None) if requested.is_none() && !additional => {
+                PortWish::Reserved(token.try_into().map_err(|_| ErrorCode::BadRequest)?)
+            }
+            (Some(_), _) => return Err(ErrorCode::BadRequest),
         };
-        let exclusive = requested.is_some() || additional || even.is_some();
-        if (token.is_some() && exclusive) || (additional && (requested.is_some() || reserve_next)) {
+        if additional && (requested.is_some() || reserve_next) {
             return Err(ErrorCode::BadRequest);
         }
         // RFC 6062 §5.1.
-        let datagrams_only = even.is_some() || token.is_some() || message.get(attribute::DONT_FRAGMENT).is_some();
+        let datagrams_only = port != PortWish::Any || message.get(attribute::DONT_FRAGMENT).is_some();
         if protocol == Protocol::Tcp && datagrams_only {
             return Err(ErrorCode::BadRequest);
         }
@@ -169,9 +166,7 @@ impl<R: Rng> Server<R> {
         Ok(Wanted {
             protocol,
             families,
-            even: even.is_some(),
-            reserve_next,
-            token,
+            port,
         })
     }
 
@@ -180,9 +175,8 @@ impl<R: Rng> Server<R> {
         wanted: &Wanted,
         who: &Authenticated,
     ) -> Result<(Ports, Option<ReservationToken>), ErrorCode> {
-        let pool = &self.shared.ports;
-        if let Some(token) = &wanted.token {
-            let reserved = pool.claim_reserved(token, &who.username, self.now);
+        if let PortWish::Reserved(token) = &wanted.port {
+            let reserved = self.shared.ports.claim_reserved(token, &who.username, self.now);
             let (family, port) = reserved.ok_or(ErrorCode::InsufficientCapacity)?;
             return Ok((vec![(family, Ok(port))], None));
         }
@@ -191,15 +185,13 @@ impl<R: Rng> Server<R> {
         for &family in &wanted.families {
             let port = if self.shared.config.relay(family).is_none() {
                 Err(ErrorCode::AddressFamilyNotSupported)
-            } else if wanted.reserve_next {
-                let pair = pool.take_pair(family, &who.username, self.now, &mut self.rng);
-                pair.map(|(port, t)| {
-                    token = Some(t);
-                    port
-                })
-                .ok_or(ErrorCode::InsufficientCapacity)
             } else {
-                pool.take(family, wanted.even, &mut self.rng)
+                let taken = self.take_port(wanted.port, family, &who.username);
+                taken
+                    .map(|(port, of_next)| {
+                        token = of_next;
+                        port
+                    })
                     .ok_or(ErrorCode::InsufficientCapacity)
             };
             ports.push((family, port));
@@ -207,6 +199,25 @@ impl<R: Rng> Server<R> {
         match ports.iter().find_map(|(_, port)| port.err()) {
             Some(code) if ports.iter().all(|(_, port)| port.is_err()) => Err(code),
             _ => Ok((ports, token)),
+        }
+    }
+
+    /// A port that will do, and the token of the next one where that is reserved.
+    fn take_port(
+        &mut self,
+        wish: PortWish,
+        family: Family,
+        username: &str,
+    ) -> Option<(AllocationPort, Option<ReservationToken>)> {
+        let pool = &self.shared.ports;
+        match wish {
+            PortWish::Any => Some((pool.take(family, false, &mut self.rng)?, None)),
+            PortWish::Even => Some((pool.take(family, true, &mut self.rng)?, None)),
+            PortWish::EvenOfPair => {
+                let (port, token) = pool.take_pair(family, username, self.now, &mut self.rng)?;
+                Some((port, Some(token)))
+            }
+            PortWish::Reserved(_) => None,
         }
     }
 
@@ -219,46 +230,42 @@ impl<R: Rng> Server<R> {
     }
 
     pub(super) fn conclude_opening(&mut self, id: RelayId, opened: bool) {
-        let family = id.family;
-        let Some(allocation) = self.get_mut(id.allocation) else {
+        let RelayId { allocation, family } = id;
+        let Some(found) = self.get(allocation) else { return };
+        let (wish, username) = (found.origin.port, found.username.clone());
+        let Some(&Relay {
+            port,
+            state: RelayState::Opening { attempt },
+            ..
+        }) = found.relays[family.index()].as_ref()
+        else {
             return;
         };
-        let fixed = allocation.origin.fixed_port;
-        let Some(relay) = allocation.relays[family.index()].as_mut() else {
-            return;
-        };
-        let RelayState::Opening { attempt } = relay.state else {
-            return;
-        };
-        let port = relay.port;
-        if opened {
-            relay.state = RelayState::Open;
-            self.by_port.insert((family, port), id.allocation);
+        let (port, state, token) = if opened {
+            self.by_port.insert((family, port), allocation);
             self.shared.set_owner(family, port, Some(self.worker));
+            (port, RelayState::Open, None)
         } else {
-            let next = if fixed || attempt >= OPEN_ATTEMPTS {
-                None
-            } else {
-                // Taken before the bad one is given back, so that it cannot come again.
-                self.shared.ports.take(family, false, &mut self.rng)
-            };
+            // Taken before the bad one is given back, so that it cannot come again.
+            let next = (attempt < OPEN_ATTEMPTS).then(|| self.take_port(wish, family, &username));
             self.shared.ports.release(family, port);
-            let Some(relay) = self
-                .get_mut(id.allocation)
-                .and_then(|a| a.relays[family.index()].as_mut())
-            else {
-                return;
-            };
-            match next {
-                Some(port) => {
-                    relay.port = port;
-                    relay.state = RelayState::Opening { attempt: attempt + 1 };
-                    return self.open(id, port);
-                }
-                None => relay.state = RelayState::Failed(ErrorCode::InsufficientCapacity),
+            match next.flatten() {
+                Some((next, token)) => (next, RelayState::Opening { attempt: attempt + 1 }, token),
+                None => (port, RelayState::Failed(ErrorCode::InsufficientCapacity), None),
             }
+        };
+        let Some(found) = self.get_mut(allocation) else { return };
+        let former = token.and_then(|token| found.origin.token.replace(token));
+        if let Some(relay) = found.relays[family.index()].as_mut() {
+            (relay.port, relay.state) = (port, state);
         }
-        self.conclude_allocation(id.allocation);
+        if let Some(former) = former {
+            self.shared.ports.cancel(&former);
+        }
+        match state {
+            RelayState::Opening { .. } => self.open(id, port),
+            RelayState::Open | RelayState::Failed(_) => self.conclude_allocation(allocation),
+        }
     }
 
     /// Answers once every relayed address is open or has failed.

@@ -11,11 +11,13 @@ use meridian_sfu::media::Layer;
 
 use super::heartbeat::{Life, LifeChange};
 use super::media::{self, Datagram, MEDIA_HEADER, Media, Nack, Part, Reassembler, SenderReport};
-use super::queue::{LayerChange, LayerQueue, MediaPacket, Pushed};
+use super::queue::{LayerChange, LayerQueue, MediaPacket, Pushed, STREAMS_MAX};
 use super::repair::{Arrival, Gaps, Ring};
 
 /// Datagrams that go out before media, waiting: NACKs, retransmissions, sender reports.
 const URGENT_MAX: usize = 4096;
+/// Each layer that crosses has a change or two to tell between two drains, and those must not be lost.
+const EVENTS_MAX: usize = 2 * STREAMS_MAX;
 /// While something waits for room in the connection, look again after this long.
 const PUMP: Duration = Duration::from_millis(5);
 const TICK: Duration = Duration::from_millis(50);
@@ -30,9 +32,16 @@ pub struct Received {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineEvent {
-    Suspect { silent_for: Duration },
+    Suspect {
+        silent_for: Duration,
+    },
     Alive,
     Layer(LayerChange),
+    /// A layer that was shed crosses again as soon as a keyframe of it comes. Repeated until then.
+    KeyframeWanted {
+        track: u32,
+        layer: Layer,
+    },
     SenderReport(SenderReport),
 }
 
@@ -303,6 +312,9 @@ impl MediaLink {
             while let Some(change) = self.queue.poll_change() {
                 self.push_event(EngineEvent::Layer(change));
             }
+            while let Some((track, layer)) = self.queue.poll_keyframe_request() {
+                self.push_event(EngineEvent::KeyframeWanted { track, layer });
+            }
         }
     }
 
@@ -347,7 +359,7 @@ impl MediaLink {
     }
 
     fn push_event(&mut self, event: EngineEvent) {
-        if self.events.len() == URGENT_MAX {
+        if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
         self.events.push_back(event);

@@ -1,8 +1,9 @@
 //! What waits to be sent on a link, by priority, and which layers are let in at all.
 //!
 //! Whole layers are dropped, top first, before anything gets a link sequence number (numbering first caused NACK storms).
-//! Audio goes last. A shed layer comes back only after calm, and its receivers then need a keyframe, so both moments are
-//! reported as [`LayerChange`].
+//! Audio goes last. A shed layer comes back only after calm, and then at a keyframe: what came before it would be of use to
+//! nobody. Both moments are reported as [`LayerChange`], and the keyframe is asked for
+//! ([`LayerQueue::poll_keyframe_request`]). Shed layers must go on being offered: the queue then knows what they would take.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -40,10 +41,12 @@ pub struct MediaPacket {
     pub track: u32,
     pub layer: Layer,
     pub priority: Priority,
+    /// A decoder can start here: what a layer that was shed must begin with.
+    pub keyframe: bool,
     pub payload: Bytes,
 }
 
-/// A layer stopped (or resumed) crossing this link because of congestion.
+/// A layer stopped crossing this link because of congestion, or crosses again: then the keyframe it begins with is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerChange {
     pub track: u32,
@@ -70,6 +73,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// A shed layer that pauses is remembered longer: forgotten, it would start again without anybody asking for a keyframe.
 const IDLE_SHED: Duration = Duration::from_secs(60);
 const TARGET_SHARE: f64 = 0.95;
+/// A layer that may cross again and has packets, but no keyframe: it is asked for again after this long.
+const KEYFRAME_RETRY: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_secs(2);
 /// A layer that comes back and must go again within this time came too early: the next attempt waits twice as long.
 const REGRET: Duration = Duration::from_secs(5);
@@ -81,14 +86,35 @@ const CALM_QUEUE: Duration = Duration::from_millis(10);
 const WAIT_MAX: Duration = Duration::from_millis(150);
 const WAIT_BYTES_MIN: usize = 64 * 1024;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passage {
+    Open,
+    Shed,
+    /// There is room again: it is let through from its next keyframe on, last asked for then.
+    Opening {
+        asked: Instant,
+    },
+}
+
 #[derive(Debug)]
 struct Stream {
     priority: Priority,
-    shed: bool,
+    passage: Passage,
     /// Bytes offered since the last tick.
     offered: u64,
     rate_bps: f64,
     last: Instant,
+}
+
+impl Stream {
+    /// Counts as traffic of the link.
+    fn admitted(&self) -> bool {
+        self.passage != Passage::Shed
+    }
+
+    fn crosses(&self) -> bool {
+        self.passage == Passage::Open
+    }
 }
 
 #[derive(Debug)]
@@ -112,6 +138,7 @@ pub struct LayerQueue {
     resumed: Option<Instant>,
     regretted: Option<Instant>,
     changes: VecDeque<LayerChange>,
+    keyframes_wanted: VecDeque<(u32, Layer)>,
     pub dropped: u64,
 }
 
@@ -129,12 +156,13 @@ impl LayerQueue {
             resumed: None,
             regretted: None,
             changes: VecDeque::new(),
+            keyframes_wanted: VecDeque::new(),
             dropped: 0,
         }
     }
 
     pub fn push(&mut self, now: Instant, packet: MediaPacket) -> Pushed {
-        if self.meter(now, &packet) {
+        if !self.meter(now, &packet) {
             self.dropped += 1;
             return Pushed::Shed;
         }
@@ -144,7 +172,7 @@ impl LayerQueue {
             }
             self.regret(now);
         }
-        if self.is_shed(packet.track, packet.layer) {
+        if !self.crosses(packet.track, packet.layer) {
             self.dropped += 1;
             return Pushed::Shed;
         }
@@ -188,18 +216,7 @@ impl LayerQueue {
             return;
         }
         self.ticked = now;
-        let changes = &mut self.changes;
-        self.streams.retain(|&(track, layer), stream| {
-            let stays = now.saturating_duration_since(stream.last) < if stream.shed { IDLE_SHED } else { IDLE };
-            if !stays && stream.shed {
-                changes.push_back(LayerChange {
-                    track,
-                    layer,
-                    shed: false,
-                });
-            }
-            stays
-        });
+        self.forget_idle(now);
         let weight = 1.0 - (-elapsed.as_secs_f64() / METER.as_secs_f64()).exp();
         for stream in self.streams.values_mut() {
             let rate = std::mem::take(&mut stream.offered) as f64 * 8.0 / elapsed.as_secs_f64();
@@ -218,18 +235,24 @@ impl LayerQueue {
             {
                 self.calm_needed = CALM;
             }
-            if now.saturating_duration_since(since) >= self.calm_needed && self.resume(limit) {
+            if now.saturating_duration_since(since) >= self.calm_needed && self.resume(now, limit) {
                 self.calm_since = Some(now);
                 self.resumed = Some(now);
             }
         } else {
             self.calm_since = None;
         }
-        self.floor_bps = self.sum(|s| !s.shed && s.priority <= Priority::Base) as u64;
+        self.floor_bps = self.sum(|s| s.admitted() && s.priority <= Priority::Base) as u64;
+        self.ask_again(now);
     }
 
     pub fn poll_change(&mut self) -> Option<LayerChange> {
         self.changes.pop_front()
+    }
+
+    /// A layer that may cross again as soon as a keyframe of it comes. Repeated until one does.
+    pub fn poll_keyframe_request(&mut self) -> Option<(u32, Layer)> {
+        self.keyframes_wanted.pop_front()
     }
 
     /// Rate of audio and admitted base layers, in bit/s: the controller's floor.
@@ -239,7 +262,7 @@ impl LayerQueue {
 
     /// Rate of everything let in, in bit/s.
     pub fn admitted_bps(&self) -> f64 {
-        self.sum(|s| !s.shed)
+        self.sum(Stream::admitted)
     }
 
     /// How long the oldest packet has waited.
@@ -258,7 +281,7 @@ impl LayerQueue {
 
     /// Layers that do not cross at present.
     pub fn shed_count(&self) -> usize {
-        self.streams.values().filter(|s| s.shed).count()
+        self.streams.values().filter(|s| !s.crosses()).count()
     }
 
     fn bytes_max(&self) -> usize {
@@ -270,20 +293,49 @@ impl LayerQueue {
         self.streams.values().filter(|s| of(s)).map(|s| s.rate_bps).sum()
     }
 
-    fn is_shed(&self, track: u32, layer: Layer) -> bool {
-        self.streams.get(&(track, layer)).is_some_and(|s| s.shed)
+    fn crosses(&self, track: u32, layer: Layer) -> bool {
+        self.streams.get(&(track, layer)).is_none_or(Stream::crosses)
     }
 
-    /// Counts a packet towards its layer's rate; says whether the layer is shed.
+    fn forget_idle(&mut self, now: Instant) {
+        let changes = &mut self.changes;
+        self.streams.retain(|&(track, layer), stream| {
+            let patience = if stream.crosses() { IDLE } else { IDLE_SHED };
+            let stays = now.saturating_duration_since(stream.last) < patience;
+            if !stays && !stream.crosses() {
+                changes.push_back(LayerChange {
+                    track,
+                    layer,
+                    shed: false,
+                });
+            }
+            stays
+        });
+    }
+
+    /// For keyframes that were asked for and did not come, of layers that are sent.
+    fn ask_again(&mut self, now: Instant) {
+        for (&(track, layer), stream) in &mut self.streams {
+            if let Passage::Opening { asked } = &mut stream.passage
+                && now.saturating_duration_since(*asked) >= KEYFRAME_RETRY
+                && now.saturating_duration_since(stream.last) < KEYFRAME_RETRY
+            {
+                *asked = now;
+                self.keyframes_wanted.push_back((track, layer));
+            }
+        }
+    }
+
+    /// Counts a packet towards its layer's rate; says whether it may cross.
     fn meter(&mut self, now: Instant, packet: &MediaPacket) -> bool {
         let key = (packet.track, packet.layer);
         if !self.streams.contains_key(&key) {
             if self.streams.len() == STREAMS_MAX {
-                return false;
+                return true;
             }
             let stream = Stream {
                 priority: packet.priority,
-                shed: false,
+                passage: Passage::Open,
                 offered: 0,
                 rate_bps: 0.0,
                 last: now,
@@ -291,12 +343,20 @@ impl LayerQueue {
             self.streams.insert(key, stream);
         }
         let Some(stream) = self.streams.get_mut(&key) else {
-            return false;
+            return true;
         };
         stream.priority = packet.priority;
         stream.offered += packet.payload.len() as u64;
         stream.last = now;
-        stream.shed
+        if packet.keyframe && matches!(stream.passage, Passage::Opening { .. }) {
+            stream.passage = Passage::Open;
+            self.changes.push_back(LayerChange {
+                track: packet.track,
+                layer: packet.layer,
+                shed: false,
+            });
+        }
+        stream.crosses()
     }
 
     /// A layer was shed: if one had just come back, the next waits longer.
@@ -321,12 +381,19 @@ impl LayerQueue {
         let last = self
             .streams
             .iter()
-            .filter(|(_, s)| !s.shed && s.priority > above)
+            .filter(|(_, s)| s.admitted() && s.priority > above)
             .map(|(k, s)| (s.priority, *k))
             .max();
         let Some((_, key)) = last else { return false };
-        if let Some(stream) = self.streams.get_mut(&key) {
-            stream.shed = true;
+        self.calm_since = None;
+        let crossed = self.streams.get_mut(&key).is_some_and(|stream| {
+            let crossed = stream.crosses();
+            stream.passage = Passage::Shed;
+            crossed
+        });
+        if !crossed {
+            // Nobody was told yet that it would come back.
+            return true;
         }
         for queue in &mut self.queues {
             queue.retain(|w| {
@@ -338,7 +405,6 @@ impl LayerQueue {
                 stays
             });
         }
-        self.calm_since = None;
         self.changes.push_back(LayerChange {
             track: key.0,
             layer: key.1,
@@ -347,12 +413,12 @@ impl LayerQueue {
         true
     }
 
-    /// Lets back in what fits of the highest shed priority. Says whether anything did.
-    fn resume(&mut self, limit: f64) -> bool {
+    /// Lets back in, each from its next keyframe on, what fits of the highest shed priority. Says whether anything did.
+    fn resume(&mut self, now: Instant, limit: f64) -> bool {
         let mut shed: Vec<(Priority, (u32, Layer))> = self
             .streams
             .iter()
-            .filter(|(_, s)| s.shed)
+            .filter(|(_, s)| !s.admitted())
             .map(|(k, s)| (s.priority, *k))
             .collect();
         shed.sort_unstable();
@@ -369,172 +435,13 @@ impl LayerQueue {
             if admitted > limit {
                 break;
             }
-            stream.shed = false;
+            stream.passage = Passage::Opening { asked: now };
             resumed = true;
-            self.changes.push_back(LayerChange {
-                track: key.0,
-                layer: key.1,
-                shed: false,
-            });
+            self.keyframes_wanted.push_back(key);
         }
         resumed
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn packet(track: u32, priority: Priority, len: usize) -> MediaPacket {
-        let layer = Layer((priority as u8).saturating_sub(1));
-        MediaPacket {
-            track,
-            layer,
-            priority,
-            payload: vec![0; len].into(),
-        }
-    }
-
-    /// One second of: audio 40 kbit/s, base 400, mid 800, top 2,400 kbit/s on track 1 (and `tracks - 1` more), sent as they come.
-    fn second(queue: &mut LayerQueue, from: Instant, tracks: u32, target: u64, drain: bool) -> Instant {
-        for ms in 0..1000u32 {
-            let now = from + MS * ms;
-            for track in 1..=tracks {
-                if ms % 20 == 0 {
-                    queue.push(now, packet(track + 1000, Priority::Audio, 100));
-                }
-                for (priority, every) in [(Priority::Base, 20), (Priority::Mid, 10)] {
-                    if ms % every == 0 {
-                        queue.push(now, packet(track, priority, 1000));
-                    }
-                }
-                if ms % 10 == 5 {
-                    queue.push(now, packet(track, Priority::Top, 3000));
-                }
-            }
-            while drain && queue.pop().is_some() {}
-            queue.tick(now, target, Duration::ZERO);
-        }
-        from + MS * 1000
-    }
-
-    fn changes(queue: &mut LayerQueue) -> Vec<(u32, u8, bool)> {
-        std::iter::from_fn(|| queue.poll_change())
-            .map(|c| (c.track, c.layer.0, c.shed))
-            .collect()
-    }
-
-    #[test]
-    fn audio_goes_out_before_base_before_mid_before_top() {
-        let now = Instant::now();
-        let mut queue = LayerQueue::new(now);
-        for priority in [
-            Priority::Top,
-            Priority::Base,
-            Priority::Mid,
-            Priority::Audio,
-            Priority::Base,
-        ] {
-            queue.push(now, packet(1, priority, 10));
-        }
-        let order: Vec<Priority> = std::iter::from_fn(|| queue.pop()).map(|p| p.priority).collect();
-        assert_eq!(
-            order,
-            [
-                Priority::Audio,
-                Priority::Base,
-                Priority::Base,
-                Priority::Mid,
-                Priority::Top
-            ]
-        );
-        assert_eq!((queue.bytes(), queue.is_empty()), (0, true));
-    }
-
-    #[test]
-    fn a_lower_target_sheds_whole_top_layers_first_and_calm_brings_them_back_one_priority_at_a_time() {
-        let start = Instant::now();
-        let mut queue = LayerQueue::new(start);
-        let mut at = second(&mut queue, start, 1, 10_000_000, true);
-        at = second(&mut queue, at, 1, 10_000_000, true);
-        assert_eq!(changes(&mut queue), []);
-        at = second(&mut queue, at, 1, 3_000_000, true);
-        assert_eq!(changes(&mut queue), [(1, 2, true)]);
-        at = second(&mut queue, at, 1, 1_000_000, true);
-        assert_eq!(changes(&mut queue), [(1, 1, true)]);
-        assert!(queue.floor_bps().abs_diff(440_000) < 20_000, "{}", queue.floor_bps());
-        at = second(&mut queue, at, 1, 10_000_000, true);
-        assert_eq!(changes(&mut queue), [], "two seconds of calm come first");
-        at = second(&mut queue, at, 1, 10_000_000, true);
-        assert_eq!(changes(&mut queue), [(1, 1, false)]);
-        at = second(&mut queue, at, 1, 10_000_000, true);
-        second(&mut queue, at, 1, 10_000_000, true);
-        assert_eq!(changes(&mut queue), [(1, 2, false)]);
-    }
-
-    #[test]
-    fn a_layer_that_comes_back_too_early_waits_twice_as_long_the_next_time() {
-        let start = Instant::now();
-        let mut queue = LayerQueue::new(start);
-        let mut at = second(&mut queue, start, 1, 10_000_000, true);
-        let mut attempts = Vec::new();
-        for s in 1..40 {
-            // Only 3 Mbit/s are there, but that shows only while the top layer crosses.
-            let crossing = queue.shed_count() == 0;
-            at = second(&mut queue, at, 1, if crossing { 3_000_000 } else { 10_000_000 }, true);
-            if changes(&mut queue).contains(&(1, 2, false)) {
-                attempts.push(s);
-            }
-        }
-        let waits: Vec<i32> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(
-            waits.windows(2).all(|pair| pair[1] >= pair[0] * 2 - 2) && *waits.last().expect("two") >= 8,
-            "{attempts:?}"
-        );
-    }
-
-    #[test]
-    fn several_tracks_lose_single_top_layers_not_all_of_them() {
-        let start = Instant::now();
-        let mut queue = LayerQueue::new(start);
-        let mut at = second(&mut queue, start, 3, 100_000_000, true);
-        at = second(&mut queue, at, 3, 100_000_000, true);
-        second(&mut queue, at, 3, 10_000_000, true);
-        assert_eq!(changes(&mut queue), [(3, 2, true)]);
-    }
-
-    #[test]
-    fn a_stuck_link_keeps_bounded_bytes_and_audio_to_the_last() {
-        let start = Instant::now();
-        let mut queue = LayerQueue::new(start);
-        queue.tick(start + TICK, 500_000, Duration::ZERO);
-        let mut at = start + TICK;
-        for _ in 0..20 {
-            at = second(&mut queue, at, 2, 500_000, false);
-            assert!(queue.bytes() <= WAIT_BYTES_MIN);
-        }
-        let shed = changes(&mut queue);
-        assert_eq!(shed.len(), 6, "all video layers, each once: {shed:?}");
-        let left: Vec<Priority> = std::iter::from_fn(|| queue.pop()).map(|p| p.priority).collect();
-        assert!(
-            left.len() > 500 && left.iter().all(|p| *p == Priority::Audio),
-            "{}",
-            left.len()
-        );
-    }
-
-    #[test]
-    fn shedding_drops_before_numbering_so_a_strangers_tracks_are_bounded() {
-        let now = Instant::now();
-        let mut queue = LayerQueue::new(now);
-        for track in 0..20_000 {
-            queue.push(now, packet(track, Priority::Base, 1));
-            queue.pop();
-        }
-        assert_eq!(queue.streams.len(), STREAMS_MAX);
-        queue.tick(now + IDLE, 1_000_000, Duration::ZERO);
-        assert_eq!(queue.streams.len(), 0);
-    }
-}
+mod tests;

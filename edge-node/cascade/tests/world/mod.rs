@@ -52,6 +52,7 @@ pub(crate) struct Node {
     pub(crate) keyframes: Vec<(TrackSid, Layer)>,
     pub(crate) sources: BTreeMap<TrackSid, (NodeId, u32)>,
     pub(crate) forwards: BTreeMap<(TrackSid, NodeId), (u32, LayerSet)>,
+    absent: BTreeMap<TrackSid, LayerSet>,
     wanted: BTreeMap<TrackSid, LayerSet>,
     dials: BTreeSet<usize>,
     alive: bool,
@@ -102,6 +103,11 @@ impl Node {
         self.wanted.get(track).copied().unwrap_or_default()
     }
 
+    /// What this edge knows not to expect.
+    pub(crate) fn absent(&self, track: &str) -> LayerSet {
+        self.absent.get(track).copied().unwrap_or_default()
+    }
+
     pub(crate) fn sent(&self, track: &str, to: usize) -> LayerSet {
         self.forwards
             .get(&(TrackSid::from(track), id(to)))
@@ -121,6 +127,7 @@ impl World {
             keyframes: Vec::new(),
             sources: BTreeMap::new(),
             forwards: BTreeMap::new(),
+            absent: BTreeMap::new(),
             wanted: BTreeMap::new(),
             dials: BTreeSet::new(),
             alive: true,
@@ -218,6 +225,26 @@ impl World {
         self.nodes[edge]
             .mesh
             .want(now, room(name), track, id(origin), Epoch(1), layers);
+        self.pump(edge);
+    }
+
+    /// The link from one edge to another stops carrying a layer of a track, or carries it again.
+    pub(crate) fn shed(&mut self, from: usize, to: usize, track: &str, layer: u8, shed: bool) {
+        let (number, _) = self.nodes[from].forwards[&(TrackSid::from(track), id(to))];
+        self.shed_number(from, to, number, layer, shed);
+    }
+
+    pub(crate) fn shed_number(&mut self, from: usize, to: usize, number: u32, layer: u8, shed: bool) {
+        let now = self.now();
+        self.nodes[from]
+            .mesh
+            .layer_shed(now, &id(to), number, Layer(layer), shed);
+        self.pump(from);
+    }
+
+    pub(crate) fn request_keyframe(&mut self, edge: usize, name: &str, track: &str, layer: u8) {
+        let track = TrackSid::from(track);
+        self.nodes[edge].mesh.request_keyframe(room(name), track, Layer(layer));
         self.pump(edge);
     }
 
@@ -476,6 +503,7 @@ impl World {
                     None => drop(node.sources.remove(&track)),
                 }
             }
+            Output::Absent { track, layers, .. } => drop(self.nodes[i].absent.insert(track, layers)),
             Output::Forward {
                 track,
                 to,

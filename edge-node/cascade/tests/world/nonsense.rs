@@ -18,7 +18,7 @@ pub(crate) fn any_message(rng: &mut SmallRng) -> wire::Body {
         "RM_made_up".to_owned(),
         ["", "eu", "mars"][rng.random_range(0..3)].to_owned(),
     );
-    match rng.random_range(1..12) {
+    match rng.random_range(1..13) {
         1 => {
             let said = wire::AnnouncedRoom {
                 room,
@@ -75,6 +75,12 @@ pub(crate) fn any_message(rng: &mut SmallRng) -> wire::Body {
             room,
             track,
             layer: rng.random(),
+        }),
+        11 => wire::Body::Shed(wire::TrackShed {
+            room,
+            track,
+            number: rng.random_range(0..4),
+            layers: rng.random(),
         }),
         _ => {
             let (origin, relay_to) = (node(rng), nodes(rng, 4));

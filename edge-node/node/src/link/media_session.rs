@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use meridian_cascade::link::engine::PathState;
+use meridian_cascade::link::queue::STREAMS_MAX;
 use meridian_cascade::link::{EngineEvent, LinkCounters, MediaLink, MediaPacket, SenderReport};
 use meridian_room::ids::NodeId;
 use quinn::{Connection, ConnectionError};
@@ -22,8 +23,8 @@ const RECEIVE_BATCH: usize = 128;
 const HANDED_OVER: Duration = Duration::from_millis(25);
 const HANDED_OVER_BYTES_MIN: usize = 24 * 1024;
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
-/// Events that must not be lost, waiting for room in the node's channel.
-const UNSENT_MAX: usize = 1024;
+/// Events that must not be lost, waiting for room in the node's channel: a change or two of every layer that crosses.
+const UNSENT_MAX: usize = 2 * STREAMS_MAX;
 
 pub(super) struct MediaSession {
     node: NodeId,
@@ -163,6 +164,7 @@ impl MediaSession {
                 layer: change.layer,
                 shed: change.shed,
             },
+            EngineEvent::KeyframeWanted { track, layer } => LinkEvent::KeyframeWanted { node, track, layer },
             EngineEvent::SenderReport(report) => LinkEvent::SenderReport { node, report },
         };
         if unsent.len() < UNSENT_MAX {

@@ -78,12 +78,18 @@ pub enum LinkEvent {
         node: NodeId,
         report: SenderReport,
     },
-    /// Congestion made a layer stop crossing to `node`, or it crosses again and its receivers need a keyframe.
+    /// Congestion made a layer stop crossing to `node`, or it crosses again, beginning with a keyframe.
     LayerShed {
         node: NodeId,
         track: u32,
         layer: Layer,
         shed: bool,
+    },
+    /// A layer that was shed crosses to `node` again as soon as a keyframe of it is sent. Said again every second until then.
+    KeyframeWanted {
+        node: NodeId,
+        track: u32,
+        layer: Layer,
     },
     /// Every second. Dropped if this channel is full.
     Stats {

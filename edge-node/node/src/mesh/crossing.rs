@@ -5,16 +5,32 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use meridian_room::NodeId;
+use meridian_sfu::layers::{serves, with_stand_ins};
 use meridian_sfu::{Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::TapBatch;
 
 use crate::link::{MediaPacket, Priority, Received};
 
+/// What an edge gets of a track.
+#[derive(Clone, Copy)]
+pub(super) struct Forward {
+    pub(super) number: u32,
+    /// What is wanted there.
+    pub(super) layers: LayerSet,
+    /// What the link does not carry for now. It is still given to the link, which measures it; the best layer below goes, too.
+    pub(super) shed: LayerSet,
+}
+
+impl Forward {
+    fn taken(&self) -> LayerSet {
+        with_stand_ins(self.layers, self.shed)
+    }
+}
+
 /// One edge that gets a track of ours.
 struct Destination {
     node: NodeId,
-    number: u32,
-    layers: LayerSet,
+    forward: Forward,
 }
 
 struct Outgoing {
@@ -25,35 +41,36 @@ struct Outgoing {
 #[derive(Default)]
 pub(super) struct Crossing {
     outgoing: HashMap<TrackId, Outgoing>,
+    /// Our numbers: none is ever another track's, whatever link it is for.
+    numbers: HashMap<u32, TrackId>,
     incoming: HashMap<(NodeId, u32), TrackId>,
 }
 
 impl Crossing {
-    /// Replaces what is sent of this track to that edge; answers with the layers that any edge now gets.
-    pub(super) fn forward(
-        &mut self,
-        track: TrackId,
-        kind: MediaKind,
-        node: &NodeId,
-        number: u32,
-        layers: LayerSet,
-    ) -> LayerSet {
+    /// Replaces what is sent of this track to that edge; answers with the layers to be tapped.
+    pub(super) fn forward(&mut self, track: TrackId, kind: MediaKind, node: &NodeId, forward: Forward) -> LayerSet {
         let outgoing = self.outgoing.entry(track).or_insert_with(|| Outgoing {
             kind,
             destinations: Vec::new(),
         });
-        outgoing.destinations.retain(|destination| destination.node != *node);
-        if !layers.is_empty() {
+        outgoing.destinations.retain(|destination| {
+            let stays = destination.node != *node;
+            if !stays {
+                self.numbers.remove(&destination.forward.number);
+            }
+            stays
+        });
+        if !forward.layers.is_empty() {
+            self.numbers.insert(forward.number, track);
             outgoing.destinations.push(Destination {
                 node: node.clone(),
-                number,
-                layers,
+                forward,
             });
         }
         let all = outgoing
             .destinations
             .iter()
-            .fold(LayerSet::EMPTY, |all, destination| all | destination.layers);
+            .fold(LayerSet::EMPTY, |all, destination| all | destination.forward.taken());
         if all.is_empty() {
             self.outgoing.remove(&track);
         }
@@ -69,7 +86,10 @@ impl Crossing {
     }
 
     pub(super) fn drop_track(&mut self, track: TrackId) {
-        self.outgoing.remove(&track);
+        let outgoing = self.outgoing.remove(&track);
+        for destination in outgoing.into_iter().flat_map(|outgoing| outgoing.destinations) {
+            self.numbers.remove(&destination.forward.number);
+        }
         self.receive(track, None);
     }
 
@@ -82,16 +102,20 @@ impl Crossing {
             let Some(outgoing) = self.outgoing.get(&tapped.track) else {
                 continue;
             };
-            let takes = |destination: &&Destination| destination.layers.0 & tapped.stands_for.0 != 0;
+            let takes = |destination: &&Destination| {
+                let Forward { layers, shed, .. } = destination.forward;
+                serves(tapped.layer, layers, tapped.live, shed)
+            };
             let mut payload: Option<Bytes> = None;
             for destination in outgoing.destinations.iter().filter(takes) {
                 let payload = payload
                     .get_or_insert_with(|| Bytes::copy_from_slice(tapped.packet.link_bytes()))
                     .clone();
                 let packet = MediaPacket {
-                    track: destination.number,
+                    track: destination.forward.number,
                     layer: tapped.layer,
                     priority: priority(outgoing.kind, tapped.layer),
+                    keyframe: tapped.packet.frame.keyframe,
                     payload,
                 };
                 match by_node.iter_mut().find(|(node, _)| *node == destination.node) {
@@ -111,22 +135,18 @@ impl Crossing {
             .map_or(&[][..], |outgoing| &outgoing.destinations);
         let wanting = destinations
             .iter()
-            .filter(move |destination| destination.layers.contains(layer));
-        wanting.map(|destination| (&destination.node, destination.number))
+            .filter(move |destination| destination.forward.taken().contains(layer));
+        wanting.map(|destination| (&destination.node, destination.forward.number))
     }
 
     /// Which of our tracks that edge knows under this number.
     pub(super) fn sent_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
-        let sends = |outgoing: &Outgoing| {
-            outgoing
-                .destinations
-                .iter()
-                .any(|d| d.node == *node && d.number == number)
-        };
-        self.outgoing
+        let track = *self.numbers.get(&number)?;
+        let destinations = &self.outgoing.get(&track)?.destinations;
+        let sent = destinations
             .iter()
-            .find(|(_, outgoing)| sends(outgoing))
-            .map(|(track, _)| *track)
+            .any(|d| d.node == *node && d.forward.number == number);
+        sent.then_some(track)
     }
 
     pub(super) fn received_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
@@ -165,6 +185,12 @@ fn priority(kind: MediaKind, layer: Layer) -> Priority {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use meridian_sfu::packet::PacketOrigin;
+    use meridian_sfu::{Codec, PacketPool};
+    use meridian_shard::Tapped;
+
     use super::*;
 
     fn received(track: u32, layer: u8, byte: u8) -> Received {
@@ -179,12 +205,83 @@ mod tests {
     fn the_layers_tapped_are_those_that_any_edge_gets() {
         let mut crossing = Crossing::default();
         let (fra, sin) = (NodeId::from("fra"), NodeId::from("sin"));
-        let mut forward =
-            |node: &NodeId, layers| crossing.forward(TrackId(1), MediaKind::Video, node, 7, LayerSet(layers));
-        assert_eq!(forward(&fra, 0b100), LayerSet(0b100));
-        assert_eq!(forward(&sin, 0b001), LayerSet(0b101));
-        assert_eq!(forward(&fra, 0b000), LayerSet(0b001));
-        assert_eq!(forward(&sin, 0b000), LayerSet::EMPTY);
+        let mut forward = |node: &NodeId, number, layers, shed| {
+            let (layers, shed) = (LayerSet(layers), LayerSet(shed));
+            let forward = Forward { number, layers, shed };
+            crossing.forward(TrackId(1), MediaKind::Video, node, forward).0
+        };
+        assert_eq!(forward(&fra, 7, 0b100, 0), 0b100);
+        assert_eq!(forward(&sin, 8, 0b001, 0), 0b101);
+        assert_eq!(forward(&fra, 7, 0b100, 0b100), 0b111, "the middle one stands in");
+        assert_eq!(forward(&fra, 7, 0b100, 0), 0b101);
+        assert_eq!(forward(&fra, 7, 0, 0), 0b001);
+        assert_eq!(crossing.sent_as(&sin, 8), Some(TrackId(1)));
+        assert_eq!(crossing.sent_as(&fra, 8), None);
+        assert_eq!(crossing.sent_as(&fra, 7), None, "it gets nothing any more");
+        let nothing = Forward {
+            number: 8,
+            layers: LayerSet::EMPTY,
+            shed: LayerSet::EMPTY,
+        };
+        assert_eq!(
+            crossing.forward(TrackId(1), MediaKind::Video, &sin, nothing),
+            LayerSet::EMPTY
+        );
+        assert!(crossing.numbers.is_empty() && crossing.outgoing.is_empty());
+    }
+
+    /// A frame of all three layers on its way out, and which layers each edge gets of it.
+    fn sent(crossing: &Crossing, live: u8) -> Vec<(String, Vec<(u8, bool)>)> {
+        // A VP8 keyframe's first packet.
+        let rtp = [
+            0x80, 0x60, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0x10, 0, 0, 0, 0x9d, 0x01, 0x2a,
+        ];
+        let mut pool = PacketPool::new(4);
+        let mut tapped = |layer| {
+            let origin = PacketOrigin {
+                arrival: Instant::now(),
+                layer,
+                codec: Codec::Vp8,
+            };
+            Tapped {
+                track: TrackId(1),
+                layer,
+                live: LayerSet(live),
+                packet: pool.parse_link(&rtp, origin).expect("RTP"),
+            }
+        };
+        let packets = LayerSet(live).iter().map(&mut tapped).collect();
+        let of_edge = |(node, packets): (NodeId, Vec<MediaPacket>)| {
+            let layers = packets.iter().map(|packet| (packet.layer.0, packet.keyframe)).collect();
+            (node.to_string(), layers)
+        };
+        crossing
+            .departing(&TapBatch { packets })
+            .into_iter()
+            .map(of_edge)
+            .collect()
+    }
+
+    #[test]
+    fn only_the_link_that_sheds_a_layer_gets_what_stands_in_for_it() {
+        let mut crossing = Crossing::default();
+        for (node, number, shed) in [("fra", 7, 0b100), ("sin", 8, 0)] {
+            let (layers, shed) = (LayerSet(0b100), LayerSet(shed));
+            let forward = Forward { number, layers, shed };
+            crossing.forward(TrackId(1), MediaKind::Video, &NodeId::from(node), forward);
+        }
+        let (low, mid, top) = ((0, true), (1, true), (2, true));
+        let gets = |live, fra: &[(u8, bool)], sin: &[(u8, bool)]| {
+            let mut sent = sent(&crossing, live);
+            sent.sort();
+            assert_eq!(
+                sent,
+                [("fra".to_owned(), fra.to_vec()), ("sin".to_owned(), sin.to_vec())]
+            );
+        };
+        gets(0b111, &[mid, top], &[top]);
+        gets(0b101, &[low, top], &[top]);
+        gets(0b011, &[mid], &[mid]);
     }
 
     #[test]

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use meridian_cascade::{ConnectionGrade, Data, Edge, Mesh, Output, RoomInput};
 use meridian_registry::nodes::{NodeWatch, View};
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
-use meridian_sfu::{LayerSet, MediaKind, SenderReportInfo, TrackId};
+use meridian_sfu::{MediaKind, SenderReportInfo, TrackId};
 use meridian_shard::{Command, TapBatch};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 
-use super::crossing::Crossing;
+use super::crossing::{Crossing, Forward};
 use super::{Birth, ToMesh};
 use crate::edge::{EdgeState, unix_now_ms};
 use crate::link::{LinkEndpoint, LinkEvent, PeerAddress, SenderReport};
@@ -44,7 +44,7 @@ struct Member {
 #[derive(Default)]
 struct Waiting {
     source: Option<(NodeId, u32)>,
-    forwards: HashMap<NodeId, (u32, LayerSet)>,
+    forwards: HashMap<NodeId, Forward>,
 }
 
 struct Driver {
@@ -243,12 +243,19 @@ impl Driver {
             return;
         };
         let waiting = member.waiting.remove(&track).unwrap_or_default();
+        let absent = self.mesh.absent(room, &track);
         member.tracks.insert(track, (id, kind));
         if waiting.source.is_some() {
             self.crossing.receive(id, waiting.source);
         }
-        for (node, (number, layers)) in waiting.forwards {
-            let layers = self.crossing.forward(id, kind, &node, number, layers);
+        if !absent.is_empty() {
+            self.edge.shards.send(Command::SetAbsent {
+                track: id,
+                layers: absent,
+            });
+        }
+        for (node, forward) in waiting.forwards {
+            let layers = self.crossing.forward(id, kind, &node, forward);
             self.edge.shards.send(Command::Tap { track: id, layers });
         }
     }
@@ -296,9 +303,11 @@ impl Driver {
                 layer,
                 shed,
             } => {
-                tracing::info!(peer = %node, ?layer, shed, "congestion on the link");
-                // What crosses again is useless to its receivers until a keyframe.
-                if !shed && let Some(track) = self.crossing.sent_as(&node, track) {
+                tracing::info!(peer = %node, track, ?layer, shed, "congestion on the link");
+                self.mesh.layer_shed(now, &node, track, layer, shed);
+            }
+            LinkEvent::KeyframeWanted { node, track, layer } => {
+                if let Some(track) = self.crossing.sent_as(&node, track) {
                     self.edge.shards.send(Command::RequestKeyframe { track, layer });
                 }
             }
@@ -357,31 +366,41 @@ impl Driver {
                         None => member.waiting.entry(track).or_default().source = source,
                     }
                 }
+                Output::Absent { room, track, layers } => {
+                    let Some(member) = self.members.get(&room) else {
+                        continue;
+                    };
+                    // Otherwise `carry` asks.
+                    if let Some(&(track, _)) = member.tracks.get(&track) {
+                        self.edge.shards.send(Command::SetAbsent { track, layers });
+                    }
+                }
                 Output::Forward {
                     room,
                     track,
                     to,
                     number,
                     layers,
-                } => self.forward(&room, track, to, number, layers),
+                    shed,
+                } => self.forward(&room, track, to, Forward { number, layers, shed }),
             }
         }
     }
 
-    fn forward(&mut self, room: &RoomName, track: TrackSid, to: NodeId, number: u32, layers: LayerSet) {
+    fn forward(&mut self, room: &RoomName, track: TrackSid, to: NodeId, forward: Forward) {
         let Some(member) = self.members.get_mut(room) else {
             return;
         };
         if let Some(&(id, kind)) = member.tracks.get(&track) {
-            let layers = self.crossing.forward(id, kind, &to, number, layers);
+            let layers = self.crossing.forward(id, kind, &to, forward);
             self.edge.shards.send(Command::Tap { track: id, layers });
             return;
         }
         let waiting = member.waiting.entry(track.clone()).or_default();
-        if layers.is_empty() {
+        if forward.layers.is_empty() {
             waiting.forwards.remove(&to);
         } else {
-            waiting.forwards.insert(to, (number, layers));
+            waiting.forwards.insert(to, forward);
             // A track that only passes through: nobody here has asked for it yet.
             member.handle.try_send(ToRoom::Mesh(FromMesh::PassThrough { track }));
         }

@@ -217,6 +217,7 @@ async fn a_path_of_1250_bytes_falls_back_to_the_small_profile_and_splits_media()
         track: 5,
         layer: Layer(2),
         priority: Priority::Top,
+        keyframe: false,
         payload: big.clone(),
     };
     far.link.send_media(&near_id(), vec![packet.clone(); 3]).expect("up");

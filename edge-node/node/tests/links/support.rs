@@ -137,6 +137,7 @@ pub(crate) fn packet(track: u32, priority: Priority, number: u64, at: Duration, 
         track,
         layer,
         priority,
+        keyframe: number.is_multiple_of(64),
         payload: payload.into(),
     }
 }

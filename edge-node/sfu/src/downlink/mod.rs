@@ -229,6 +229,8 @@ impl Downlink {
                 return None;
             }
             self.switch(source, packet);
+        } else if starts && self.selection.interrupted {
+            self.switch(source, packet);
         } else if self.is_discontinuous(packet) {
             if !starts {
                 self.selection.stop();

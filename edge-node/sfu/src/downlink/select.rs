@@ -20,6 +20,8 @@ pub(super) struct Selection {
     pub(super) target: Option<Layer>,
     /// The subscriber asked for a keyframe.
     pub(super) decoder_lost: bool,
+    /// The layer being sent stopped coming over its link: its next keyframe goes on without a gap in the numbers.
+    pub(super) interrupted: bool,
     next_request: Option<Instant>,
     backoff: Duration,
     /// Highest temporal layer sent now, and wanted; `u8::MAX` = all.
@@ -34,6 +36,7 @@ impl Selection {
             current: None,
             target: None,
             decoder_lost: false,
+            interrupted: false,
             next_request: None,
             backoff: RETRY_MIN,
             temporal: u8::MAX,
@@ -44,10 +47,12 @@ impl Selection {
     /// Nothing is sent until a packet that can start the stream.
     pub(super) fn stop(&mut self) {
         self.current = None;
+        self.interrupted = false;
         self.ask_at_once();
     }
 
     pub(super) fn retarget(&mut self, source: &Source) {
+        self.interrupted |= self.current.is_some_and(|current| source.absent().contains(current));
         let target = layers::best(self.demand.max_layer, source.live());
         if target != self.target {
             self.target = target;
@@ -76,6 +81,7 @@ impl Selection {
     pub(super) fn switched(&mut self, layer: Layer) {
         self.current = Some(layer);
         self.decoder_lost = false;
+        self.interrupted = false;
         self.temporal = self.wanted_temporal;
         self.ask_at_once();
     }

@@ -17,6 +17,7 @@ impl Shard {
             Note::Home { track, home } => self.set_home(track, home, now),
             Note::Keyframe { track, layer } => self.keyframe_wanted(track, layer, now),
             Note::SenderReport { track, layer, report } => self.sender_report(track, layer, report, now),
+            Note::Absent { track, layers } => self.set_absent(track, layers, now),
             Note::Muted { track, muted } => self.set_muted(track, muted, now),
             // The loop has seen to it.
             Note::Shutdown => {}
@@ -98,6 +99,7 @@ impl Shard {
                 }
             }
             Command::RemoteSenderReport { track, layer, report } => self.sender_report(track, layer, report, now),
+            Command::SetAbsent { track, layers } => self.set_absent(track, layers, now),
             Command::Tap { track, layers } => self.set_tap(track, layers, now),
             Command::RequestKeyframe { track, layer } => self.keyframe_wanted(track, layer, now),
         }

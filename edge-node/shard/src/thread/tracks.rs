@@ -4,6 +4,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use meridian_sfu::layers;
 use meridian_sfu::{
     Codec, Layer, LayerSet, MediaKind, Packet, RemoteTrack, SenderReportInfo, Source, SsrcInfo, TrackId, Uplink,
     UplinkMedia,
@@ -247,6 +248,13 @@ impl Shard {
         if track.muted {
             mailbox.note(Note::Muted { track: id, muted: true });
         }
+        let absent = track.origin.source().absent();
+        if !absent.is_empty() {
+            mailbox.note(Note::Absent {
+                track: id,
+                layers: absent,
+            });
+        }
         let source = track.origin.source();
         for layer in source.seen().iter() {
             if let Some(report) = source.sender_report_now(now, layer) {
@@ -339,10 +347,33 @@ impl Shard {
             track.told_mesh = None;
         }
         if track.origin.source().kind() == MediaKind::Video {
+            let live = track.origin.source().live();
             for layer in new.iter() {
                 self.keyframe_wanted(id, layer, now);
+                if let Some(stands_in) = live
+                    .iter()
+                    .filter(|&l| l < layer)
+                    .last()
+                    .filter(|_| !live.contains(layer))
+                {
+                    self.keyframe_wanted(id, stands_in, now);
+                }
             }
         }
+    }
+
+    /// Layers that do not come over the link for now: whoever has them goes to the best other one.
+    pub(super) fn set_absent(&mut self, id: TrackId, layers: LayerSet, now: Instant) {
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        match &mut track.origin {
+            Origin::Local { .. } => return,
+            Origin::Remote(remote) => remote.source_mut().set_absent(layers),
+            Origin::Mirror { source, .. } => source.set_absent(layers),
+        }
+        for &shard in &track.mirrors {
+            self.shared.mailboxes[usize::from(shard)].note(Note::Absent { track: id, layers });
+        }
+        self.pull_keyframes(id, now);
     }
 
     /// Somebody needs a keyframe: to the publisher, the home shard or the mesh, whichever the track comes from. Each of
@@ -392,12 +423,12 @@ impl Shard {
                 add(&self.shared.counters.drop_cross_shard, 1);
             }
         }
-        let stands_for = stands_for(layer, track.tap, track.origin.source());
-        if !stands_for.is_empty() {
+        let live = live_for(track.tap, track.origin.source());
+        if layers::serves(layer, track.tap, live, LayerSet::EMPTY) {
             self.tapped.push(Tapped {
                 track: id,
                 layer,
-                stands_for,
+                live,
                 packet: packet.clone(),
             });
             self.flush_at.get_or_insert(now + self.shared.config.flush_delay);
@@ -485,19 +516,8 @@ impl Shard {
     }
 }
 
-/// The wanted layers that packets of `layer` serve now: itself, and those above it that the publisher does not send (too
-/// little bandwidth, or not started yet) while this is the best it does send. Whoever wants those sees something.
-fn stands_for(layer: Layer, wanted: LayerSet, source: &Source) -> LayerSet {
-    if wanted.is_empty() || wanted == LayerSet::up_to(Layer::LOW) && layer == Layer::LOW {
-        return wanted;
-    }
-    let live = source.live();
-    let mut served = LayerSet::EMPTY;
-    for want in wanted.iter() {
-        let best = live.iter().filter(|live| *live <= want).last();
-        if want == layer || (!live.contains(want) && best == Some(layer)) {
-            served.insert(want);
-        }
-    }
-    served
+/// The layers that are sent now, where that makes a difference for what is tapped: audio and lowest layers have nothing that
+/// could stand in for them.
+fn live_for(tap: LayerSet, source: &Source) -> LayerSet {
+    if tap.0 >> 1 == 0 { tap } else { source.live() }
 }

@@ -1,7 +1,7 @@
 //! The same load through our TURN server and through coturn, in turns, and what each spends on a relayed packet.
 //!
-//! Three processes, so that the CPU time of each means one thing: this one makes the load and judges, the two servers
-//! stand beside each other with one relay thread each, and only one of them has work at a time.
+//! Three processes, so that the CPU time of each means one thing: this one makes the load and judges; coturn and `meridian turn`, the
+//! programs as they are installed, stand beside each other with one relay thread each, and only one of them has work at a time.
 //!
 //! - `place` gives everybody an address and a core;
 //! - `server` starts, describes and measures the two processes;
@@ -13,6 +13,7 @@ mod place;
 mod server;
 mod traffic;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -21,13 +22,14 @@ use serde_json::{Value, json};
 
 use place::Cores;
 use server::Process;
-pub(crate) use server::{ServerOptions, serve};
-use traffic::{Direction, Load, Round, Site};
+use traffic::{Direction, Load, Paced, Round, Site};
 
 /// Loss above this share means that the load was not carried, and the numbers mean nothing.
 const LOSS_MAX: f64 = 0.001;
 /// A turn with losses is repeated; the last of so many counts.
 const ATTEMPTS: u32 = 3;
+/// 100 allocations then carry 100,000 packets a second, a gigabit: see `describe`.
+const BURST_INTERVAL_MS: f64 = 8.0;
 /// Of the load that was to be made, so much must have been made.
 const REACHED_MIN: f64 = 0.95;
 
@@ -55,9 +57,24 @@ pub(crate) struct Options {
     /// Leave coturn without work, and so without figures: for a profiler.
     #[arg(long)]
     only_ours: bool,
-    /// How long our server lets packets gather, in microseconds; its default if not given.
+    /// How long our server lets packets gather, in microseconds (turn.gather_us); its default if not given.
     #[arg(long)]
     gather_us: Option<u64>,
+    /// Milliseconds from one burst of a sender to its next.
+    #[arg(long, default_value_t = BURST_INTERVAL_MS)]
+    burst_interval_ms: f64,
+    /// Let the scheduler place the load and both servers, instead of giving the servers a core and the load another.
+    #[arg(long)]
+    unpinned: bool,
+    /// Our program; the `meridian` beside this one if not given.
+    #[arg(long, value_name = "FILE")]
+    meridian: Option<PathBuf>,
+}
+
+impl Options {
+    fn paced(&self, load: Load) -> Paced {
+        load.paced(Duration::from_secs_f64(self.burst_interval_ms.clamp(0.1, 1e3) / 1e3))
+    }
 }
 
 /// Everything measured of one server in one row.
@@ -127,11 +144,11 @@ impl Candidate {
 
     /// One turn. If something was lost, which a busy machine can do to anybody, it is taken again, a few times, and
     /// said.
-    fn measure(&mut self, load: Load, direction: Direction, seconds: f64, sums: &mut Sums) -> anyhow::Result<()> {
+    fn measure(&mut self, paced: Paced, direction: Direction, seconds: f64, sums: &mut Sums) -> anyhow::Result<()> {
         for attempt in 1..=ATTEMPTS {
-            self.site.run(load, direction, 0.2)?;
+            self.site.run(paced, direction, 0.2)?;
             let before = self.process.cpu_time()?;
-            let round = self.site.run(load, direction, seconds)?;
+            let round = self.site.run(paced, direction, seconds)?;
             let cpu = self.process.cpu_time()? - before;
             if round.is_whole() || attempt == ATTEMPTS {
                 sums.cpu += cpu;
@@ -139,8 +156,8 @@ impl Candidate {
                 break;
             }
             println!(
-                "a turn of {load} {direction} at {} lost packets and is taken again",
-                self.process.name
+                "a turn of {} {direction} at {} lost packets and is taken again",
+                paced.load, self.process.name
             );
         }
         Ok(())
@@ -155,9 +172,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.allocations % 2 == 1 {
         bail!("--allocations must be even: in direction pair they come in pairs");
     }
-    let cores = Cores::find();
+    let cores = Cores::find(options.unpinned);
     let coturn = Process::coturn(cores)?;
-    let ours = Process::ours(cores, options.gather_us)?;
+    let ours = Process::ours(cores, options.meridian.clone(), options.gather_us)?;
     cores.take_ours()?;
     describe(options, cores, &coturn, &ours);
     let mut candidates = [Candidate::prepare(ours, options)?, Candidate::prepare(coturn, options)?];
@@ -200,10 +217,10 @@ fn run_row(
                 continue;
             }
             let seconds = options.seconds / f64::from(options.rounds);
-            candidate.measure(load, direction, seconds, sums)?;
+            candidate.measure(options.paced(load), direction, seconds, sums)?;
         }
     }
-    let planned = load.packets_per_second(usize::from(options.allocations));
+    let planned = options.paced(load).packets_per_second(usize::from(options.allocations));
     for (candidate, sums) in candidates.iter().zip(&sums) {
         if let Some(reason) = sums.objection(planned) {
             objections.push(format!("{} {load} {direction}: {reason}", candidate.process.name));
@@ -236,8 +253,13 @@ fn describe(options: &Options, cores: Cores, coturn: &Process, ours: &Process) {
         options.seed
     );
     for &load in &options.loads {
-        println!("  {load}: {}", load.describe(n));
+        println!("  {load}: {}", options.paced(load).describe(n));
     }
+    println!(
+        "  100 allocations with bursts every {BURST_INTERVAL_MS} ms, the default, fill a gigabit port and keep one thread of coturn about \
+         half busy: what a packet costs matters where packets are many. Every 20 ms, at 40,000 packets/s, both mostly sleep, and waking \
+         up takes more of what either spends"
+    );
     println!(
         "  up: client to peer; down: peer to client; pair: client to client through both their relayed addresses. Every \
          client and peer has a loopback address of its own; datagrams are sent one by one, without segmentation offload; \

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::bail;
 
-/// Both servers have this core to themselves: packets from a network are not brought by a task of the same core.
+/// Both servers have this core to themselves.
 const SERVER_CORE: usize = 1;
 const LOAD_CORE: usize = 0;
 /// Each server has an address, so that both find all relay ports free.
@@ -23,7 +23,7 @@ pub(super) fn peer(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 17, 0, 1 + index as u8)
 }
 
-/// Which part has which core, if there are enough.
+/// Which part has which core, if there are enough and it is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cores {
     Apart,
@@ -32,9 +32,13 @@ pub(super) enum Cores {
 
 impl Cores {
     /// As this process finds them; ask before [`Cores::take_ours`].
-    pub(super) fn find() -> Cores {
+    pub(super) fn find(unpinned: bool) -> Cores {
         let enough = std::thread::available_parallelism().is_ok_and(|n| n.get() > SERVER_CORE);
-        if enough { Cores::Apart } else { Cores::Shared }
+        if enough && !unpinned {
+            Cores::Apart
+        } else {
+            Cores::Shared
+        }
     }
 
     /// A command that runs where the servers do.
@@ -62,8 +66,11 @@ impl Cores {
 
     pub(super) fn describe(self) -> String {
         match self {
-            Cores::Apart => format!("load on core {LOAD_CORE}, servers on core {SERVER_CORE}"),
-            Cores::Shared => "all on one core".to_owned(),
+            Cores::Apart => format!(
+                "the load on core {LOAD_CORE}, both servers on core {SERVER_CORE} (taskset): otherwise the scheduler decides which of \
+                 them the load disturbs, turn by turn"
+            ),
+            Cores::Shared => "load and servers where the scheduler puts them".to_owned(),
         }
     }
 }

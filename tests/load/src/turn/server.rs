@@ -1,37 +1,25 @@
 //! The two servers as processes: started, described, measured through /proc, and stopped.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::Args;
-use meridian_turn::ServerConfig;
-use meridian_turn::credentials::Credentials;
-use meridian_turn::io::{TurnConfig, TurnServer};
 use meridian_turn::stun::{Class, MessageWriter, Method, TransactionId};
 
 use super::place::{COTURN, Cores, NETWORK, OURS};
 
 pub(super) const REALM: &str = "bench.test";
-pub(super) const SECRET: &str = "north";
+pub(super) const SECRET: &str = "north-north-west";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-
-#[derive(Args)]
-pub(crate) struct ServerOptions {
-    #[arg(long, default_value_t = 1)]
-    workers: usize,
-    #[arg(long)]
-    gather_us: Option<u64>,
-}
 
 /// A running server.
 pub(super) struct Process {
     child: Child,
-    folder: Option<PathBuf>,
+    /// Its configuration, and what it said.
+    folder: PathBuf,
     pub(super) name: String,
     pub(super) description: String,
     pub(super) address: SocketAddr,
@@ -40,14 +28,10 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn coturn(cores: Cores) -> anyhow::Result<Process> {
-        let output = Command::new("turnserver").arg("--version").output();
-        let output = output.context("coturn is missing: apt-get install coturn (`./run bench turn` does)")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = text.lines().last().unwrap_or_default().trim().to_owned();
-        // A port that is free now; the program cannot choose one itself.
-        let address = UdpSocket::bind((COTURN, 0))?.local_addr()?;
-        let folder = std::env::temp_dir().join(format!("meridian-load-coturn-{}", std::process::id()));
-        fs::create_dir_all(&folder)?;
+        let version = version_of(Path::new("turnserver"))
+            .context("coturn is missing: apt-get install coturn (`./run bench turn` does)")?;
+        let folder = folder("coturn")?;
+        let address = free_address(COTURN)?;
         let at = |name: &str| folder.join(name).display().to_string();
         let settings = [
             format!("listening-ip={COTURN}"),
@@ -68,43 +52,60 @@ impl Process {
             format!("log-file={}", at("log")),
             "simple-log".to_owned(),
         ];
-        fs::write(folder.join("turnserver.conf"), settings.join("\n") + "\n")?;
-        let child = cores
-            .command(Path::new("turnserver"))
-            .args(["-c", &at("turnserver.conf")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut process = Process {
-            child,
-            folder: Some(folder),
-            name: format!("coturn {version}"),
-            description: settings.join(", "),
-            address,
-            is_ours: false,
-        };
-        process.await_answer()?;
-        Ok(process)
+        let file = folder.join("turnserver.conf");
+        fs::write(&file, settings.join("\n") + "\n")?;
+        let mut command = cores.command(Path::new("turnserver"));
+        command.arg("-c").arg(&file);
+        Process::start(command, folder, format!("coturn {version}"), &settings, address, false)
     }
 
-    pub(super) fn ours(cores: Cores, gather_us: Option<u64>) -> anyhow::Result<Process> {
-        let gather = gather_us.map(|us| format!("--gather-us={us}"));
-        let mut child = cores
-            .command(&std::env::current_exe()?)
-            .args(["turn-server", "--workers", "1"])
-            .args(gather)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
+    /// `meridian turn`, configured as coturn is.
+    pub(super) fn ours(cores: Cores, program: Option<PathBuf>, gather_us: Option<u64>) -> anyhow::Result<Process> {
+        let program = match program {
+            Some(program) => program,
+            None => std::env::current_exe()?.with_file_name("meridian"),
+        };
+        let version = version_of(&program).with_context(|| {
+            format!(
+                "{} is missing: cargo build --release --bin meridian (`./run bench turn` does)",
+                program.display()
+            )
+        })?;
+        let folder = folder("meridian")?;
+        let address = free_address(OURS)?;
+        let mut settings = vec![
+            format!("turn.udp=[\"{address}\"]"),
+            "turn.threads=1".to_owned(),
+            format!("turn.secrets=[\"{SECRET}\"]"),
+            format!("turn.realm=\"{REALM}\""),
+            format!("turn.allowed_peers=[\"{NETWORK}\"]"),
+            format!("http.bind=\"{}\"", SocketAddr::from((OURS, 0))),
+        ];
+        settings.extend(gather_us.map(|us| format!("turn.gather_us={us}")));
+        let file = folder.join("turn.toml");
+        fs::write(&file, settings.join("\n") + "\n")?;
+        let mut command = cores.command(&program);
+        command.arg("turn").arg("--config").arg(&file);
+        Process::start(command, folder, version, &settings, address, true)
+    }
+
+    fn start(
+        mut command: Command,
+        folder: PathBuf,
+        name: String,
+        settings: &[String],
+        address: SocketAddr,
+        is_ours: bool,
+    ) -> anyhow::Result<Process> {
+        let log = fs::File::create(folder.join("output"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process = Process {
-            child,
-            folder: None,
-            name: "meridian".to_owned(),
-            description: format!("one worker, relay address {OURS}, default limits, peers in {NETWORK} allowed"),
-            address: line.trim().parse().context("our server did not say its address")?,
-            is_ours: true,
+            child: command.spawn()?,
+            folder,
+            name,
+            description: settings.join(", "),
+            address,
+            is_ours,
         };
         process.await_answer()?;
         Ok(process)
@@ -125,7 +126,8 @@ impl Process {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended: {status}", self.name);
+                let output = fs::read_to_string(self.folder.join("output")).unwrap_or_default();
+                bail!("{} ended ({status}): {output}", self.name);
             }
             if Instant::now() > end {
                 bail!("{} does not answer at {}", self.name, self.address);
@@ -154,26 +156,24 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(folder) = &self.folder {
-            let _ = fs::remove_dir_all(folder);
-        }
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Our server alone, until its standard input ends.
-pub(crate) fn serve(options: &ServerOptions) -> anyhow::Result<()> {
-    let mut server = ServerConfig::new(REALM, Credentials::default().with_secret(SECRET));
-    server.relay_v4 = Some(IpAddr::V4(OURS).into());
-    server.policy.allowed = vec![NETWORK.parse().map_err(|_| anyhow::anyhow!("{NETWORK} is a network"))?];
-    let mut config = TurnConfig::new(server);
-    config.udp = vec![SocketAddr::from((OURS, 0))];
-    config.workers = options.workers;
-    if let Some(us) = options.gather_us {
-        config.gather = Duration::from_micros(us);
-    }
-    let server = TurnServer::start(config)?;
-    println!("{}", server.udp()[0]);
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    eprintln!("{:?}", server.metrics());
-    Ok(())
+/// The last line of what a program answers to `--version`.
+fn version_of(program: &Path) -> anyhow::Result<String> {
+    let output = Command::new(program).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().last().unwrap_or_default().trim().to_owned())
+}
+
+fn folder(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("meridian-load-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// A port that is free now: coturn cannot choose one itself, and so ours does not either.
+fn free_address(ip: Ipv4Addr) -> anyhow::Result<SocketAddr> {
+    Ok(UdpSocket::bind((ip, 0))?.local_addr()?)
 }

@@ -44,23 +44,37 @@ impl Load {
         }
     }
 
-    /// Of audio as telephones send it (RFC 3551 §4.5.14), and of a camera at 50 frames a second.
-    fn interval() -> Duration {
-        Duration::from_millis(20)
+    /// Audio comes as telephones send it (RFC 3551 §4.5.14).
+    pub(super) fn paced(self, burst_interval: Duration) -> Paced {
+        let interval = match self {
+            Load::Burst => burst_interval,
+            Load::Audio => Duration::from_millis(20),
+        };
+        Paced { load: self, interval }
     }
+}
 
+/// A load, and how often a sender sends it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paced {
+    pub(super) load: Load,
+    interval: Duration,
+}
+
+impl Paced {
     pub(super) fn packets_per_second(self, allocations: usize) -> f64 {
-        (allocations * self.burst()) as f64 / Load::interval().as_secs_f64()
+        (allocations * self.load.burst()) as f64 / self.interval.as_secs_f64()
     }
 
     pub(super) fn describe(self, allocations: usize) -> String {
+        let pps = self.packets_per_second(allocations);
+        let payload = self.load.payload_bytes();
         format!(
-            "from every sender {} packet(s) of {} bytes back to back (one sendmmsg) every {} ms, senders at random phases: \
-             {:.0} packets/s",
-            self.burst(),
-            self.payload_bytes(),
-            Load::interval().as_millis(),
-            self.packets_per_second(allocations)
+            "from every sender {} packet(s) of {payload} bytes back to back (one sendmmsg) every {} ms, senders at random phases: \
+             {pps:.0} packets/s, {:.0} Mbit/s of payload",
+            self.load.burst(),
+            self.interval.as_secs_f64() * 1e3,
+            pps * payload as f64 * 8e-6,
         )
     }
 }
@@ -178,8 +192,8 @@ impl Site {
     }
 
     /// Makes the load for about so long, and waits until everything has come or nothing comes any more.
-    pub(super) fn run(&mut self, load: Load, direction: Direction, seconds: f64) -> anyhow::Result<Round> {
-        let interval = Load::interval();
+    pub(super) fn run(&mut self, paced: Paced, direction: Direction, seconds: f64) -> anyhow::Result<Round> {
+        let Paced { load, interval } = paced;
         let periods = (seconds / interval.as_secs_f64()).round().max(1.0) as u32;
         let mut phases: Vec<(Duration, usize)> = (0..self.clients.len())
             .map(|index| (interval.mul_f64(self.rng.random()), index))
