@@ -4,13 +4,12 @@
 mod mmdb;
 mod support;
 
-use meridian_api::v1::{self, edge_report::Report};
 use meridian_control_plane::ControlPlaneConfig;
 use meridian_control_plane::config::DnsConfig;
 use meridian_registry::nodes::{NodeRegistration, NodeState, announce};
 use std::process::Command;
 use std::time::Duration;
-use support::{Attached, World, config, record};
+use support::{World, config, record};
 
 /// A database in which 81/8 is in Frankfurt, 12/8 near Washington, 103.0.0.0/10 in Singapore.
 fn with_map() -> ControlPlaneConfig {
@@ -115,20 +114,6 @@ async fn edges_that_take_nobody_are_not_answered_unless_nobody_does() {
 }
 
 /// A session that an edge reports, of somebody at `address`.
-async fn session(edge: &Attached, address: &str, rtt_ms: f32) {
-    let session = v1::SessionReport {
-        room: "r".into(),
-        client_address: address.into(),
-        rtt_ms,
-        samples: 9,
-        duration_ms: 60_000,
-        ended: true,
-        ..v1::SessionReport::default()
-    };
-    let report = Some(Report::Session(session));
-    edge.reports.send(v1::EdgeReport { report }).await.unwrap();
-}
-
 #[tokio::test]
 async fn what_sessions_measured_corrects_the_map_for_dns_as_it_does_for_joins() {
     let (world, _edges) = world().await;
@@ -137,8 +122,8 @@ async fn what_sessions_measured_corrects_the_map_for_dns_as_it_does_for_joins() 
     let (fra, sin) = (world.attach("fra-1").await, world.attach("sin-1").await);
     for last in 1..=20 {
         let address = format!("81.2.69.{last}");
-        session(&fra, &address, 180.0).await;
-        session(&sin, &address, 12.0).await;
+        fra.session(&address, 180.0).await;
+        sin.session(&address, 12.0).await;
     }
     assert_eq!(answers_after(&world, "81.2.69.0/24", "192.0.2.1").await, "192.0.2.3");
     assert_eq!(

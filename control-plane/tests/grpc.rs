@@ -9,16 +9,8 @@ use meridian_api::v1::{self, edge_command::Command, join_answer::Answer};
 use meridian_turn::credentials::Credentials;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{World, config};
+use support::{World, config, eventually};
 use tonic::Code;
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 #[tokio::test]
 async fn an_edge_gets_its_policy_first_and_can_verify_tokens_with_it() {

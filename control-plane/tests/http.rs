@@ -304,6 +304,14 @@ async fn health_readiness_metrics_and_regions_are_served() {
     let (code, _) = world.meeting(json!({})).await;
     world.join(&code, json!({"name": "Ana"})).await;
     let metrics = world.get("/metrics").await.text;
+    let lines: Vec<&str> = metrics.lines().collect();
+    for (number, line) in lines.iter().enumerate() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            let name = family.split(' ').next().unwrap();
+            let help = lines[number - 1].strip_prefix(&format!("# HELP {name} "));
+            assert!(help.is_some_and(|help| !help.is_empty()), "{name} is not explained");
+        }
+    }
     assert!(
         metrics.contains("meridian_joins_total{outcome=\"granted\"} 1"),
         "{metrics}"

@@ -4,23 +4,11 @@
 mod mmdb;
 mod support;
 
-use meridian_api::v1::{self, edge_report::Report};
 use meridian_control_plane::ControlPlaneConfig;
 use meridian_geo::regions;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::{Duration, Instant};
-use support::{Attached, World, config};
-
-const TOKEN: &str = "an-operators-token-of-some-length";
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use support::{OPERATOR_TOKEN, World, config, eventually};
 
 /// A file that says where 203.0.113.0/24 is, put in place as installers do it.
 fn map(path: &Path, region: &str) {
@@ -36,14 +24,14 @@ fn with_map(region: &str) -> ControlPlaneConfig {
     let path = config.data_directory.join("map.mmdb");
     map(&path, region);
     config.geo.database = Some(path);
-    config.operator_tokens = vec![TOKEN.to_owned()];
+    config.operator_tokens = vec![OPERATOR_TOKEN.to_owned()];
     config.http.trusted_proxies = vec!["127.0.0.1".to_owned()];
     config.limits.joins_per_minute_address = 10_000;
     config
 }
 
 async fn explain(world: &World) -> Value {
-    let bearer = format!("Bearer {TOKEN}");
+    let bearer = format!("Bearer {OPERATOR_TOKEN}");
     let path = "/api/v1/operator/assign?address=203.0.113.9";
     let answer = world.http("GET", path, &[("Authorization", &bearer)], None).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -96,7 +84,7 @@ async fn a_misplaced_address_is_corrected_by_what_edges_measure() {
             .json();
         let chosen = join["edge"]["id"].as_str().unwrap().to_owned();
         let (_, edge, rtt_ms) = attached.iter().find(|(id, ..)| *id == chosen).unwrap();
-        session(edge, &address, *rtt_ms).await;
+        edge.session(&address, *rtt_ms).await;
         eventually("it is learned", async || {
             let learned = &explain(&world).await["learned"];
             let sessions = |one: &Value| one["prefix"]["sessions"].as_u64().unwrap_or(0).min(12);
@@ -110,20 +98,4 @@ async fn a_misplaced_address_is_corrected_by_what_edges_measure() {
     let explanation = explain(&world).await;
     assert_eq!(explanation["ranked"][0]["edge"], "sin-1", "{first:?} {explanation}");
     assert_eq!(explanation["client"]["source"], "inferred");
-}
-
-async fn session(edge: &Attached, address: &str, rtt_ms: f32) {
-    let session = v1::SessionReport {
-        room: "r".into(),
-        participant: "PA_x".into(),
-        client_address: address.into(),
-        rtt_ms,
-        samples: 9,
-        duration_ms: 60_000,
-        ended: true,
-    };
-    let report = v1::EdgeReport {
-        report: Some(Report::Session(session)),
-    };
-    edge.reports.send(report).await.unwrap();
 }

@@ -2,7 +2,6 @@
 
 mod support;
 
-use meridian_api::v1::edge_report::Report;
 use meridian_api::v1::{self, edge_command::Command};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_registry::nodes::{NodeRegistration, announce};
@@ -10,21 +9,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Attached, World, config, exchange, record};
-
-const TOKEN: &str = "an-operators-token-of-some-length";
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
+use support::{OPERATOR_TOKEN, World, config, eventually, exchange, record};
 
 fn first() -> ControlPlaneConfig {
     let mut config = config();
-    config.operator_tokens = vec![TOKEN.to_owned()];
+    config.operator_tokens = vec![OPERATOR_TOKEN.to_owned()];
     config.limits.joins_per_minute_address = 100_000;
     config.limits.participants_max = 5_000;
     config
@@ -64,7 +53,7 @@ async fn edges(world: &World, planes: &[&ControlPlane], capacities: &[(&str, u32
 
 async fn get(plane: &ControlPlane, path: &str) -> Value {
     let stream = tokio::net::TcpStream::connect(plane.http_address()).await.unwrap();
-    let bearer = format!("Bearer {TOKEN}");
+    let bearer = format!("Bearer {OPERATOR_TOKEN}");
     let answer = exchange(stream, "GET", path, &[("Authorization", &bearer)], None).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     answer.json()
@@ -72,22 +61,6 @@ async fn get(plane: &ControlPlane, path: &str) -> Value {
 
 async fn explain(plane: &ControlPlane, address: &str) -> Value {
     get(plane, &format!("/api/v1/operator/assign?address={address}")).await
-}
-
-async fn session(edge: &Attached, address: &str, rtt_ms: f32) {
-    let session = v1::SessionReport {
-        room: "r".into(),
-        participant: "PA_x".into(),
-        client_address: address.into(),
-        rtt_ms,
-        samples: 9,
-        duration_ms: 60_000,
-        ended: true,
-    };
-    let report = v1::EdgeReport {
-        report: Some(Report::Session(session)),
-    };
-    edge.reports.send(report).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +137,7 @@ async fn what_an_edge_tells_one_replica_the_other_knows() {
     .await;
     assert_eq!(other.fleet().people_in(&code, Instant::now()), 42);
     for nth in 1..=3 {
-        session(&edge, &format!("203.0.113.{nth}"), 33.0).await;
+        edge.session(&format!("203.0.113.{nth}"), 33.0).await;
     }
     eventually("what was measured is known", async || {
         explain(&other, "203.0.113.77").await["learned"][0]["prefix"]["sessions"] == 3
@@ -215,7 +188,7 @@ async fn what_was_learned_survives_a_restart() {
     let world = World::with(config.clone()).await;
     let _edges = edges(&world, &[&world.plane], &[("fra", 100), ("iad", 100)]).await;
     let edge = world.attach("fra-1").await;
-    session(&edge, "203.0.113.5", 21.0).await;
+    edge.session("203.0.113.5", 21.0).await;
     eventually("it is learned", async || {
         explain(&world.plane, "203.0.113.5").await["learned"][0]["prefix"]["sessions"] == 1
     })

@@ -3,27 +3,18 @@
  * namespace (MERIDIAN_ADDRESS is an address there; `./run test browser` makes it), which off loopback also means HTTPS everywhere.
  */
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
-import { after, before, describe, test as nodeTest } from 'node:test';
+import { after, before, describe } from 'node:test';
 import { launch } from './chromium.mjs';
 import { launchFirefox } from './firefox.mjs';
-import { ARTIFACTS, departures, enter, hears, openWindow, pictures, received, say, testId, until, VIEWPORT, watchDepartures, watchPictures } from './people.mjs';
+import { departures, enter, hears, openWindow, pictures, received, say, shot, story, testId, until, VIEWPORT, watchDepartures, watchPictures } from './people.mjs';
 import { startMesh } from './processes.mjs';
 
 const HOST = process.env.MERIDIAN_ADDRESS;
-const shot = (page, name) => page.screenshot({ path: join(ARTIFACTS, `${name}.png`) });
-
 describe('Firefox and Chromium across two points of presence', { skip: !HOST && 'MERIDIAN_ADDRESS is not set', timeout: 150_000 }, () => {
   let mesh, browser, firefox, fay, cleo;
   let starting = [];
-  let broken = true;
-  let failed = false;
-  const test = (name, body) => nodeTest(name, async (t) => {
-    if (broken) return t.skip('an earlier step failed');
-    broken = failed = true;
-    await body(t);
-    broken = failed = false;
-  });
+  const steps = story();
+  const { test } = steps;
 
   before(async () => {
     starting = [
@@ -34,7 +25,7 @@ describe('Firefox and Chromium across two points of presence', { skip: !HOST && 
     await Promise.all(starting);
     fay = firefox.page;
     cleo = await openWindow(browser, { ignoreHTTPSErrors: true });
-    broken = false;
+    steps.begin();
   });
 
   after(async () => {
@@ -42,7 +33,7 @@ describe('Firefox and Chromium across two points of presence', { skip: !HOST && 
     await Promise.allSettled(starting);
     await Promise.allSettled([fay && shot(fay, 'firefox-last'), cleo && shot(cleo, 'firefox-last-chromium')]);
     await Promise.allSettled([firefox?.close(), browser?.close()]);
-    await mesh?.close({ failed });
+    await mesh?.close({ failed: steps.failed });
   });
 
   test('one starts the meeting in Firefox, the other joins it in Chromium', async () => {

@@ -4,14 +4,12 @@
  * of `meridian dev`). FROM_A and FROM_B name the places.
  */
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
 import { after, before, describe, test as nodeTest } from 'node:test';
 import { launch } from './chromium.mjs';
-import { ARTIFACTS, departures, enter, findMeridian, hears, openWindow, received, say, testId, until, VIEWPORT, watchDepartures } from './people.mjs';
+import { departures, enter, findMeridian, hears, openWindow, received, say, shot, testId, until, VIEWPORT, watchDepartures } from './people.mjs';
 
 const FROM_A = process.env.FROM_A ?? 'fra';
 const FROM_B = process.env.FROM_B ?? 'sin';
-const shot = (page, name) => page.screenshot({ path: join(ARTIFACTS, `${name}.png`) });
 
 describe('a meeting across two points of presence', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_READY) && 'neither MERIDIAN_URL nor MERIDIAN_READY is set', timeout: 300_000 }, () => {
   let meridian, browser, ana, wei, code;

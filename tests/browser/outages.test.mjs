@@ -3,25 +3,16 @@
  * operator runs them; the people are in the real app in Chromium. Times are printed, not judged: the machine decides them.
  */
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
-import { after, before, describe, test as nodeTest } from 'node:test';
+import { after, before, describe } from 'node:test';
 import { launch } from './chromium.mjs';
-import { ARTIFACTS, departures, enter, hears, openWindow, pictures, received, say, testId, until, watchDepartures, watchPictures } from './people.mjs';
+import { departures, enter, hears, openWindow, pictures, received, say, shot, story, testId, until, watchDepartures, watchPictures } from './people.mjs';
 import { LEASE_S, startMesh } from './processes.mjs';
-
-const shot = (page, name) => page.screenshot({ path: join(ARTIFACTS, `${name}.png`) });
 
 describe('processes die under a meeting', { timeout: 170_000 }, () => {
   let mesh, browser, ana, wei, code;
   let starting = [];
-  let broken = true;
-  let failed = false;
-  const test = (name, body) => nodeTest(name, async (t) => {
-    if (broken) return t.skip('an earlier step failed');
-    broken = failed = true;
-    await body(t);
-    broken = failed = false;
-  });
+  const steps = story();
+  const { test } = steps;
 
   before(async () => {
     starting = [startMesh().then((started) => (mesh = started)), launch().then((started) => (browser = started))];
@@ -32,15 +23,15 @@ describe('processes die under a meeting', { timeout: 170_000 }, () => {
     code = await ana.textContent(testId('lobby-code'));
     await enter(ana, 'Ana');
     await enterFrom(wei, 'sin', 'Wei');
-    broken = false;
+    steps.begin();
   });
 
   after(async () => {
     // What came up although something else did not has to go as well.
     await Promise.allSettled(starting);
-    if (failed) await Promise.allSettled([shot(ana, 'outages-last-a'), shot(wei, 'outages-last-b')]);
+    if (steps.failed) await Promise.allSettled([shot(ana, 'outages-last-a'), shot(wei, 'outages-last-b')]);
     await browser?.close();
-    await mesh?.close({ failed });
+    await mesh?.close({ failed: steps.failed });
   });
 
   async function enterFrom(page, from, name) {

@@ -1,6 +1,7 @@
 /** What a person does in the app, and what can be seen on their page: shared by the browser tests. */
 import { mkdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { test as nodeTest } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { startMock } from './mock.mjs';
 
@@ -9,6 +10,23 @@ mkdirSync(ARTIFACTS, { recursive: true });
 
 export const testId = (id) => `[data-testid="${id}"]`;
 export const VIEWPORT = { width: 960, height: 600 };
+export const shot = (page, name) => page.screenshot({ path: join(ARTIFACTS, `${name}.png`) });
+
+/** Steps that lean on each other: once one has failed the others are skipped. None runs before `begin`, when everything is up. */
+export function story() {
+  let broken = true;
+  const steps = {
+    failed: false,
+    begin: () => (broken = false),
+    test: (name, body) => nodeTest(name, async (t) => {
+      if (broken) return t.skip('an earlier step failed');
+      broken = steps.failed = true;
+      await body(t);
+      broken = steps.failed = false;
+    }),
+  };
+  return steps;
+}
 
 /**
  * Where the app is served: MERIDIAN_URL, else the page of the running demo (MERIDIAN_READY names the file that `meridian dev --ready-file`

@@ -1,14 +1,13 @@
 //! The handlers of `/api/v1`.
 
-use super::{App, refuse};
+use super::{App, ClientIp, bearer, refuse};
 use crate::join::{MeetingInfo, NewMeeting};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meridian_api::join::{JoinBody, JoinReply, Refusal, body_too_large, read_json};
-use meridian_api::listener::ClientAddress;
 use meridian_api::probes::{CACHE_CONTROL, ProbesQuery, ProbesReply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +27,7 @@ struct Created {
 
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<ClientAddress>,
+    ClientIp(client): ClientIp,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -36,7 +35,7 @@ pub(super) async fn create(
         Ok(new) => new,
         Err(refusal) => return refuse(&refusal),
     };
-    match app.joins.create(new, app.client(peer.0, &headers)).await {
+    match app.joins.create(new, client).await {
         Ok((meeting, host_key)) => {
             let path = format!("/m/{}", meeting.code);
             (
@@ -55,11 +54,10 @@ pub(super) async fn create(
 
 pub(super) async fn info(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<ClientAddress>,
-    headers: HeaderMap,
+    ClientIp(client): ClientIp,
     Path(code): Path<String>,
 ) -> Response {
-    match app.joins.info(&code, app.client(peer.0, &headers)).await {
+    match app.joins.info(&code, client).await {
         Ok(meeting) => axum::Json(meeting).into_response(),
         Err(refusal) => refuse(&refusal),
     }
@@ -67,15 +65,14 @@ pub(super) async fn info(
 
 pub(super) async fn end(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<ClientAddress>,
+    ClientIp(client): ClientIp,
     headers: HeaderMap,
     Path(code): Path<String>,
 ) -> Response {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(key) = bearer.and_then(|value| value.strip_prefix("Bearer ")) else {
+    let Some(key) = bearer(&headers) else {
         return refuse(&Refusal::NotHost);
     };
-    match app.joins.end(&code, key.trim(), app.client(peer.0, &headers)).await {
+    match app.joins.end(&code, key, client).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(refusal) => refuse(&refusal),
     }
@@ -83,7 +80,7 @@ pub(super) async fn end(
 
 pub(super) async fn join(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<ClientAddress>,
+    ClientIp(client): ClientIp,
     headers: HeaderMap,
     Path(code): Path<String>,
     body: Result<Bytes, BytesRejection>,
@@ -92,7 +89,7 @@ pub(super) async fn join(
         Ok(body) => body,
         Err(refusal) => return refuse(&refusal),
     };
-    let request = body.into_request(&code, &app.client(peer.0, &headers).to_string());
+    let request = body.into_request(&code, &client.to_string());
     match app.joins.join(request).await {
         Ok(granted) => axum::Json(JoinReply::from(granted)).into_response(),
         Err(refusal) => refuse(&refusal),
@@ -143,11 +140,10 @@ pub(super) async fn regions(State(app): State<Arc<App>>) -> Response {
 /// Which regions the web app may measure while somebody gets ready to join.
 pub(super) async fn probes(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<ClientAddress>,
-    headers: HeaderMap,
+    ClientIp(client): ClientIp,
     Query(query): Query<ProbesQuery>,
 ) -> Response {
-    let answer = app.joins.probes(app.client(peer.0, &headers), &query.from);
+    let answer = app.joins.probes(client, &query.from);
     (
         [(header::CACHE_CONTROL, CACHE_CONTROL)],
         axum::Json(ProbesReply::from(answer)),

@@ -8,15 +8,18 @@ pub(crate) use operator::Operators;
 
 use crate::join::JoinService;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::rejection::ExtensionRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use meridian_api::join::{BODY_BYTES_MAX, ErrorReply, Refusal};
+use meridian_api::listener::ClientAddress;
 use meridian_api::network::{Network, client_address};
 use meridian_geodns::GeoDns;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,18 +34,25 @@ pub(crate) struct App {
     pub(crate) web_directory: Option<PathBuf>,
 }
 
-impl App {
-    fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
-        let forwarded = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        client_address(
-            peer.ip(),
-            forwarded.collect::<Vec<_>>().into_iter(),
-            &self.trusted_proxies,
-        )
+/// The client's own address: of the connection, or what a trusted proxy says.
+struct ClientIp(IpAddr);
+
+impl FromRequestParts<Arc<App>> for ClientIp {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ExtensionRejection> {
+        let ConnectInfo(peer) = ConnectInfo::<ClientAddress>::from_request_parts(parts, app).await?;
+        let lines = parts.headers.get_all("x-forwarded-for").iter();
+        let forwarded: Vec<&str> = lines.filter_map(|value| value.to_str().ok()).collect();
+        let address = client_address(peer.0.ip(), forwarded.into_iter(), &app.trusted_proxies);
+        Ok(ClientIp(address))
     }
+}
+
+/// The token of `Authorization: Bearer …`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    value.strip_prefix("Bearer ").map(str::trim)
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {

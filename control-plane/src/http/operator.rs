@@ -1,12 +1,11 @@
 //! What operators ask, with one of the `operator_tokens` as Bearer token.
 
-use super::{App, refuse};
-use axum::extract::{ConnectInfo, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use super::{App, ClientIp, bearer, refuse};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use meridian_api::join::Refusal;
 use meridian_api::limits::Limiter;
-use meridian_api::listener::ClientAddress;
 use meridian_api::network::limit_key;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -47,11 +46,7 @@ impl Operators {
         if let Err(retry_after_s) = self.tries.take(key, Instant::now()) {
             return Err(Box::new(refuse(&Refusal::TooManyTries { retry_after_s })));
         }
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = bearer
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .unwrap_or_default()
-            .trim();
+        let given = bearer(headers).unwrap_or_default();
         let is_given = |token: &String| {
             aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), given.as_bytes()).is_ok()
         };
@@ -78,11 +73,11 @@ pub(super) struct ExplainQuery {
 /// Where somebody at an address would be sent, and why.
 pub(super) async fn explain(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<ClientAddress>,
+    ClientIp(client): ClientIp,
     headers: HeaderMap,
     Query(query): Query<ExplainQuery>,
 ) -> Response {
-    if let Err(response) = app.operators.admit(&headers, app.client(peer.0, &headers)) {
+    if let Err(response) = app.operators.admit(&headers, client) {
         return *response;
     }
     let Ok(address) = query.address.parse::<IpAddr>() else {

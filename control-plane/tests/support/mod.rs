@@ -11,13 +11,23 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 pub const API_SECRET: &str = "a-secret-of-at-least-32-characters";
+pub const OPERATOR_TOKEN: &str = "an-operators-token-of-some-length";
+
+/// Waits until something holds.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
 
 pub struct World {
     pub plane: ControlPlane,
@@ -156,6 +166,23 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// Reports a session that has ended.
+    pub async fn session(&self, address: &str, rtt_ms: f32) {
+        let session = v1::SessionReport {
+            room: "r".into(),
+            participant: "PA_x".into(),
+            client_address: address.into(),
+            rtt_ms,
+            samples: 9,
+            duration_ms: 60_000,
+            ended: true,
+        };
+        let report = v1::EdgeReport {
+            report: Some(Report::Session(session)),
+        };
+        self.reports.send(report).await.unwrap();
+    }
+
     pub async fn report(&self, participants: u32, rooms: &[(&str, u32)]) {
         let rooms = rooms.iter().map(|(room, people)| v1::RoomLoad {
             room: (*room).into(),

@@ -133,12 +133,22 @@ impl Responder {
         let families = [
             (
                 "meridian_dns_queries_total",
+                "Queries, by transport.",
                 vec![("{transport=\"udp\"}", &of.udp), ("{transport=\"tcp\"}", &of.tcp)],
             ),
-            ("meridian_dns_refused_total", vec![("", &of.refused)]),
-            ("meridian_dns_malformed_total", vec![("", &of.malformed)]),
+            (
+                "meridian_dns_refused_total",
+                "Queries for names outside of the zone.",
+                vec![("", &of.refused)],
+            ),
+            (
+                "meridian_dns_malformed_total",
+                "Queries that could not be read.",
+                vec![("", &of.malformed)],
+            ),
             (
                 "meridian_dns_rate_limited_total",
+                "Queries beyond the rate limit, by what they got.",
                 vec![
                     ("{outcome=\"tcp\"}", &of.slipped),
                     ("{outcome=\"silence\"}", &of.silenced),
@@ -146,8 +156,8 @@ impl Responder {
             ),
         ];
         let mut text = String::new();
-        for (name, counters) in families {
-            let _ = writeln!(text, "# TYPE {name} counter");
+        for (name, help, counters) in families {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
             for (labels, counter) in counters {
                 let _ = writeln!(text, "{name}{labels} {}", counter.load(Ordering::Relaxed));
             }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SANS_IO: [&str; 5] = [
+const SANS_IO: [&str; 6] = [
+    "meridian-dtls-guard",
     "meridian-transport",
     "meridian-sfu",
     "meridian-room",
@@ -35,6 +36,7 @@ fn leaves_depend_on_no_other_room_of_the_house() {
         "meridian-api",
         "meridian-registry",
         "meridian-udp",
+        "meridian-dtls-guard",
         "meridian-room",
         "meridian-sfu",
     ] {

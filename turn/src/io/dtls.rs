@@ -176,7 +176,7 @@ impl Sessions {
         };
         let noise = match session.connected {
             false => !hello::is_plausible(datagram),
-            true => session.confirmed && hello::first_epoch(datagram) == Some(0),
+            true => session.confirmed && meridian_dtls_guard::first_epoch(datagram) == Some(0),
         };
         if noise {
             return ended;

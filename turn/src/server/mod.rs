@@ -247,8 +247,13 @@ impl<R: Rng> Server<R> {
                 Method::REFRESH => self.refresh(client, message, &authenticated).map(Some),
                 Method::CONNECT => self.connect(client, message, &authenticated),
                 Method::CONNECTION_BIND => self.connection_bind(client, message, &authenticated),
-                Method::CREATE_PERMISSION => self.create_permission(client, message, &authenticated).map(Some),
-                _ => self.channel_bind(client, message, &authenticated).map(Some),
+                method => self
+                    .own(client, &authenticated)
+                    .and_then(|id| match method {
+                        Method::CREATE_PERMISSION => self.create_permission(id, message),
+                        _ => self.channel_bind(id, message),
+                    })
+                    .map(Some),
             }
         };
         let writer = match result {

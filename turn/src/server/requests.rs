@@ -365,11 +365,9 @@ impl<R: Rng> Server<R> {
     /// All peers of the request or none (RFC 8656 §10.2).
     pub(super) fn create_permission(
         &mut self,
-        client: ClientSocket,
+        id: AllocationId,
         message: &Message<'_>,
-        who: &Authenticated,
     ) -> Result<MessageWriter, ErrorCode> {
-        let id = self.own(client, who)?;
         let mut peers = Vec::new();
         for (_, value) in message
             .attributes()
@@ -400,13 +398,7 @@ impl<R: Rng> Server<R> {
         Ok(MessageWriter::new(Class::Success, message.method, message.transaction))
     }
 
-    pub(super) fn channel_bind(
-        &mut self,
-        client: ClientSocket,
-        message: &Message<'_>,
-        who: &Authenticated,
-    ) -> Result<MessageWriter, ErrorCode> {
-        let id = self.own(client, who)?;
+    pub(super) fn channel_bind(&mut self, id: AllocationId, message: &Message<'_>) -> Result<MessageWriter, ErrorCode> {
         let number = message
             .get_u32(attribute::CHANNEL_NUMBER)
             .map(|value| (value >> 16) as u16);

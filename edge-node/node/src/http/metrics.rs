@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
+use meridian_api::metrics::head;
 use meridian_shard::{Kind, Metric};
 
 use crate::edge::EdgeState;
@@ -44,10 +45,9 @@ pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
             Kind::Gauge => ("gauge", ""),
             Kind::Counter => ("counter", "_total"),
         };
-        let _ = writeln!(
-            text,
-            "# HELP meridian_media_{name}{suffix} {help}\n# TYPE meridian_media_{name}{suffix} {kind}\nmeridian_media_{name}{suffix} {value}"
-        );
+        let name = format!("meridian_media_{name}{suffix}");
+        head(&mut text, &name, kind, help);
+        let _ = writeln!(text, "{name} {value}");
     }
     edge.rooms.counters.render(&mut text);
     edge.mesh.render_metrics(&mut text);
@@ -56,5 +56,6 @@ pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
 }
 
 fn gauge(text: &mut String, name: &str, help: &str, value: f64) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+    head(text, name, "gauge", help);
+    let _ = writeln!(text, "{name} {value}");
 }

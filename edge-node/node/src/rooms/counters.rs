@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use meridian_api::metrics::head;
+
 /// Why a room gave up a client's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slowness {
@@ -115,10 +117,6 @@ impl SignalCounters {
             let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
         }
     }
-}
-
-fn head(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 fn labelled(text: &mut String, name: &str, reason: &str, count: &AtomicU64) {

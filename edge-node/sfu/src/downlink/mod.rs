@@ -2,17 +2,21 @@
 //! the subscriber sees has one SSRC, continuous sequence numbers, timestamps and picture ids whatever happens upstream.
 //! Encryption is the shard's. An (SSRC, sequence) is never written twice: repeats go out as RTX (RFC 4588) only.
 
+mod continuity;
 mod history;
+mod repeat;
 mod report;
 mod rewrite;
 mod select;
 mod timeline;
 
+use self::continuity::Counters;
 use self::history::{History, Mapping};
+use self::repeat::{CREDIT_MAX, CREDIT_START};
 use self::report::Reports;
 use self::rewrite::{OutExtensions, Outgoing};
 use self::select::Selection;
-use self::timeline::{LastFrame, LayerClock};
+use self::timeline::LastFrame;
 use crate::layers::Demand;
 use crate::media::{Codec, ExtensionMap, Layer, MediaKind, PayloadType};
 use crate::packet::RtpPacket;
@@ -20,19 +24,8 @@ use crate::rtcp::{ReportBlock, SenderReport};
 use crate::source::Source;
 use std::time::{Duration, Instant};
 
-/// A source that jumps ahead further than a ring holds is a new stream, not a loss.
-const JUMP_MAX: i32 = 512;
-/// Nor does a source that was there all along deliver packets that its ring forgot long ago.
-const BEHIND_MAX: i32 = 4_096;
 /// Numbers remembered as sent, back from the highest.
 const WINDOW: u32 = 64;
-/// A NACK for a number further back than this is not looked up.
-const NACK_AGE_MAX: u16 = 4_096;
-/// Retransmissions are paid from credit, in half packets: one half earned by each packet sent, two spent on each repeat.
-/// So a subscriber that NACKs everything for ever costs at most half a stream more.
-const CREDIT_START: u16 = 256;
-const CREDIT_MAX: u16 = 1_024;
-
 /// What SDP negotiated for this subscription, and the randomness.
 #[derive(Clone, Debug)]
 pub struct DownlinkConfig {
@@ -99,14 +92,6 @@ struct Format {
     rtx: Option<u8>,
     /// The subscriber did not negotiate RED: it gets the primary block as plain Opus.
     strip_red: bool,
-}
-
-/// The newest frame counters sent, in the subscriber's numbering.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counters {
-    picture_id: u16,
-    frame_number: u16,
-    tl0: u8,
 }
 
 /// Hot state of one subscription (a test keeps it ≤ 1 KB).
@@ -285,24 +270,6 @@ impl Downlink {
         Some(forwarded)
     }
 
-    /// Answers one NACKed sequence number with an RTX packet. Budgeted; `None` = unknown, gone or no RTX negotiated.
-    pub fn retransmit(
-        &mut self,
-        sequence: u16,
-        source: &Source,
-        send: &mut SendContext<'_>,
-        out: &mut [u8],
-    ) -> Option<Forwarded> {
-        let forwarded = self.find_sent(sequence, source).and_then(|(packet, mapping)| {
-            let format = self.format(packet.codec)?;
-            self.write_rtx(packet, &mapping, sequence, format, send, out)
-        });
-        if forwarded.is_none() {
-            self.unanswered += 1;
-        }
-        forwarded
-    }
-
     /// Sender report on the publisher's NTP timeline; `None` until the publisher reported and a packet was sent.
     pub fn sender_report(&mut self, now: Instant, source: &Source) -> Option<SenderReport> {
         let layer = self.selection.current?;
@@ -372,117 +339,6 @@ impl Downlink {
         Some(format)
     }
 
-    /// Another encoder, or so far off that what lies between will never come (mute, restart, another link).
-    fn is_discontinuous(&self, packet: &RtpPacket) -> bool {
-        let Some(current) = self.history.current() else {
-            return true;
-        };
-        let out = (packet.extended_sequence as u32).wrapping_sub(current.sequence);
-        let ahead = out.wrapping_sub(self.highest) as i32;
-        packet.ssrc != current.source_ssrc || !(-BEHIND_MAX..=JUMP_MAX).contains(&ahead)
-    }
-
-    /// From this packet on, the stream is carried by its layer.
-    fn switch(&mut self, source: &Source, packet: &RtpPacket) {
-        let out_start = self.highest.wrapping_add(1);
-        let mut mapping = Mapping {
-            out_start,
-            sequence: (packet.extended_sequence as u32).wrapping_sub(out_start),
-            layer: packet.layer.0,
-            source_ssrc: packet.ssrc,
-            ..Mapping::default()
-        };
-        if let (Some(last), Some(old)) = (self.last, self.history.current()) {
-            mapping.timestamp = self
-                .next_timestamp(source, packet, last, old)
-                .wrapping_sub(packet.timestamp);
-            let next = self.counters;
-            if let Some(id) = packet.frame.picture_id {
-                mapping.picture_id = next.picture_id.wrapping_add(1).wrapping_sub(id.value);
-            }
-            if let Some(tl0) = packet.frame.tl0 {
-                mapping.tl0 = next.tl0.wrapping_add(1).wrapping_sub(tl0.value);
-            }
-            if let Some(number) = frame_number(packet) {
-                mapping.frame_number = next.frame_number.wrapping_add(1).wrapping_sub(number);
-            }
-            self.switches += 1;
-        }
-        self.history.push(mapping);
-        self.dropped_frame = None;
-        self.selection.switched(packet.layer);
-    }
-
-    fn next_timestamp(&self, source: &Source, packet: &RtpPacket, last: LastFrame, old: &Mapping) -> u32 {
-        if packet.ssrc == old.source_ssrc {
-            // The same encoder after a pause: its clock went on.
-            let same = packet.timestamp.wrapping_add(old.timestamp);
-            if same.wrapping_sub(last.timestamp) as i32 > 0 {
-                return same;
-            }
-        }
-        let report = |layer| source.sender_report(layer).map(|(report, _)| report);
-        let old_clock = report(Layer(old.layer)).map(|report| LayerClock {
-            report,
-            offset: old.timestamp,
-        });
-        let clock_rate_hz = packet.codec.clock_rate_hz();
-        timeline::continue_at(
-            packet.timestamp,
-            packet.arrival,
-            last,
-            old_clock,
-            report(packet.layer),
-            clock_rate_hz,
-        )
-    }
-
-    /// Padding has done its work on the way here; a temporal layer above the wanted frame rate is not sent on.
-    fn leaves_out(&mut self, packet: &RtpPacket) -> bool {
-        packet.is_padding_only() || packet.codec == Codec::Vp8 && self.selection.drops_temporal(&packet.frame)
-    }
-
-    /// Closes the gap: what follows takes this packet's number, and picture ids stay continuous for VP8 (RFC 7741 §4.2).
-    fn leave_out(&mut self, packet: &RtpPacket, current: Mapping, sequence: u32) {
-        let mut mapping = Mapping {
-            out_start: sequence,
-            sequence: current.sequence.wrapping_add(1),
-            ..current
-        };
-        if !packet.is_padding_only() && self.dropped_frame != Some(packet.timestamp) {
-            self.dropped_frame = Some(packet.timestamp);
-            mapping.picture_id = mapping.picture_id.wrapping_sub(1);
-        }
-        self.history.push(mapping);
-    }
-
-    /// A packet whose number is below one already sent. RTX keeps the main stream's numbers rising for SRTP; without RTX
-    /// it takes its own place if that is recent and unused.
-    fn forward_late(
-        &mut self,
-        packet: &RtpPacket,
-        mapping: &Mapping,
-        sequence: u32,
-        format: Format,
-        send: &mut SendContext<'_>,
-        out: &mut [u8],
-    ) -> Option<Forwarded> {
-        let age = self.highest.wrapping_sub(sequence);
-        if age < WINDOW && self.sent >> age & 1 != 0 {
-            return None;
-        }
-        if format.rtx.is_some() {
-            return self.write_rtx(packet, mapping, sequence as u16, format, send, out);
-        }
-        if age >= WINDOW {
-            return None;
-        }
-        let mut forwarded = self.write(packet, mapping, sequence, format, send, out)?;
-        self.sent |= 1 << age;
-        forwarded.late = true;
-        Some(forwarded)
-    }
-
     fn write(
         &mut self,
         packet: &RtpPacket,
@@ -523,87 +379,6 @@ impl Downlink {
             late: false,
         })
     }
-
-    fn write_rtx(
-        &mut self,
-        packet: &RtpPacket,
-        mapping: &Mapping,
-        original_sequence: u16,
-        format: Format,
-        send: &mut SendContext<'_>,
-        out: &mut [u8],
-    ) -> Option<Forwarded> {
-        let (ssrc, payload_type) = (self.rtx_ssrc?, format.rtx?);
-        let credit = self.credit.checked_sub(2)?;
-        let sequence = self.next_rtx;
-        let outgoing = Outgoing {
-            packet,
-            mapping,
-            ssrc,
-            sequence,
-            payload_type,
-            send_mid: self.send_mid,
-            original_sequence: Some(original_sequence),
-            skip_payload: 0,
-            pad: false,
-        };
-        let (header_len, len) = rewrite::write(&outgoing, &self.extensions, send, out)?;
-        self.credit = credit;
-        self.next_rtx = sequence.wrapping_add(1);
-        self.retransmitted += 1;
-        Some(Forwarded {
-            ssrc,
-            sequence,
-            header_len,
-            len,
-            marker: packet.marker,
-            rtx: true,
-            late: false,
-        })
-    }
-
-    /// The packet that carried an outgoing number, while its ring still has it.
-    fn find_sent<'s>(&self, sequence: u16, source: &'s Source) -> Option<(&'s RtpPacket, Mapping)> {
-        let age = (self.highest as u16).wrapping_sub(sequence);
-        if age > NACK_AGE_MAX || !self.started() {
-            return None;
-        }
-        let out = self.highest.wrapping_sub(u32::from(age));
-        let mapping = *self.history.of_outgoing(out)?;
-        let ring = source.ring(Layer(mapping.layer))?;
-        let behind = (ring.newest() as u32).wrapping_sub(out.wrapping_add(mapping.sequence));
-        let packet = ring.get(ring.newest().checked_sub(u64::from(behind))?)?;
-        (packet.ssrc == mapping.source_ssrc).then_some((packet, mapping))
-    }
-
-    fn note_sent(&mut self, packet: &RtpPacket, mapping: &Mapping) {
-        let timestamp = packet.timestamp.wrapping_add(mapping.timestamp);
-        if self
-            .last
-            .is_none_or(|last| timestamp.wrapping_sub(last.timestamp) as i32 > 0)
-        {
-            self.last = Some(LastFrame {
-                timestamp,
-                arrival: packet.arrival,
-            });
-        }
-        let counters = &mut self.counters;
-        if let Some(id) = packet.frame.picture_id {
-            counters.picture_id = id.value.wrapping_add(mapping.picture_id);
-        }
-        if let Some(tl0) = packet.frame.tl0 {
-            counters.tl0 = tl0.value.wrapping_add(mapping.tl0);
-        }
-        if let Some(number) = frame_number(packet) {
-            counters.frame_number = number.wrapping_add(mapping.frame_number);
-        }
-    }
-}
-
-/// Frame number of the dependency descriptor (mandatory fields, §A.8.3).
-fn frame_number(packet: &RtpPacket) -> Option<u16> {
-    let descriptor = packet.dependency_descriptor()?;
-    Some(u16::from_be_bytes([*descriptor.get(1)?, *descriptor.get(2)?]))
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use dimpl::{Config, DtlsCertificate, Error, Output};
 
-use super::{DtlsIdentity, Fingerprint, guard};
+use super::{DtlsIdentity, Fingerprint};
 use crate::srtp::{MasterKeys, SrtpProfile};
+
+/// Largest handshake message, bytes. A certificate chain of a WebRTC client is below 1 kB.
+const MESSAGE_LEN_MAX: usize = 16_000;
 
 /// What the engine wants done, in order.
 #[derive(Debug)]
@@ -182,8 +185,8 @@ impl DimplDtls {
 impl Dtls for DimplDtls {
     fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
         let refused = match self.connected {
-            false => !guard::is_plausible(datagram),
-            true => self.confirmed && guard::first_epoch(datagram) == Some(0),
+            false => !meridian_dtls_guard::is_plausible(datagram, MESSAGE_LEN_MAX),
+            true => self.confirmed && meridian_dtls_guard::first_epoch(datagram) == Some(0),
         };
         if refused {
             self.dropped += 1;

@@ -2,7 +2,6 @@
 //! the data is the session's business.
 
 mod engine;
-mod guard;
 
 use std::fmt;
 use std::str::FromStr;

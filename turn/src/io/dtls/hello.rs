@@ -1,5 +1,5 @@
-//! DTLS records before there are keys: the ClientHello of a stranger, the cookie that he is asked for (RFC 6347 §4.2.1), and what may reach
-//! the engine during a handshake. Nothing here remembers anything.
+//! DTLS records before there are keys: the ClientHello of a stranger, the cookie that he is asked for (RFC 6347 §4.2.1). Nothing here
+//! remembers anything.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,10 +15,8 @@ const HELLO_VERIFY_REQUEST: u8 = 3;
 const RANDOM_LEN: usize = 32;
 const HELLO_VERIFY_LEN: usize = RECORD_HEADER_LEN + HANDSHAKE_HEADER_LEN + 3 + COOKIE_LEN;
 
-/// A handshake without a client certificate has four client messages; plenty.
-const MAX_MESSAGE_SEQ: u16 = 8;
 /// Largest handshake message, bytes. A ClientHello with post-quantum key shares is below 2 kB.
-const MAX_MESSAGE_LEN: usize = 4_096;
+const MESSAGE_LEN_MAX: usize = 4_096;
 
 /// What is to be known of a ClientHello, or of its first fragment.
 #[derive(Clone, Copy, Debug)]
@@ -107,47 +105,9 @@ pub(super) fn is_hello_verify_request(packet: &[u8]) -> bool {
         && packet.get(RECORD_HEADER_LEN) == Some(&HELLO_VERIFY_REQUEST)
 }
 
-/// Epoch of the first record.
-pub(super) fn first_epoch(datagram: &[u8]) -> Option<u16> {
-    let header = datagram.get(..RECORD_HEADER_LEN)?;
-    Some(u16::from_be_bytes([header[3], header[4]]))
-}
-
-/// Whether every plaintext handshake fragment could belong to a real handshake; the others are not worth buffering.
+/// Whether a datagram may reach the engine before there are keys.
 pub(super) fn is_plausible(datagram: &[u8]) -> bool {
-    let mut rest = datagram;
-    while !rest.is_empty() {
-        let Some((header, body)) = rest.split_first_chunk::<RECORD_HEADER_LEN>() else {
-            return false;
-        };
-        let len = usize::from(u16::from_be_bytes([header[11], header[12]]));
-        let Some((record, next)) = body.split_at_checked(len) else {
-            return false;
-        };
-        if header[0] == HANDSHAKE && header[3..5] == [0, 0] && !are_plausible(record) {
-            return false;
-        }
-        rest = next;
-    }
-    true
-}
-
-fn are_plausible(mut fragments: &[u8]) -> bool {
-    while !fragments.is_empty() {
-        let Some((header, body)) = fragments.split_first_chunk::<HANDSHAKE_HEADER_LEN>() else {
-            return false;
-        };
-        let u24 =
-            |at: usize| usize::from(header[at]) << 16 | usize::from(header[at + 1]) << 8 | usize::from(header[at + 2]);
-        let (message, offset, fragment) = (u24(1), u24(6), u24(9));
-        let sequence = u16::from_be_bytes([header[4], header[5]]);
-        if sequence > MAX_MESSAGE_SEQ || message > MAX_MESSAGE_LEN || offset + fragment > message {
-            return false;
-        }
-        let Some(next) = body.get(fragment..) else { return false };
-        fragments = next;
-    }
-    true
+    meridian_dtls_guard::is_plausible(datagram, MESSAGE_LEN_MAX)
 }
 
 #[cfg(test)]
@@ -182,19 +142,5 @@ mod tests {
             Hello::parse(&cut).is_some()
         });
         assert!(answer.len() <= shortest.unwrap());
-    }
-
-    #[test]
-    fn fragments_of_no_real_handshake_are_refused() {
-        let hello = first_hello();
-        let with = |at: usize, byte: u8| {
-            let mut changed = hello.clone();
-            changed[at] = byte;
-            is_plausible(&changed)
-        };
-        assert!(with(18, 8) && !with(18, 9), "message number");
-        assert!(!with(14, 1), "64 kB message");
-        assert!(!with(21, 200), "beyond its message");
-        assert!(!is_plausible(&hello[..40]), "cut off");
     }
 }

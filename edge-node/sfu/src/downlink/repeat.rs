@@ -1,0 +1,115 @@
+//! Packets below the highest number: what a NACK asks for again, and what came late. Within a budget, so that a subscriber that NACKs
+//! everything for ever costs at most half a stream more.
+
+use super::history::Mapping;
+use super::rewrite::{self, Outgoing};
+use super::{Downlink, Format, Forwarded, SendContext, WINDOW};
+use crate::media::Layer;
+use crate::packet::RtpPacket;
+use crate::source::Source;
+
+/// A NACK for a number further back than this is not looked up.
+const NACK_AGE_MAX: u16 = 4_096;
+/// Retransmissions are paid from credit, in half packets: one half earned by each packet sent, two spent on each repeat.
+/// So a subscriber that NACKs everything for ever costs at most half a stream more.
+pub(super) const CREDIT_START: u16 = 256;
+pub(super) const CREDIT_MAX: u16 = 1_024;
+
+impl Downlink {
+    /// Answers one NACKed sequence number with an RTX packet. Budgeted; `None` = unknown, gone or no RTX negotiated.
+    pub fn retransmit(
+        &mut self,
+        sequence: u16,
+        source: &Source,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        let forwarded = self.find_sent(sequence, source).and_then(|(packet, mapping)| {
+            let format = self.format(packet.codec)?;
+            self.write_rtx(packet, &mapping, sequence, format, send, out)
+        });
+        if forwarded.is_none() {
+            self.unanswered += 1;
+        }
+        forwarded
+    }
+
+    /// A packet whose number is below one already sent. RTX keeps the main stream's numbers rising for SRTP; without RTX
+    /// it takes its own place if that is recent and unused.
+    pub(super) fn forward_late(
+        &mut self,
+        packet: &RtpPacket,
+        mapping: &Mapping,
+        sequence: u32,
+        format: Format,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        let age = self.highest.wrapping_sub(sequence);
+        if age < WINDOW && self.sent >> age & 1 != 0 {
+            return None;
+        }
+        if format.rtx.is_some() {
+            return self.write_rtx(packet, mapping, sequence as u16, format, send, out);
+        }
+        if age >= WINDOW {
+            return None;
+        }
+        let mut forwarded = self.write(packet, mapping, sequence, format, send, out)?;
+        self.sent |= 1 << age;
+        forwarded.late = true;
+        Some(forwarded)
+    }
+
+    fn write_rtx(
+        &mut self,
+        packet: &RtpPacket,
+        mapping: &Mapping,
+        original_sequence: u16,
+        format: Format,
+        send: &mut SendContext<'_>,
+        out: &mut [u8],
+    ) -> Option<Forwarded> {
+        let (ssrc, payload_type) = (self.rtx_ssrc?, format.rtx?);
+        let credit = self.credit.checked_sub(2)?;
+        let sequence = self.next_rtx;
+        let outgoing = Outgoing {
+            packet,
+            mapping,
+            ssrc,
+            sequence,
+            payload_type,
+            send_mid: self.send_mid,
+            original_sequence: Some(original_sequence),
+            skip_payload: 0,
+            pad: false,
+        };
+        let (header_len, len) = rewrite::write(&outgoing, &self.extensions, send, out)?;
+        self.credit = credit;
+        self.next_rtx = sequence.wrapping_add(1);
+        self.retransmitted += 1;
+        Some(Forwarded {
+            ssrc,
+            sequence,
+            header_len,
+            len,
+            marker: packet.marker,
+            rtx: true,
+            late: false,
+        })
+    }
+
+    /// The packet that carried an outgoing number, while its ring still has it.
+    pub(super) fn find_sent<'s>(&self, sequence: u16, source: &'s Source) -> Option<(&'s RtpPacket, Mapping)> {
+        let age = (self.highest as u16).wrapping_sub(sequence);
+        if age > NACK_AGE_MAX || !self.started() {
+            return None;
+        }
+        let out = self.highest.wrapping_sub(u32::from(age));
+        let mapping = *self.history.of_outgoing(out)?;
+        let ring = source.ring(Layer(mapping.layer))?;
+        let behind = (ring.newest() as u32).wrapping_sub(out.wrapping_add(mapping.sequence));
+        let packet = ring.get(ring.newest().checked_sub(u64::from(behind))?)?;
+        (packet.ssrc == mapping.source_ssrc).then_some((packet, mapping))
+    }
+}
