@@ -1,7 +1,7 @@
 //! A queue on the path against processes that wait for their turn: the first sheds layers at once, the second sheds nothing.
 //!
 //! Before the controller knew the difference, 20 s of stalls of up to 40 ms after runs of up to 10 ms cost every one of
-//! twenty seeds its top layer at 2, 5 and 20 Mbit/s, and hid a real bottleneck for up to 5 s and more.
+//! twenty seeds its top layer at 2, 5 and 10 Mbit/s, and hid a real bottleneck for up to 5 s and more.
 
 mod sim;
 
