@@ -49,7 +49,7 @@ pub struct TurnSettings {
     pub threads: usize,
     /// Seconds that stopping waits for allocations to end, 0 to 86400.
     pub drain_s: u64,
-    /// Microseconds that packets which come fast wait for each other, 0 to 1000; see [`TurnConfig::gather`].
+    /// Microseconds that packets which come fast wait for each other, 0 to 2000; see [`TurnConfig::gather`].
     pub gather_us: u64,
     pub limits: LimitSettings,
 }
