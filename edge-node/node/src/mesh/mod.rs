@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use meridian_api::metrics::head;
 use meridian_room::{Epoch, NodeId, ParticipantSid, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -260,23 +261,46 @@ impl MeshHandle {
 
     pub(crate) fn render_metrics(&self, text: &mut String) {
         let dropped = self.dropped.load(Ordering::Relaxed);
-        let _ = writeln!(text, "# TYPE meridian_mesh_requests_dropped_total counter");
-        let _ = writeln!(text, "meridian_mesh_requests_dropped_total {dropped}");
+        let name = "meridian_mesh_requests_dropped_total";
+        head(
+            text,
+            name,
+            "counter",
+            "Requests of rooms and media threads that the mesh was too busy to take.",
+        );
+        let _ = writeln!(text, "{name} {dropped}");
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         type Read = fn(&LinkStats) -> f64;
-        let gauges: [(&str, Read); 7] = [
-            ("rtt_ms", |stats| f64::from(stats.rtt_ms)),
-            ("jitter_ms", |stats| f64::from(stats.jitter_ms)),
-            ("loss_in_ratio", |stats| f64::from(stats.loss_in)),
-            ("loss_out_ratio", |stats| f64::from(stats.loss_out)),
-            ("sent_bps", |stats| stats.sent_bps as f64),
-            ("received_bps", |stats| stats.received_bps as f64),
-            ("target_bps", |stats| stats.target_bps as f64),
+        let gauges: [(&str, &str, Read); 7] = [
+            ("rtt_ms", "Round trip to the other edge, milliseconds.", |stats| {
+                f64::from(stats.rtt_ms)
+            }),
+            ("jitter_ms", "How much that varies, milliseconds.", |stats| {
+                f64::from(stats.jitter_ms)
+            }),
+            (
+                "loss_in_ratio",
+                "Share of packets lost on the way here, 0 to 1.",
+                |stats| f64::from(stats.loss_in),
+            ),
+            (
+                "loss_out_ratio",
+                "Share of packets lost on the way there, 0 to 1.",
+                |stats| f64::from(stats.loss_out),
+            ),
+            ("sent_bps", "Media sent, bit/s.", |stats| stats.sent_bps as f64),
+            ("received_bps", "Media received, bit/s.", |stats| {
+                stats.received_bps as f64
+            }),
+            ("target_bps", "What congestion control allows, bit/s.", |stats| {
+                stats.target_bps as f64
+            }),
         ];
-        for (name, read) in gauges {
-            let _ = writeln!(text, "# TYPE meridian_link_{name} gauge");
+        for (name, help, read) in gauges {
+            let name = format!("meridian_link_{name}");
+            head(text, &name, "gauge", help);
             for (node, stats) in links.iter() {
-                let _ = writeln!(text, "meridian_link_{name}{{peer=\"{node}\"}} {}", read(stats));
+                let _ = writeln!(text, "{name}{{peer=\"{node}\"}} {}", read(stats));
             }
         }
     }
