@@ -262,7 +262,7 @@ impl JoinService {
             tracing::warn!(%error, "the use of a meeting could not be noted");
         }
         let identity = returning.unwrap_or_else(new_identity);
-        let relays = self.relays(&meeting, nearest_turn.is_some());
+        let relays = self.relays(&meeting);
         let claims = self.claims(&identity, &name, &meeting, relays.clone());
         let token = self.signing_key.mint(&claims).map_err(unavailable)?;
         let ice_servers = self.ice_servers(&identity, edge, nearest_turn, relays.as_deref());
@@ -456,16 +456,14 @@ impl JoinService {
     }
 
     /// Where a meeting may be held binds its relays too: the regions of the configured ones that people may be told of, `None` for all.
-    /// Those without a region may stand anywhere, so they are for meetings that may be held anywhere; and for those that nothing else
-    /// could be relayed for.
-    fn relays(&self, meeting: &Meeting, edge_relays: bool) -> Option<Vec<String>> {
+    /// Those without a region may stand anywhere, so they are only for meetings that may be held anywhere: a promise about places is
+    /// kept also where keeping it costs somebody a relay.
+    fn relays(&self, meeting: &Meeting) -> Option<Vec<String>> {
         if meeting.residency.is_empty() {
             return None;
         }
         let within = |region: &&String| regions::lies_within(region, &meeting.residency);
-        let regions: Vec<String> = self.turn.regions.keys().filter(within).cloned().collect();
-        let last_resort = (!edge_relays && regions.is_empty()).then(String::new);
-        Some(regions.into_iter().chain(last_resort).collect())
+        Some(self.turn.regions.keys().filter(within).cloned().collect())
     }
 
     /// The nearest edge's TURN server, then those of the configuration that are permitted, of the person's region first. All know the one

@@ -77,7 +77,7 @@ pub struct MeridianClaims {
     /// Most participants the room takes at once; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_participants: Option<u32>,
-    /// Regions of whose configured TURN servers the person may be told ("": of those that stand nowhere in particular); absent: of all.
+    /// Regions of whose configured TURN servers the person may be told; absent: of all servers, also those without a region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relays: Option<Vec<String>>,
 }
