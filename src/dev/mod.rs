@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -12,6 +13,7 @@ use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings};
 use meridian_node::{Edge, EdgeConfig};
 use meridian_registry::MemoryRegistry;
+use meridian_registry::nodes::View;
 use meridian_registry::settings::RegistrySettings;
 use meridian_turn::settings::TurnSettings;
 use rand::Rng;
@@ -27,6 +29,8 @@ mod engines;
 const POPS: [&str; 3] = ["fra", "iad", "sin"];
 /// Seconds after which a killed edge gets nobody new: shorter than in production, so that it can be watched.
 const LEASE_S: u64 = 2;
+/// How long the PoPs may take to be placed on. An etcd that was just started takes a second or two.
+const ANNOUNCED: Duration = Duration::from_secs(30);
 /// What GeoDNS serves, if asked for; `.test` is nobody's (RFC 6761).
 const JOIN_HOSTNAME: &str = "join.meridian.test";
 const API_KEY: &str = "devkey";
@@ -114,6 +118,9 @@ impl Demo {
             let started = Edge::start(config, engine.connect().await?, identity).await;
             edges.push(started.with_context(|| format!("PoP {pop}"))?);
         }
+        let everybody = |view: &View| POPS.iter().all(|pop| view.get(pop).is_some());
+        let placed = tokio::time::timeout(ANNOUNCED, control.fleet().nodes().wait_for(everybody)).await;
+        placed.context("the control plane does not see all PoPs in the registry; the log says more")?;
         let page = control.http_url();
         welcome(&page, &secret, &edges);
         if let Some(dns) = control.dns_addresses().first() {

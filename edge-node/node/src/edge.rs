@@ -1,9 +1,9 @@
 //! One edge: starts its parts in order, holds what they share, stops them in the reverse order.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meridian_api::limits::Limiter;
 use meridian_api::listener;
@@ -29,6 +29,7 @@ use crate::media::{self, MediaRouter};
 use crate::mesh::{self, MeshHandle};
 use crate::rooms::{CloseKind, Rooms, ToRoom};
 use crate::turn::{self, Turn};
+use crate::usage::UsageMeter;
 
 /// Media events that may wait for the router task.
 const MEDIA_EVENTS: usize = 8_192;
@@ -43,6 +44,8 @@ const HTTP_LIMITS: listener::Limits = listener::Limits {
     connections: 65_536,
     connections_per_address: 2_048,
 };
+/// How long an edge that has API keys of its own waits for the control plane's before it is announced without them.
+const FIRST_POLICY: Duration = Duration::from_secs(3);
 /// How long stopping waits until everybody who follows the registry can know that this edge takes nobody new.
 const LEAVE_PLACEMENT: Duration = Duration::from_secs(1);
 /// How long stopping waits for clients to read their goodbye.
@@ -100,6 +103,8 @@ pub(crate) struct EdgeState {
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
+    /// The control plane's token keys and TURN secret have been here at least once.
+    policy_known: watch::Sender<bool>,
     control_connected: AtomicBool,
     /// The control plane has said that it sends nobody here any more.
     leaving_noted: watch::Sender<bool>,
@@ -107,7 +112,7 @@ pub(crate) struct EdgeState {
     stop: watch::Sender<bool>,
     /// After `stop`, once nobody needs the HTTP port any more.
     closed: watch::Sender<bool>,
-    cpu: CpuMeter,
+    usage: UsageMeter,
 }
 
 impl EdgeState {
@@ -121,6 +126,20 @@ impl EdgeState {
             keys.add_api_key(key, secret);
         }
         self.keys.send_replace(Arc::new(keys));
+    }
+
+    pub(crate) fn policy_known(&self) {
+        self.policy_known.send_replace(true);
+    }
+
+    /// Once people who are sent here are let in: both their tokens and their TURN credentials may be the control plane's.
+    async fn can_admit(&self) {
+        if self.control.is_some() {
+            let mut known = self.policy_known.subscribe();
+            // Whoever has API keys of its own serves those when the control plane is away.
+            let _ = tokio::time::timeout(FIRST_POLICY, known.wait_for(|known| *known)).await;
+        }
+        let _ = self.keys.subscribe().wait_for(|keys| !keys.is_empty()).await;
     }
 
     /// Notes whether the stream to the control plane stands; returns whether it did before.
@@ -217,7 +236,7 @@ impl EdgeState {
                 participants,
             })
             .collect();
-        let rates = self.cpu.sample(&self.shards);
+        let rates = self.usage.sample(&self.shards);
         v1::LoadReport {
             participants: rooms.iter().map(|room| room.participants).sum(),
             cpu: rates.cpu,
@@ -328,13 +347,14 @@ impl Edge {
             mesh,
             control: control.clone(),
             keys: watch::Sender::default(),
+            policy_known: watch::Sender::default(),
             turn,
             control_connected: AtomicBool::new(false),
             leaving_noted: watch::Sender::new(false),
             state: watch::Sender::new(NodeState::Active),
             stop: watch::Sender::new(false),
             closed: watch::Sender::new(false),
-            cpu: CpuMeter::new(),
+            usage: UsageMeter::new(),
             node,
             config,
         });
@@ -475,13 +495,12 @@ async fn serve(state: Arc<EdgeState>, socket: TcpListener, tls: Option<Arc<rustl
     listener::serve(socket, server).await;
 }
 
-/// Keeps the edge's record in the registry and follows its state. An edge without token keys would refuse everybody who is sent to
-/// it: it is not announced before it has some.
+/// Keeps the edge's record in the registry and follows its state. An edge that could let nobody in is not announced: whoever was sent to
+/// it would be refused.
 async fn register(state: Arc<EdgeState>, registry: SharedRegistry) {
     let ttl = Duration::from_secs(state.config.registry.lease_s);
-    let mut keys = state.keys.subscribe();
     tokio::select! {
-        _ = keys.wait_for(|keys| !keys.is_empty()) => {}
+        () = state.can_admit() => {}
         () = state.stopped() => return,
     }
     let mut registration = announce(registry, state.record(), ttl);
@@ -502,69 +521,4 @@ pub(crate) fn unix_now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
-}
-
-/// What the last interval between two load reports cost.
-struct CpuMeter {
-    last: std::sync::Mutex<(Instant, f64, u64, u64, u64)>,
-}
-
-#[derive(Default)]
-struct Rates {
-    /// Share of all cores, 0..1.
-    cpu: f32,
-    tx_mbps: f32,
-    rx_mbps: f32,
-    tx_packets_per_s: u64,
-}
-
-impl CpuMeter {
-    fn new() -> CpuMeter {
-        CpuMeter {
-            last: std::sync::Mutex::new((Instant::now(), process_cpu_s(), 0, 0, 0)),
-        }
-    }
-
-    fn sample(&self, shards: &Shards) -> Rates {
-        let metrics = shards.metrics();
-        let now = (
-            Instant::now(),
-            process_cpu_s(),
-            metrics.bytes_out,
-            metrics.bytes_in,
-            metrics.packets_out,
-        );
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let seconds = now.0.duration_since(last.0).as_secs_f64().max(0.001);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        let mbps = |bytes: u64, before: u64| (bytes.saturating_sub(before) as f64 * 8.0 / seconds / 1e6) as f32;
-        let rates = Rates {
-            cpu: ((now.1 - last.1) / seconds / cores).clamp(0.0, 1.0) as f32,
-            tx_mbps: mbps(now.2, last.2),
-            rx_mbps: mbps(now.3, last.3),
-            tx_packets_per_s: (now.4.saturating_sub(last.4) as f64 / seconds) as u64,
-        };
-        *last = now;
-        rates
-    }
-}
-
-/// User and system time of this process in seconds, from `/proc/self/stat` (fields 14 and 15, in ticks of 10 ms).
-fn process_cpu_s() -> f64 {
-    const TICKS_PER_S: f64 = 100.0;
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
-        return 0.0;
-    };
-    // The second field is the program's name in parentheses and may hold spaces.
-    let Some((_, fields)) = stat.rsplit_once(')') else {
-        return 0.0;
-    };
-    let ticks = |index: usize| {
-        fields
-            .split_whitespace()
-            .nth(index)
-            .and_then(|f| f.parse::<f64>().ok())
-            .unwrap_or(0.0)
-    };
-    (ticks(11) + ticks(12)) / TICKS_PER_S
 }

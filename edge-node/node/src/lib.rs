@@ -20,6 +20,7 @@ mod media;
 mod mesh;
 mod rooms;
 mod turn;
+mod usage;
 
 pub use config::EdgeConfig;
 pub use edge::{Edge, EdgeError, check_identity};

@@ -1,6 +1,8 @@
 //! Signalling as clients see it, over real sockets of one edge: slow clients, broken ones, resumes and simulated failures.
 #![forbid(unsafe_code)]
 
+#[path = "../support/mod.rs"]
+mod edges;
 mod support;
 
 use std::time::Duration;

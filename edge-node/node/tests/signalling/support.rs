@@ -1,6 +1,5 @@
 //! One edge on free ports of loopback, and clients that speak the wire protocol to it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +8,6 @@ use futures_util::{SinkExt, StreamExt};
 use meridian_api::pki::CertificateAuthority;
 use meridian_api::token::{Claims, mint};
 use meridian_node::Edge;
-use meridian_node::config::{EdgeConfig, HttpSettings, LinkSettings, MediaSettings, NodeSettings};
 use meridian_registry::MemoryRegistry;
 use meridian_signalling::proto::{self, signal_request::Message as Ask, signal_response::Message as Say};
 use prost::Message;
@@ -20,9 +18,9 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
+use crate::edges::{KEY, SECRET, edge_config};
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-const KEY: &str = "devkey";
-const SECRET: &str = "a secret of at least thirty-two characters";
 
 pub(crate) struct House {
     edge: Edge,
@@ -31,35 +29,12 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) async fn open() -> House {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = EdgeConfig {
-            node: NodeSettings {
-                id: "fra-1".into(),
-                region: "fra".into(),
-                ..NodeSettings::default()
-            },
-            http: HttpSettings {
-                bind: any,
-                ..HttpSettings::default()
-            },
-            media: MediaSettings {
-                bind: vec![any],
-                threads: 1,
-                ..MediaSettings::default()
-            },
-            link: LinkSettings {
-                bind: any,
-                advertise: None,
-            },
-            api_keys: BTreeMap::from([(KEY.to_owned(), SECRET.to_owned())]),
-            ..EdgeConfig::default()
-        };
         let identity = CertificateAuthority::create()
             .unwrap()
             .issue_node("fra-1", &[])
             .unwrap();
         let registry = std::sync::Arc::new(MemoryRegistry::new());
-        let edge = Edge::start(config, registry, identity).await.unwrap();
+        let edge = Edge::start(edge_config(), registry, identity).await.unwrap();
         let port = edge.url().rsplit(':').next().unwrap().parse().unwrap();
         House {
             edge,

@@ -1,7 +1,9 @@
-//! What an edge does with its TURN server when the control plane drains it.
+//! What an edge does at the control plane's word: when it is announced, and what becomes of its TURN server when it is drained.
 
 #[path = "../../../turn/tests/support/mod.rs"]
 mod requests;
+#[path = "support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,12 +17,14 @@ use meridian_api::v1::edge_command::Command;
 use meridian_api::v1::edge_control_server::{EdgeControl, EdgeControlServer};
 use meridian_api::v1::{self, NodeState};
 use meridian_node::Edge;
-use meridian_node::config::{ControlPlaneSettings, EdgeConfig, LinkSettings, MediaSettings, NodeSettings};
-use meridian_registry::MemoryRegistry;
+use meridian_node::config::{ControlPlaneSettings, EdgeConfig};
+use meridian_registry::nodes::{NODES_PREFIX, NodeRecord};
+use meridian_registry::{Change, MemoryRegistry, Watch, WatchEvent};
 use meridian_turn::settings::TurnSettings;
 use meridian_turn::stun::{Method, attribute};
 use requests::link::{call, udp_socket};
 use requests::{Answer, Client, anna, bert, channel_data, peer_attribute, u32_attribute, udp};
+use support::{ANY, edge_config};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -56,6 +60,8 @@ struct House {
     edge: Edge,
     turn: SocketAddr,
     commands: mpsc::Sender<Result<v1::EdgeCommand, Status>>,
+    /// What the registry says of edges.
+    nodes: Watch,
 }
 
 impl House {
@@ -74,24 +80,9 @@ impl House {
             .unwrap()
             .add_service(EdgeControlServer::new(Control(Mutex::new(Some(queue)))));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = EdgeConfig {
-            node: NodeSettings {
-                id: "fra-1".into(),
-                region: "fra".into(),
-                ..NodeSettings::default()
-            },
-            media: MediaSettings {
-                bind: vec![any],
-                threads: 1,
-                ..MediaSettings::default()
-            },
-            link: LinkSettings {
-                bind: any,
-                advertise: None,
-            },
+        let config = EdgeConfig {
             turn: TurnSettings {
-                udp: vec![any],
+                udp: vec![ANY],
                 realm: requests::REALM.into(),
                 users: BTreeMap::from([("anna", "pw-a"), ("bert", "pw-b")].map(|(a, b)| (a.into(), b.into()))),
                 allowed_peers: vec!["127.0.0.0/8".into()],
@@ -103,17 +94,20 @@ impl House {
                 url: Some(format!("https://{control}")),
                 ..ControlPlaneSettings::default()
             },
-            api_keys: BTreeMap::from([("devkey".into(), "a secret of at least thirty-two characters".into())]),
-            ..EdgeConfig::default()
+            ..edge_config()
         };
-        config.http.bind = any;
         let identity = authority.issue_node("fra-1", &[]).unwrap();
-        let edge = Edge::start(config, Arc::new(MemoryRegistry::new()), identity)
-            .await
-            .unwrap();
+        let registry = Arc::new(MemoryRegistry::new());
+        let nodes = meridian_registry::watch(registry.clone(), NODES_PREFIX);
+        let edge = Edge::start(config, registry, identity).await.unwrap();
         let turn = edge.turn_urls()[0].strip_prefix("turn:").unwrap();
         let turn = turn.split('?').next().unwrap().parse().unwrap();
-        House { edge, turn, commands }
+        House {
+            edge,
+            turn,
+            commands,
+            nodes,
+        }
     }
 
     async fn set(&self, state: NodeState) {
@@ -121,8 +115,31 @@ impl House {
             state: state.into(),
             ..v1::SetState::default()
         };
-        let command = Some(Command::SetState(state));
+        self.say(Command::SetState(state)).await;
+    }
+
+    async fn say(&self, command: Command) {
+        let command = Some(command);
         self.commands.send(Ok(v1::EdgeCommand { command })).await.unwrap();
+    }
+
+    /// The edge's record as it is first seen in the registry.
+    async fn announced(&mut self) -> NodeRecord {
+        loop {
+            let entries = match self.nodes.next().await.unwrap() {
+                WatchEvent::Snapshot(entries) | WatchEvent::Rewound(entries) => entries,
+                WatchEvent::Changes(changes) => changes
+                    .into_iter()
+                    .filter_map(|change| match change {
+                        Change::Put(entry) => Some(entry),
+                        Change::Delete { .. } => None,
+                    })
+                    .collect(),
+            };
+            if let Some(entry) = entries.first() {
+                return NodeRecord::from_json(&entry.key, &entry.value).unwrap();
+            }
+        }
     }
 
     /// Asks for an allocation until the answer is this one: a command takes its time.
@@ -174,5 +191,25 @@ async fn a_drained_edge_refuses_new_allocations_and_serves_those_it_has_until_th
     let (mut bert, mut socket) = house.allocates(bert(), 0);
     house.set(NodeState::Cordoned).await;
     assert_eq!(refresh(&mut socket, &mut bert, 0).error, 0);
+    house.edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_with_keys_of_its_own_is_announced_only_when_it_knows_the_control_planes_as_well() {
+    let mut house = House::open().await;
+    // Had it been announced before the policy, it would have been as active.
+    house.set(NodeState::Cordoned).await;
+    house.say(Command::Policy(v1::Policy::default())).await;
+    assert_eq!(
+        house.announced().await.state,
+        meridian_registry::nodes::NodeState::Cordoned
+    );
+    house.edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_with_keys_of_its_own_does_not_wait_for_ever_for_a_control_plane_that_says_nothing() {
+    let mut house = House::open().await;
+    assert_eq!(house.announced().await.id, "fra-1");
     house.edge.stop().await;
 }
