@@ -26,7 +26,8 @@ const ADVERTISED: &str = "203.0.114.7";
 const CLIENT: &str = "198.51.99.10";
 const PEER: &str = "198.51.99.11";
 
-/// Three network stacks: this one routes between the server's and the client's and translates addresses; `$@` runs in the client's.
+/// Three network stacks: this one routes between the server's and the client's and translates addresses; `$@` runs in the client's. Where the client is,
+/// packets are 1,300 bytes at most.
 const NAMESPACES: &str = r#"
     server= client=
     trap 'kill $server $client' EXIT
@@ -45,6 +46,8 @@ const NAMESPACES: &str = r#"
     nsenter --target $server --net ip address add $PRIVATE/24 dev wan
     nsenter --target $client --net ip address add $CLIENT/24 dev wan
     nsenter --target $client --net ip address add $PEER/24 dev wan
+    ip link set outside mtu 1300
+    nsenter --target $client --net ip link set wan mtu 1300
     ip link set inside up
     ip link set outside up
     for pid in $server $client; do nsenter --target $pid --net ip link set wan up; done
@@ -186,6 +189,48 @@ async fn a_client_outside_of_a_one_to_one_nat_relays_under_the_advertised_addres
         &mut Framed(TcpStream::connect(server.turn).unwrap(), Vec::new()),
         bert(),
     );
+}
+
+/// Whatever one end sends until the other has it: the first that meets a narrow path is lost, as the router's word must come back.
+fn arrives(what: &str, mut send: impl FnMut(), mut receive: impl FnMut() -> bool) {
+    for _ in 0..5 {
+        send();
+        if receive() {
+            return;
+        }
+    }
+    panic!("{what} never arrives");
+}
+
+#[tokio::test]
+async fn datagrams_that_a_path_is_too_narrow_for_are_relayed_in_fragments() {
+    if !inside("datagrams_that_a_path_is_too_narrow_for_are_relayed_in_fragments") {
+        return;
+    }
+    let server = Server::start().await;
+    let (mut socket, mut client) = (server.udp(), anna());
+    let relayed = allocate(&mut socket, &mut client);
+    let peer = udp_socket(PEER);
+    assert_eq!(bind(&mut socket, &mut client, peer.local_addr().unwrap()), 0);
+    for socket in [&socket, &peer] {
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    }
+    let mut buffer = [0; 9_000];
+    // Fits the server's own link, but not the way behind the router; then neither.
+    for bytes in [1_350, 3_000] {
+        let payload = vec![7; bytes];
+        let framed = channel_data(0x4001, &payload);
+        arrives(
+            &format!("{bytes} bytes up"),
+            || assert_eq!(socket.send(&framed).unwrap(), framed.len()),
+            || peer.recv(&mut buffer).is_ok_and(|length| length == bytes),
+        );
+        arrives(
+            &format!("{bytes} bytes down"),
+            || assert_eq!(peer.send_to(&payload, relayed).unwrap(), bytes),
+            || socket.recv(&mut buffer).is_ok_and(|length| length == framed.len()),
+        );
+    }
 }
 
 #[tokio::test]

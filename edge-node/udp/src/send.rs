@@ -46,7 +46,7 @@ pub struct SendStats {
     pub bytes: u64,
     /// Datagrams dropped because the socket's buffer stayed full (EAGAIN, ENOBUFS).
     pub dropped_full: u64,
-    /// Datagrams dropped because they exceed the path's MTU (EMSGSIZE).
+    /// Datagrams dropped because not even fragments can carry them (EMSGSIZE).
     pub dropped_too_big: u64,
     /// Datagrams dropped because the destination cannot be reached (ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EPERM …).
     pub dropped_unreachable: u64,
@@ -197,7 +197,7 @@ impl Message {
     }
 }
 
-/// What to do about one message that `sendmmsg` stopped at.
+/// What to do about one message that the kernel stopped at.
 enum Verdict {
     Retry,
     Full,
@@ -260,12 +260,13 @@ impl Socket {
                 self.disable_gso();
                 Verdict::Singly
             }
-            Some(libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP) if message.segments > 1 => Verdict::Singly,
+            Some(libc::EINVAL | libc::EOPNOTSUPP) if message.segments > 1 => Verdict::Singly,
+            Some(libc::EMSGSIZE) => Verdict::Singly,
             _ => Verdict::Drop,
         }
     }
 
-    /// One `sendmmsg` of the first of these messages; returns how many it took.
+    /// One system call for the first of these messages; returns how many it took.
     fn send_some(&self, batch: &mut Batch, messages: Range<usize>) -> io::Result<usize> {
         let from = messages.start;
         if !self.has_gso() && batch.messages[from].segments > 1 {
@@ -311,15 +312,24 @@ impl Socket {
             }
             count = i + 1;
         }
-        // SAFETY: the first `count` headers are initialised; what they point at lives in this frame or in
+        // SAFETY: the first `count` headers (at least one) are initialised; what they point at lives in this frame or in
         // `batch.buffer`, has the lengths given, and is not touched until the call returns.
         let sent = unsafe {
-            libc::sendmmsg(
-                self.raw_fd(),
-                headers.as_mut_ptr().cast(),
-                count as libc::c_uint,
-                libc::MSG_NOSIGNAL as _,
-            )
+            let first = headers[0].assume_init_ref().msg_hdr;
+            if count == 1 && first.msg_controllen == 0 {
+                // A lone datagram: the kernel has no headers to fetch.
+                let data = *first.msg_iov;
+                let (to, to_len) = (first.msg_name.cast(), first.msg_namelen);
+                let (fd, flags) = (self.raw_fd(), libc::MSG_NOSIGNAL);
+                libc::sendto(fd, data.iov_base, data.iov_len, flags, to, to_len).min(1) as libc::c_int
+            } else {
+                libc::sendmmsg(
+                    self.raw_fd(),
+                    headers.as_mut_ptr().cast(),
+                    count as libc::c_uint,
+                    libc::MSG_NOSIGNAL as _,
+                )
+            }
         };
         batch.stats.calls += 1;
         if sent < 0 {
@@ -334,15 +344,20 @@ impl Socket {
         Ok(sent)
     }
 
-    /// Without segmentation: each datagram of the message by itself.
+    /// Each datagram of the message by itself, those that the path is too narrow for in fragments.
     fn send_singly(&self, batch: &mut Batch, index: usize) {
         let message = batch.messages[index];
-        batch.stats.gso_refused += 1;
+        if message.segments > 1 {
+            batch.stats.gso_refused += 1;
+        }
         for datagram in batch.buffer[message.start..message.start + message.len].chunks(message.segment) {
-            let mut result = self.send_to(datagram, message.to, message.source);
-            if matches!(&result, Err(e) if e.raw_os_error() == Some(libc::ECONNREFUSED)) {
-                result = self.send_to(datagram, message.to, message.source);
-            }
+            let result = self.send_to(datagram, message.to, message.source);
+            let result = match result.as_ref().err().and_then(io::Error::raw_os_error) {
+                // A pending error of some earlier datagram, reported once.
+                Some(libc::ECONNREFUSED) => self.send_to(datagram, message.to, message.source),
+                Some(libc::EMSGSIZE) => self.send_fragmented(datagram, message.to, message.source),
+                _ => result,
+            };
             batch.stats.calls += 1;
             match result {
                 Ok(()) => {

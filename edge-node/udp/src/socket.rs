@@ -65,6 +65,10 @@ impl Socket {
                 SocketAddr::V6(_) => set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
             }
         }
+        if address.is_ipv4() {
+            // Whole datagrams need no identification (RFC 6864 §4), which the kernel makes otherwise, one by one.
+            set_int(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+        }
         // Both exist since Linux 5.0; without them everything still works, one datagram at a time.
         if options.gro {
             let _ = set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
@@ -114,6 +118,20 @@ impl Socket {
         } else {
             Ok(())
         }
+    }
+
+    /// Sends what exceeds the path's MTU. Should another thread do the same at this moment, one of the two may still get
+    /// EMSGSIZE.
+    pub(crate) fn send_fragmented(&self, payload: &[u8], to: SocketAddr, source: Option<IpAddr>) -> io::Result<()> {
+        if self.local.is_ipv6() {
+            // Has no such bit: its sockets fragment.
+            return self.send_to(payload, to, source);
+        }
+        let fd = self.raw_fd();
+        set_int(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT)?;
+        let sent = self.send_to(payload, to, source);
+        set_int(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+        sent
     }
 
     pub(crate) fn is_wildcard(&self) -> bool {

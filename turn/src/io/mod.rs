@@ -58,8 +58,8 @@ pub struct TurnConfig {
 }
 
 /// Half of it on average, and with the kernel's slack well within the 2 ms that a hop may add. A timer costs a worker as much as two
-/// packets do: paced audio of a hundred people, a packet each 0.2 ms, costs a fifth less than with 0.9 ms (`./run bench turn --gather-us N`).
-pub(crate) const GATHER: Duration = Duration::from_micros(1_500);
+/// packets do: paced audio of a hundred people, a packet each 0.2 ms, costs a quarter less than with 0.75 ms (`./run bench turn --gather-us N`).
+pub(crate) const GATHER: Duration = Duration::from_micros(1_900);
 pub(crate) const GATHER_MAX: Duration = Duration::from_millis(2);
 
 /// How often draining looks whether allocations have ended.
