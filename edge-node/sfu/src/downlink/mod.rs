@@ -94,6 +94,16 @@ struct Format {
     strip_red: bool,
 }
 
+/// A packet of the source with its place in what this subscriber gets.
+#[derive(Clone, Copy)]
+struct Numbered<'a> {
+    packet: &'a RtpPacket,
+    mapping: &'a Mapping,
+    /// Extended; the wire has its lower half.
+    sequence: u32,
+    format: Format,
+}
+
 /// Hot state of one subscription (a test keeps it ≤ 1 KB).
 pub struct Downlink {
     kind: MediaKind,
@@ -249,16 +259,22 @@ impl Downlink {
         } else {
             (current, in_current)
         };
+        let numbered = Numbered {
+            packet,
+            mapping: &mapping,
+            sequence,
+            format,
+        };
         let ahead = sequence.wrapping_sub(self.highest) as i32;
         if ahead <= 0 {
-            return self.forward_late(packet, &mapping, sequence, format, send, out);
+            return self.forward_late(&numbered, send, out);
         }
         // A packet whose number later ones already count with is sent even if it is of no use: it fills the hole.
         if !reserved && self.leaves_out(packet) {
             self.leave_out(packet, current, sequence);
             return None;
         }
-        let forwarded = self.write(packet, &mapping, sequence, format, send, out)?;
+        let forwarded = self.write(&numbered, send, out)?;
         self.sent = if ahead as u32 >= WINDOW {
             1
         } else {
@@ -339,15 +355,9 @@ impl Downlink {
         Some(format)
     }
 
-    fn write(
-        &mut self,
-        packet: &RtpPacket,
-        mapping: &Mapping,
-        sequence: u32,
-        format: Format,
-        send: &mut SendContext<'_>,
-        out: &mut [u8],
-    ) -> Option<Forwarded> {
+    fn write(&mut self, numbered: &Numbered<'_>, send: &mut SendContext<'_>, out: &mut [u8]) -> Option<Forwarded> {
+        let Numbered { packet, format, .. } = *numbered;
+        let sequence = numbered.sequence as u16;
         let skip_payload = match packet.frame.red_primary {
             Some(primary) if format.strip_red => usize::from(primary),
             // Unreadable RED cannot become Opus.
@@ -356,9 +366,9 @@ impl Downlink {
         };
         let outgoing = Outgoing {
             packet,
-            mapping,
+            mapping: numbered.mapping,
             ssrc: self.ssrc,
-            sequence: sequence as u16,
+            sequence,
             payload_type: format.payload_type,
             send_mid: self.send_mid,
             original_sequence: None,
@@ -368,7 +378,6 @@ impl Downlink {
         let (header_len, len) = rewrite::write(&outgoing, &self.extensions, send, out)?;
         self.packets += 1;
         self.bytes += (len - header_len) as u64;
-        let sequence = sequence as u16;
         Some(Forwarded {
             ssrc: self.ssrc,
             sequence,

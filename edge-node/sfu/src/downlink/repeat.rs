@@ -3,7 +3,7 @@
 
 use super::history::Mapping;
 use super::rewrite::{self, Outgoing};
-use super::{Downlink, Format, Forwarded, SendContext, WINDOW};
+use super::{Downlink, Forwarded, Numbered, SendContext, WINDOW};
 use crate::media::Layer;
 use crate::packet::RtpPacket;
 use crate::source::Source;
@@ -25,8 +25,13 @@ impl Downlink {
         out: &mut [u8],
     ) -> Option<Forwarded> {
         let forwarded = self.find_sent(sequence, source).and_then(|(packet, mapping)| {
-            let format = self.format(packet.codec)?;
-            self.write_rtx(packet, &mapping, sequence, format, send, out)
+            let numbered = Numbered {
+                packet,
+                mapping: &mapping,
+                sequence: u32::from(sequence),
+                format: self.format(packet.codec)?,
+            };
+            self.write_rtx(&numbered, send, out)
         });
         if forwarded.is_none() {
             self.unanswered += 1;
@@ -38,49 +43,38 @@ impl Downlink {
     /// it takes its own place if that is recent and unused.
     pub(super) fn forward_late(
         &mut self,
-        packet: &RtpPacket,
-        mapping: &Mapping,
-        sequence: u32,
-        format: Format,
+        numbered: &Numbered<'_>,
         send: &mut SendContext<'_>,
         out: &mut [u8],
     ) -> Option<Forwarded> {
-        let age = self.highest.wrapping_sub(sequence);
+        let age = self.highest.wrapping_sub(numbered.sequence);
         if age < WINDOW && self.sent >> age & 1 != 0 {
             return None;
         }
-        if format.rtx.is_some() {
-            return self.write_rtx(packet, mapping, sequence as u16, format, send, out);
+        if numbered.format.rtx.is_some() {
+            return self.write_rtx(numbered, send, out);
         }
         if age >= WINDOW {
             return None;
         }
-        let mut forwarded = self.write(packet, mapping, sequence, format, send, out)?;
+        let mut forwarded = self.write(numbered, send, out)?;
         self.sent |= 1 << age;
         forwarded.late = true;
         Some(forwarded)
     }
 
-    fn write_rtx(
-        &mut self,
-        packet: &RtpPacket,
-        mapping: &Mapping,
-        original_sequence: u16,
-        format: Format,
-        send: &mut SendContext<'_>,
-        out: &mut [u8],
-    ) -> Option<Forwarded> {
-        let (ssrc, payload_type) = (self.rtx_ssrc?, format.rtx?);
+    fn write_rtx(&mut self, numbered: &Numbered<'_>, send: &mut SendContext<'_>, out: &mut [u8]) -> Option<Forwarded> {
+        let (ssrc, payload_type) = (self.rtx_ssrc?, numbered.format.rtx?);
         let credit = self.credit.checked_sub(2)?;
         let sequence = self.next_rtx;
         let outgoing = Outgoing {
-            packet,
-            mapping,
+            packet: numbered.packet,
+            mapping: numbered.mapping,
             ssrc,
             sequence,
             payload_type,
             send_mid: self.send_mid,
-            original_sequence: Some(original_sequence),
+            original_sequence: Some(numbered.sequence as u16),
             skip_payload: 0,
             pad: false,
         };
@@ -93,7 +87,7 @@ impl Downlink {
             sequence,
             header_len,
             len,
-            marker: packet.marker,
+            marker: numbered.packet.marker,
             rtx: true,
             late: false,
         })
