@@ -4,6 +4,7 @@ use crate::fleet::{Attachment, Fleet};
 use crate::join::JoinService;
 use crate::learning::Learning;
 use crate::metrics::Metrics;
+use meridian_api::join::Refusal;
 use meridian_api::limits::Limiter;
 use meridian_api::pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_name_of};
 use meridian_api::v1::edge_control_server::EdgeControl;
@@ -111,6 +112,18 @@ impl EdgeControl for EdgeControlService {
         let address = request.client_address.parse();
         let address = address.map_err(|_| Status::invalid_argument("client_address is no IP address"))?;
         Ok(Response::new(self.joins.probes(address, &request.from)))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewAnswer>, Status> {
+        edge_of(&request)?;
+        match self.joins.renew(&request.into_inner().token).await {
+            Ok(Some(answer)) => Ok(Response::new(answer)),
+            Ok(None) => Err(Status::permission_denied(
+                "this is no token of the join API, or it expired long ago",
+            )),
+            Err(Refusal::Unavailable) => Err(Status::unavailable("the database does not answer; try again")),
+            Err(_) => Err(Status::not_found("the meeting is over")),
+        }
     }
 
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {

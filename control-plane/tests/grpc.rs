@@ -63,6 +63,43 @@ async fn a_join_names_the_turn_server_of_its_edge_first_with_credentials_that_th
 }
 
 #[tokio::test]
+async fn edges_get_another_token_for_whoever_is_in_a_meeting_until_it_ends() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let keys = world.plane.key_ring().clone();
+    let identity = world.plane.certificate_authority().issue_node("fra-1", &[]).unwrap();
+    let mut edge = world.client(&identity);
+    let (code, host_key) = world.meeting(json!({"max_participants": 7})).await;
+    let join = world.join(&code, json!({"name": "Ana"})).await.json();
+    let token = join["token"].as_str().unwrap().to_owned();
+    let renew = |token: &str| v1::RenewRequest {
+        token: token.to_owned(),
+    };
+    let renewed = edge.renew(renew(&token)).await.unwrap().into_inner();
+    let (before, after) = (verify(&token, &keys).unwrap(), verify(&renewed.token, &keys).unwrap());
+    assert_eq!(after.exp, Some(renewed.expires));
+    assert!(after.exp >= before.exp);
+    let lasting = |claims: &Claims| Claims {
+        exp: None,
+        nbf: None,
+        ..claims.clone()
+    };
+    assert_eq!(lasting(&after), lasting(&before), "only for longer");
+
+    let mut forged = before.clone();
+    forged.iss = "devkey".to_owned();
+    let forged = mint(&forged, "devkey", support::API_SECRET).unwrap();
+    for wrong in [&forged, "x.y.z", ""] {
+        let refused = edge.renew(renew(wrong)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{wrong}");
+    }
+    let bearer = format!("Bearer {host_key}");
+    let path = format!("/api/v1/meetings/{code}");
+    let ended = world.http("DELETE", &path, &[("Authorization", &bearer)], None).await;
+    assert_eq!(ended.status, 204, "{}", ended.text);
+    assert_eq!(edge.renew(renew(&token)).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
 async fn load_reports_move_people_and_count_them() {
     let (world, _edges) = World::with_edges(config()).await;
     let fra = world.attach("fra-1").await;

@@ -1,5 +1,7 @@
 //! What an edge does at the control plane's word: when it is announced, and what becomes of its TURN server when it is drained.
 
+#[path = "support/control_plane.rs"]
+mod control_plane;
 #[path = "../../../turn/tests/support/mod.rs"]
 mod requests;
 #[path = "support/mod.rs"]
@@ -7,59 +9,27 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::Stream;
+use control_plane::ControlPlane;
 use meridian_api::pki::CertificateAuthority;
 use meridian_api::v1::edge_command::Command;
-use meridian_api::v1::edge_control_server::{EdgeControl, EdgeControlServer};
 use meridian_api::v1::{self, NodeState};
 use meridian_node::Edge;
 use meridian_node::config::{ControlPlaneSettings, EdgeConfig};
-use meridian_registry::nodes::{NODES_PREFIX, NodeRecord};
-use meridian_registry::{Change, MemoryRegistry, Watch, WatchEvent};
+use meridian_registry::nodes::NODES_PREFIX;
+use meridian_registry::{MemoryRegistry, Watch};
 use meridian_turn::settings::TurnSettings;
 use meridian_turn::stun::{Method, attribute};
 use requests::link::{call, udp_socket};
 use requests::{Answer, Client, anna, bert, channel_data, peer_attribute, u32_attribute, udp};
-use support::{ANY, edge_config};
-use tokio::net::TcpListener;
-use tokio::sync::{Mutex, mpsc};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming};
-
-/// A control plane that says what the test says.
-struct Control(Mutex<Option<mpsc::Receiver<Result<v1::EdgeCommand, Status>>>>);
-
-#[tonic::async_trait]
-impl EdgeControl for Control {
-    type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::EdgeCommand, Status>> + Send>>;
-
-    async fn attach(&self, _: Request<Streaming<v1::EdgeReport>>) -> Result<Response<Self::AttachStream>, Status> {
-        let commands = self.0.lock().await.take();
-        let commands = commands.ok_or_else(|| Status::unavailable("once is enough"))?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(commands))))
-    }
-
-    async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinAnswer>, Status> {
-        Err(Status::unimplemented("no meetings here"))
-    }
-
-    async fn probes(&self, _: Request<v1::ProbesRequest>) -> Result<Response<v1::ProbesAnswer>, Status> {
-        Err(Status::unimplemented("no regions here"))
-    }
-
-    async fn enroll(&self, _: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {
-        Err(Status::unimplemented("nobody new here"))
-    }
-}
+use support::{ANY, announced, edge_config};
 
 struct House {
     edge: Edge,
     turn: SocketAddr,
-    commands: mpsc::Sender<Result<v1::EdgeCommand, Status>>,
+    control: ControlPlane,
     /// What the registry says of edges.
     nodes: Watch,
 }
@@ -68,18 +38,7 @@ impl House {
     async fn open() -> House {
         meridian_api::install_crypto();
         let authority = CertificateAuthority::create().unwrap();
-        let (commands, queue) = mpsc::channel(8);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let control = listener.local_addr().unwrap();
-        let tls = authority
-            .issue_control_plane("control", &[])
-            .unwrap()
-            .tonic_server(false);
-        let server = tonic::transport::Server::builder()
-            .tls_config(tls)
-            .unwrap()
-            .add_service(EdgeControlServer::new(Control(Mutex::new(Some(queue)))));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let control = ControlPlane::start(&authority).await;
         let config = EdgeConfig {
             turn: TurnSettings {
                 udp: vec![ANY],
@@ -91,7 +50,7 @@ impl House {
                 ..TurnSettings::default()
             },
             control_plane: ControlPlaneSettings {
-                url: Some(format!("https://{control}")),
+                url: Some(control.url.clone()),
                 ..ControlPlaneSettings::default()
             },
             ..edge_config()
@@ -105,7 +64,7 @@ impl House {
         House {
             edge,
             turn,
-            commands,
+            control,
             nodes,
         }
     }
@@ -115,31 +74,7 @@ impl House {
             state: state.into(),
             ..v1::SetState::default()
         };
-        self.say(Command::SetState(state)).await;
-    }
-
-    async fn say(&self, command: Command) {
-        let command = Some(command);
-        self.commands.send(Ok(v1::EdgeCommand { command })).await.unwrap();
-    }
-
-    /// The edge's record as it is first seen in the registry.
-    async fn announced(&mut self) -> NodeRecord {
-        loop {
-            let entries = match self.nodes.next().await.unwrap() {
-                WatchEvent::Snapshot(entries) | WatchEvent::Rewound(entries) => entries,
-                WatchEvent::Changes(changes) => changes
-                    .into_iter()
-                    .filter_map(|change| match change {
-                        Change::Put(entry) => Some(entry),
-                        Change::Delete { .. } => None,
-                    })
-                    .collect(),
-            };
-            if let Some(entry) = entries.first() {
-                return NodeRecord::from_json(&entry.key, &entry.value).unwrap();
-            }
-        }
+        self.control.say(Command::SetState(state)).await;
     }
 
     /// Asks for an allocation until the answer is this one: a command takes its time.
@@ -199,9 +134,9 @@ async fn an_edge_with_keys_of_its_own_is_announced_only_when_it_knows_the_contro
     let mut house = House::open().await;
     // Had it been announced before the policy, it would have been as active.
     house.set(NodeState::Cordoned).await;
-    house.say(Command::Policy(v1::Policy::default())).await;
+    house.control.say_policy().await;
     assert_eq!(
-        house.announced().await.state,
+        announced(&mut house.nodes).await.state,
         meridian_registry::nodes::NodeState::Cordoned
     );
     house.edge.stop().await;
@@ -210,6 +145,6 @@ async fn an_edge_with_keys_of_its_own_is_announced_only_when_it_knows_the_contro
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_with_keys_of_its_own_does_not_wait_for_ever_for_a_control_plane_that_says_nothing() {
     let mut house = House::open().await;
-    assert_eq!(house.announced().await.id, "fra-1");
+    assert_eq!(announced(&mut house.nodes).await.id, "fra-1");
     house.edge.stop().await;
 }

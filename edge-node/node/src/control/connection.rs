@@ -123,6 +123,13 @@ impl ControlPlane {
         Ok(self.current()?.join(request).await?.into_inner())
     }
 
+    /// A token to come back with, for whoever has this one of the join API. See the errors at the procedure's definition.
+    pub(crate) async fn renew(&self, token: String) -> Result<v1::RenewAnswer, tonic::Status> {
+        let mut request = tonic::Request::new(v1::RenewRequest { token });
+        request.set_timeout(JOIN_TIMEOUT);
+        Ok(self.current()?.renew(request).await?.into_inner())
+    }
+
     fn current(&self) -> Result<Client, tonic::Status> {
         match &*self.0 {
             Inner::Url(client) => Ok(client.clone()),

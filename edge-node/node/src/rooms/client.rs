@@ -14,6 +14,7 @@ use meridian_transport::sdp::{Negotiation, SubscriptionMedia};
 use tokio::sync::mpsc;
 
 use super::counters::{FrameLoss, SignalCounters, Slowness};
+use super::renewal::ExpiringToken;
 use super::simulate::ResumeFailure;
 use super::{Outgoing, SessionKey, ToSocket};
 
@@ -62,8 +63,8 @@ pub(super) struct Client {
     pub(super) unheard_from: Option<u64>,
     /// What it said, resuming, to have received last of each sender, while its data channel was not open.
     pub(super) received: Option<HashMap<ParticipantSid, u32>>,
-    /// When the client's token expires, seconds since 1970; `None`: it is not ours to refresh.
-    pub(super) token_expires_s: Option<u64>,
+    /// The token it would come back with; `None`: it does not expire, or there is no other to be had.
+    pub(super) token: Option<ExpiringToken>,
     joined_at: Instant,
     /// When a report of this session was last due.
     reported_at: Instant,
@@ -109,7 +110,7 @@ impl Client {
             came_at: serial,
             unheard_from: Some(serial),
             received: None,
-            token_expires_s: None,
+            token: None,
             joined_at: now,
             reported_at: now,
             detached_at: None,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use meridian_api::token::{Claims, KeyRing, mint};
+use meridian_api::token::Claims;
 use meridian_room::{DisconnectReason, ParticipantSid};
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{LeaveAction, Session, SessionConfig};
@@ -11,14 +11,12 @@ use tokio::sync::oneshot;
 
 use super::client::Client;
 use super::counters::FrameLoss;
+use super::renewal::ExpiringToken;
 use super::simulate::ResumeFailure;
 use super::task::RoomTask;
 use super::{Connect, Outgoing, SessionKey, ToSocket};
 use crate::edge::unix_now_ms;
 
-/// A token that expires sooner is replaced, so that whoever loses the connection can come back.
-const TOKEN_RENEWED_S: u64 = 10 * 60;
-const TOKEN_TTL_S: u64 = 15 * 60;
 /// Tells our app which PoP a participant is on: the SDKs do not show `ParticipantInfo.region`.
 const POP_ATTRIBUTE: &str = "meridian.pop";
 
@@ -48,6 +46,7 @@ impl RoomTask {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
         let through_join_api = claims.meridian.is_some();
+        let token = ExpiringToken::new(&request.token, claims.exp);
         let mut signalling = Session::new(self.session_config(&claims), request, claims);
         let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
         if through_join_api {
@@ -77,9 +76,8 @@ impl RoomTask {
         let actions = signalling.start(&self.room, &joined.sid);
         tracing::info!(room = %self.name, %identity, sid = %joined.sid, "joined");
         let came = (now, self.replay.next_serial());
-        let expires = claims_expiry(signalling.claims());
         let mut client = Client::new(socket, identity, joined.sid, address, signalling, to_socket, came);
-        client.token_expires_s = expires;
+        client.token = token;
         self.clients.insert(socket, client);
         self.sockets.insert(socket, socket);
         self.dirty.insert(socket);
@@ -117,6 +115,7 @@ impl RoomTask {
         let counters = &self.edge.rooms.counters;
         counters.resumed();
         client.attach(socket, to_socket);
+        client.token = ExpiringToken::new(&request.token, claims.exp);
         let unsaid = client.signalling.frames_waiting();
         counters.frames_lost(FrameLoss::Resumed, unsaid);
         let actions = client.signalling.resume(&self.room, &client.sid.clone(), request);
@@ -141,25 +140,6 @@ impl RoomTask {
         Some(())
     }
 
-    /// Gives whoever came with a token of an API key a new one before it expires. (Tokens of the join API are the control plane's to
-    /// give.)
-    pub(super) fn refresh_tokens(&mut self, now_s: u64) {
-        let soon = |client: &&mut Client| {
-            client
-                .token_expires_s
-                .is_some_and(|expires| expires < now_s + TOKEN_RENEWED_S)
-        };
-        let keys = self.edge.keys();
-        for client in self.clients.values_mut().filter(soon) {
-            let token = refreshed(client.signalling.claims(), &keys, now_s);
-            client.token_expires_s = token.is_some().then_some(now_s + TOKEN_TTL_S);
-            if let Some(token) = token {
-                client.signalling.refresh_token(token);
-                self.dirty.insert(client.key);
-            }
-        }
-    }
-
     fn session_config(&self, claims: &Claims) -> SessionConfig {
         let region = self.edge.config.node.region.clone();
         let relays = claims.meridian.as_ref().and_then(|meridian| meridian.relays.as_deref());
@@ -174,19 +154,6 @@ impl RoomTask {
             .collect();
         config
     }
-}
-
-/// When a token that this edge can renew expires.
-fn claims_expiry(claims: &Claims) -> Option<u64> {
-    claims.exp.filter(|_| claims.meridian.is_none())
-}
-
-/// The same claims, for longer; `None`: they were not signed with an API key that still counts.
-fn refreshed(claims: &Claims, keys: &KeyRing, now_s: u64) -> Option<String> {
-    let secret = keys.secret(&claims.iss)?;
-    let mut longer = claims.clone();
-    longer.exp = Some(now_s + TOKEN_TTL_S);
-    mint(&longer, &claims.iss, secret).ok()
 }
 
 /// Sends what a refused session has to say; the socket closes when `socket` is dropped.

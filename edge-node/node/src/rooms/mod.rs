@@ -9,6 +9,7 @@ mod connect;
 mod counters;
 mod negotiate;
 mod relay;
+mod renewal;
 mod replay;
 mod simulate;
 mod subscribe;
@@ -30,6 +31,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 pub(crate) use counters::{FrameLoss, SignalCounters, Slowness};
 
 use crate::edge::EdgeState;
+use renewal::Renewed;
 
 /// Messages that may wait for one room. Sockets wait for room in the queue; media events wait in the router's task.
 const QUEUE: usize = 1024;
@@ -78,6 +80,11 @@ pub(crate) enum ToRoom {
     },
     SocketClosed {
         session: SessionKey,
+    },
+    /// What became of asking for another token for a client.
+    Renewed {
+        client: SessionKey,
+        renewed: Renewed,
     },
     Media(meridian_shard::Event),
     Mesh(FromMesh),

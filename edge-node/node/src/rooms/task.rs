@@ -181,6 +181,7 @@ impl RoomTask {
                     client.detach(Instant::now());
                 }
             }
+            ToRoom::Renewed { client, renewed } => self.renewed(client, renewed),
             ToRoom::Media(event) => self.media(event),
             ToRoom::Mesh(message) => self.mesh(message),
             ToRoom::Close(kind) => self.close(kind),
@@ -430,7 +431,7 @@ impl RoomTask {
             self.remove(key, reason, why);
         }
         self.tracks.iter_mut().for_each(|track| track.end_lingering(now));
-        self.refresh_tokens(unix_now_ms() / 1000);
+        self.renew_tokens(unix_now_ms() / 1000);
         self.end_simulations(now);
         self.replay.expire(now);
         self.tell_periodically(now);

@@ -1,12 +1,18 @@
 //! Signalling as clients see it, over real sockets of one edge: slow clients, broken ones, resumes and simulated failures.
 #![forbid(unsafe_code)]
 
+#[path = "../support/control_plane.rs"]
+mod control_plane;
 #[path = "../support/mod.rs"]
 mod edges;
 mod support;
 
 use std::time::Duration;
 
+use control_plane::ControlPlane;
+use edges::edge_config;
+use meridian_api::pki::CertificateAuthority;
+use meridian_api::token::{Claims, MeridianClaims, unix_now_s};
 use meridian_signalling::FRAME_BYTES_MAX;
 use meridian_signalling::proto::leave_request::Action;
 use meridian_signalling::proto::simulate_scenario::Scenario;
@@ -169,6 +175,34 @@ async fn whoever_comes_with_a_token_that_expires_soon_is_given_another() {
         .await
         .expect("a token");
     let mut back = house.connect_as(&refreshed, None, None).await;
+    let Some(Say::Join(join)) = back.hear().await else {
+        panic!("not let in")
+    };
+    assert_eq!(join.participant.map(|me| me.identity).as_deref(), Some("alice"));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_join_token_that_expires_soon_is_replaced_by_the_control_plane() {
+    let authority = CertificateAuthority::create().unwrap();
+    let control = ControlPlane::start(&authority).await;
+    let mut config = edge_config();
+    config.control_plane.url = Some(control.url.clone());
+    control.say_policy().await;
+    let house = House::with(config, &authority).await;
+    let mut claims = Claims::join("alice", "Alice", "room");
+    claims.exp = Some(unix_now_s() + 90);
+    claims.meridian = Some(MeridianClaims::default());
+    let token = control.key.mint(&claims).unwrap();
+    let mut client = house.connect_as(&token, None, None).await;
+    let replaced = client
+        .hear_until(|say| match say {
+            Say::RefreshToken(token) => Some(token),
+            _ => None,
+        })
+        .await
+        .expect("a token");
+    let mut back = house.connect_as(&replaced, None, None).await;
     let Some(Say::Join(join)) = back.hear().await else {
         panic!("not let in")
     };

@@ -8,7 +8,9 @@ use futures_util::{SinkExt, StreamExt};
 use meridian_api::pki::CertificateAuthority;
 use meridian_api::token::{Claims, mint};
 use meridian_node::Edge;
+use meridian_node::config::EdgeConfig;
 use meridian_registry::MemoryRegistry;
+use meridian_registry::nodes::NODES_PREFIX;
 use meridian_signalling::proto::{self, signal_request::Message as Ask, signal_response::Message as Say};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +20,7 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-use crate::edges::{KEY, SECRET, edge_config};
+use crate::edges::{KEY, SECRET, announced, edge_config};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,12 +31,16 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) async fn open() -> House {
-        let identity = CertificateAuthority::create()
-            .unwrap()
-            .issue_node("fra-1", &[])
-            .unwrap();
+        House::with(edge_config(), &CertificateAuthority::create().unwrap()).await
+    }
+
+    /// Where people can be sent: with a control plane, it has its word.
+    pub(crate) async fn with(config: EdgeConfig, authority: &CertificateAuthority) -> House {
+        let identity = authority.issue_node("fra-1", &[]).unwrap();
         let registry = std::sync::Arc::new(MemoryRegistry::new());
-        let edge = Edge::start(edge_config(), registry, identity).await.unwrap();
+        let mut nodes = meridian_registry::watch(registry.clone(), NODES_PREFIX);
+        let edge = Edge::start(config, registry, identity).await.unwrap();
+        announced(&mut nodes).await;
         let port = edge.url().rsplit(':').next().unwrap().parse().unwrap();
         House {
             edge,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use meridian_node::config::{EdgeConfig, HttpSettings, LinkSettings, MediaSettings, NodeSettings};
+use meridian_registry::nodes::NodeRecord;
+use meridian_registry::{Change, Watch, WatchEvent};
 
 pub(crate) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 pub(crate) const KEY: &str = "devkey";
@@ -32,5 +34,24 @@ pub(crate) fn edge_config() -> EdgeConfig {
         },
         api_keys: BTreeMap::from([(KEY.to_owned(), SECRET.to_owned())]),
         ..EdgeConfig::default()
+    }
+}
+
+/// The first edge's record as it is first seen: whoever is sent to that edge is let in from now on.
+pub(crate) async fn announced(nodes: &mut Watch) -> NodeRecord {
+    loop {
+        let entries = match nodes.next().await.unwrap() {
+            WatchEvent::Snapshot(entries) | WatchEvent::Rewound(entries) => entries,
+            WatchEvent::Changes(changes) => changes
+                .into_iter()
+                .filter_map(|change| match change {
+                    Change::Put(entry) => Some(entry),
+                    Change::Delete { .. } => None,
+                })
+                .collect(),
+        };
+        if let Some(entry) = entries.first() {
+            return NodeRecord::from_json(&entry.key, &entry.value).unwrap();
+        }
     }
 }
