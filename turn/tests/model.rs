@@ -16,7 +16,7 @@ const PEERS: [&str; 4] = ["192.0.3.5:7000", "192.0.3.5:7001", "192.0.3.6:7000", 
 const RELAY_IP: &str = "203.0.114.1";
 /// Below the range of relay ports: nobody ever holds it.
 const DEAD_PORT: u16 = 9;
-const CHANNELS: [u16; 3] = [0x4000, 0x4001, 0x7FFE];
+const CHANNELS: [u16; 3] = [0x4000, 0x4001, 0x7FFF];
 const CLIENTS: usize = 3;
 const PERMISSIONS_MAX: usize = 2;
 const ALLOCATIONS_PER_USER: usize = 2;

@@ -372,7 +372,8 @@ fn channels_bind_one_number_to_one_peer() {
     assert_eq!(anna.bind(&mut world, 0x4001, addr("192.0.3.6:1")).error, 400);
     assert_eq!(anna.bind(&mut world, 0x4002, peer()).error, 400);
     assert_eq!(anna.bind(&mut world, 0x3FFF, addr("192.0.3.6:1")).error, 400);
-    assert_eq!(anna.bind(&mut world, 0x7FFF, addr("192.0.3.6:1")).error, 400);
+    assert_eq!(anna.bind(&mut world, 0x8000, addr("192.0.3.6:1")).error, 400);
+    assert_eq!(anna.bind(&mut world, 0x7FFF, addr("192.0.3.6:1")).error, 0);
 }
 
 #[test]

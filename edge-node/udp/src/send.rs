@@ -273,6 +273,24 @@ impl Socket {
             self.send_singly(batch, from);
             return Ok(1);
         }
+        batch.stats.calls += 1;
+        let sent = match &batch.messages[messages.clone()] {
+            [lone] if lone.segments == 1 => {
+                let data = &batch.buffer[lone.start..lone.start + lone.len];
+                self.send_to(data, lone.to, lone.source).map(|()| 1)?
+            }
+            _ => self.send_many(batch, messages)?,
+        };
+        for message in &batch.messages[from..from + sent] {
+            batch.stats.messages += 1;
+            batch.stats.datagrams += message.segments as u64;
+            batch.stats.bytes += message.len as u64;
+        }
+        Ok(sent)
+    }
+
+    /// One `sendmmsg`.
+    fn send_many(&self, batch: &mut Batch, messages: Range<usize>) -> io::Result<usize> {
         let wildcard = self.is_wildcard();
         let mut names = [const { mem::MaybeUninit::<RawAddress>::uninit() }; MESSAGES_MAX];
         let mut controls = [const { mem::MaybeUninit::<Control>::uninit() }; MESSAGES_MAX];
@@ -312,36 +330,20 @@ impl Socket {
             }
             count = i + 1;
         }
-        // SAFETY: the first `count` headers (at least one) are initialised; what they point at lives in this frame or in
+        // SAFETY: the first `count` headers are initialised; what they point at lives in this frame or in
         // `batch.buffer`, has the lengths given, and is not touched until the call returns.
         let sent = unsafe {
-            let first = headers[0].assume_init_ref().msg_hdr;
-            if count == 1 && first.msg_controllen == 0 {
-                // A lone datagram: the kernel has no headers to fetch.
-                let data = *first.msg_iov;
-                let (to, to_len) = (first.msg_name.cast(), first.msg_namelen);
-                let (fd, flags) = (self.raw_fd(), libc::MSG_NOSIGNAL);
-                libc::sendto(fd, data.iov_base, data.iov_len, flags, to, to_len).min(1) as libc::c_int
-            } else {
-                libc::sendmmsg(
-                    self.raw_fd(),
-                    headers.as_mut_ptr().cast(),
-                    count as libc::c_uint,
-                    libc::MSG_NOSIGNAL as _,
-                )
-            }
+            libc::sendmmsg(
+                self.raw_fd(),
+                headers.as_mut_ptr().cast(),
+                count as libc::c_uint,
+                libc::MSG_NOSIGNAL as _,
+            )
         };
-        batch.stats.calls += 1;
         if sent < 0 {
             return Err(io::Error::last_os_error());
         }
-        let sent = sent as usize;
-        for message in &batch.messages[from..from + sent] {
-            batch.stats.messages += 1;
-            batch.stats.datagrams += message.segments as u64;
-            batch.stats.bytes += message.len as u64;
-        }
-        Ok(sent)
+        Ok(sent as usize)
     }
 
     /// Each datagram of the message by itself, those that the path is too narrow for in fragments.

@@ -17,8 +17,8 @@ const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_TCP: u8 = 6;
 /// Another process may sit on a port of ours.
 const OPEN_ATTEMPTS: u8 = 4;
-/// RFC 8656 §12 has 0x4000–0x4FFF; clients of RFC 5766 go up to 0x7FFE, and nothing else begins like that here.
-const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFE;
+/// RFC 8656 §12 has 0x4000–0x4FFF; clients of RFC 5766 (§11) go up to 0x7FFF, coturn's among them, and nothing else begins like that here.
+const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFF;
 
 /// Which relayed addresses a client asks for.
 struct Wanted {
