@@ -90,12 +90,14 @@ impl RoomTask {
         }
     }
 
-    pub(super) fn renewed(&mut self, key: SessionKey, renewed: Renewed) {
+    pub(super) fn renewed(&mut self, now_s: u64, key: SessionKey, renewed: Renewed) {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
         match renewed {
             Renewed::Yes { token, expires_s } => {
+                // Should the two clocks be far apart, it is not asked again at once, and for ever.
+                let expires_s = expires_s.max(now_s + AHEAD_S + RETRY_S);
                 client.token = ExpiringToken::new(&token, Some(expires_s));
                 client.signalling.refresh_token(token);
                 self.dirty.insert(key);

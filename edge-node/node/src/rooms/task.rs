@@ -181,7 +181,7 @@ impl RoomTask {
                     client.detach(Instant::now());
                 }
             }
-            ToRoom::Renewed { client, renewed } => self.renewed(client, renewed),
+            ToRoom::Renewed { client, renewed } => self.renewed(unix_now_ms() / 1000, client, renewed),
             ToRoom::Media(event) => self.media(event),
             ToRoom::Mesh(message) => self.mesh(message),
             ToRoom::Close(kind) => self.close(kind),
