@@ -1,11 +1,13 @@
 //! The `Dtls` trait and its implementation over `dimpl`, DTLS 1.2 only: with 1.3 Chromium ends in AES_CM_128_HMAC_SHA1_80.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dimpl::{Config, DtlsCertificate, Error, Output};
 
+use super::last_flight::LastFlight;
 use super::{DtlsIdentity, Fingerprint};
 use crate::srtp::{MasterKeys, SrtpProfile};
 
@@ -84,6 +86,14 @@ pub(crate) struct DimplDtls {
     /// The handshake is done, the keys have not come out yet.
     awaiting_keys: bool,
     dropped: u64,
+    /// Everything of the last flight has been polled.
+    settled: bool,
+    /// Of a server only, until the client has it.
+    last_flight: Option<LastFlight>,
+    /// Copies of it that are due.
+    copies: VecDeque<Vec<u8>>,
+    /// As of the last datagram or timeout.
+    now: Instant,
 }
 
 impl DimplDtls {
@@ -111,6 +121,10 @@ impl DimplDtls {
             confirmed: false,
             awaiting_keys: false,
             dropped: 0,
+            settled: false,
+            last_flight: (!client).then(LastFlight::default),
+            copies: VecDeque::new(),
+            now,
         };
         let config = Arc::clone(&identity.config);
         dtls.engine = catch_unwind(AssertUnwindSafe(|| {
@@ -144,6 +158,15 @@ impl DimplDtls {
         self.pending = true;
     }
 
+    /// What the engine sends from now on answers something else, unless the handshake is done: then the last flight is complete.
+    fn begin_flight(&mut self, now: Instant) {
+        self.now = now;
+        self.settled = self.connected;
+        if let Some(flight) = self.last_flight.as_mut().filter(|_| !self.connected) {
+            flight.begin();
+        }
+    }
+
     fn next(&mut self) -> Option<DtlsEvent> {
         let mut small = [0u8; 2_048];
         let mut large = Vec::new();
@@ -156,15 +179,24 @@ impl DimplDtls {
             };
             match engine.poll_output(buffer) {
                 Output::BufferTooSmall { needed } => large = vec![0; needed],
-                Output::Packet(packet) => return Some(DtlsEvent::Transmit(packet.to_vec())),
+                Output::Packet(packet) => {
+                    if let Some(flight) = self.last_flight.as_mut().filter(|_| !self.settled) {
+                        flight.push(packet);
+                    }
+                    return Some(DtlsEvent::Transmit(packet.to_vec()));
+                }
                 Output::PeerCert(der) => return Some(DtlsEvent::Certificate(Fingerprint::of(der))),
                 Output::ApplicationData(data) => {
                     self.confirmed = true;
+                    self.last_flight = None;
                     return Some(DtlsEvent::Data(data.to_vec()));
                 }
                 Output::Connected => {
                     self.connected = true;
                     self.awaiting_keys = true;
+                    if let Some(flight) = &mut self.last_flight {
+                        flight.sent(self.now);
+                    }
                 }
                 Output::KeyingMaterial(material, profile) => {
                     self.awaiting_keys = false;
@@ -192,6 +224,7 @@ impl Dtls for DimplDtls {
             self.dropped += 1;
             return;
         }
+        self.begin_flight(now);
         self.drive(|engine| {
             engine.handle_timeout(now)?;
             engine.handle_packet(datagram)
@@ -199,10 +232,17 @@ impl Dtls for DimplDtls {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        self.begin_flight(now);
+        if let Some(flight) = &mut self.last_flight {
+            self.copies.extend(flight.copy(now));
+        }
         self.drive(|engine| engine.handle_timeout(now));
     }
 
     fn poll(&mut self) -> Option<DtlsEvent> {
+        if let Some(copy) = self.copies.pop_front() {
+            return Some(DtlsEvent::Transmit(copy));
+        }
         while self.pending {
             let event = match catch_unwind(AssertUnwindSafe(|| self.next())) {
                 Ok(event) => event,
@@ -229,14 +269,21 @@ impl Dtls for DimplDtls {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.timeout.filter(|_| self.engine.is_some())
+        let copy = self.last_flight.as_ref().and_then(LastFlight::due);
+        self.timeout
+            .into_iter()
+            .chain(copy)
+            .min()
+            .filter(|_| self.engine.is_some())
     }
 
     fn send(&mut self, _now: Instant, data: &[u8]) {
+        self.settled = true;
         self.drive(|engine| engine.send_application_data(data).map(drop));
     }
 
     fn close(&mut self, _now: Instant) {
+        self.last_flight = None;
         self.drive(dimpl::Dtls::close);
     }
 

@@ -2,6 +2,7 @@
 //! the data is the session's business.
 
 mod engine;
+mod last_flight;
 
 use std::fmt;
 use std::str::FromStr;
