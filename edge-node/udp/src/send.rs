@@ -37,7 +37,7 @@ struct Message {
 /// What happened to batches since the beginning; only ever grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendStats {
-    /// `sendmmsg` calls (and the single sends of a fallback).
+    /// System calls: one per batch, or one per datagram where it leaves by itself.
     pub calls: u64,
     /// Messages handed to the kernel, each of one or more segments.
     pub messages: u64,

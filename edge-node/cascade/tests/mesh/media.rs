@@ -7,6 +7,18 @@ use meridian_sfu::media::{Layer, LayerSet};
 
 use crate::SECOND;
 use crate::world::{self, World, room};
+/// Somebody on each; 0 and 1 are the two.
+fn four_edges_of_which_two_cannot_hear_each_other() -> World {
+    let mut world = World::new(9, 4);
+    world.view_all();
+    world.break_pair(0, 1);
+    for edge in 0..4 {
+        world.join(edge, "r", &format!("p{edge}"));
+    }
+    world.run(2 * SECOND);
+    world
+}
+
 #[test]
 fn a_layer_crosses_a_link_only_while_somebody_beyond_it_wants_it() {
     let mut world = World::new(8, 3);
@@ -135,13 +147,7 @@ fn what_is_said_of_shed_layers_ends_with_the_demand_and_with_the_link() {
 
 #[test]
 fn behind_a_relay_it_is_known_what_an_earlier_link_sheds_and_a_way_round_ends_it() {
-    let mut world = World::new(9, 4);
-    world.view_all();
-    world.break_pair(0, 1);
-    for edge in 0..4 {
-        world.join(edge, "r", &format!("p{edge}"));
-    }
-    world.run(2 * SECOND);
+    let mut world = four_edges_of_which_two_cannot_hear_each_other();
     world.want(1, "r", "TR_a", 0, LayerSet(0b100));
     world.run(SECOND);
     let relay = world.flow("TR_a", 0, 1).expect("a way round")[1];
@@ -167,13 +173,7 @@ fn behind_a_relay_it_is_known_what_an_earlier_link_sheds_and_a_way_round_ends_it
 
 #[test]
 fn media_moves_to_the_direct_link_once_there_is_one_and_round_a_lost_one() {
-    let mut world = World::new(9, 4);
-    world.view_all();
-    world.break_pair(0, 1);
-    for edge in 0..4 {
-        world.join(edge, "r", &format!("p{edge}"));
-    }
-    world.run(2 * SECOND);
+    let mut world = four_edges_of_which_two_cannot_hear_each_other();
     world.want(1, "r", "TR_a", 0, LayerSet(0b001));
     world.run(SECOND);
     let round = world.flow("TR_a", 0, 1).expect("a way round");
