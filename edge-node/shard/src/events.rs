@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::api::Event;
 use crate::metrics::{Counters, add};
+use meridian_shard_api::Event;
 
 /// Data messages waiting for the node, beyond which further ones are dropped.
 const DATA_BACKLOG_MAX: usize = 4_096;
@@ -73,8 +73,8 @@ impl EventSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{PeerId, PeerStats};
     use bytes::Bytes;
+    use meridian_shard_api::{PeerId, PeerStats};
     use meridian_transport::Channel;
     use std::sync::atomic::Ordering;
 

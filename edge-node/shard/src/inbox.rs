@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use meridian_sfu::{Layer, LayerSet, Packet, SenderReportInfo, TrackId};
 use meridian_udp::{Handover, Waker};
 
-use crate::api::Command;
+use meridian_shard_api::Command;
 
 /// Packets from other shards that may wait: 20 ms of 200,000 packets a second.
 const MEDIA_QUEUE_MAX: usize = 4_096;

@@ -10,14 +10,14 @@
 //! encrypts it there, and hands 64 messages at a time to the kernel. No lock, no allocation and no clock on that way.
 #![forbid(unsafe_code)]
 
-mod api;
+mod config;
 mod events;
 mod inbox;
 mod metrics;
 mod shards;
 mod thread;
 
-pub use api::{Command, Event, PeerCloseReason, PeerId, PeerStats, ShardsConfig, TapBatch, Tapped};
-pub use meridian_sfu::Demand;
+pub use config::ShardsConfig;
+pub use meridian_shard_api::{Command, Demand, Event, PeerCloseReason, PeerId, PeerStats, TapBatch, Tapped};
 pub use metrics::{Kind, Metric, ShardMetrics};
 pub use shards::Shards;

@@ -12,10 +12,11 @@ use meridian_transport::DtlsIdentity;
 use meridian_udp::{LocalPorts, Socket, SocketOptions};
 use tokio::sync::mpsc;
 
-use crate::api::{Command, Event, PeerId, ShardsConfig, TapBatch};
+use crate::config::ShardsConfig;
 use crate::inbox::{Mailbox, Note, Routes, inbox};
 use crate::metrics::{Counters, ShardMetrics};
 use crate::thread::{Shard, Shared};
+use meridian_shard_api::{Command, Event, PeerId, TapBatch};
 
 struct Front {
     mailbox: Mailbox,

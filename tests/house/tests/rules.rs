@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SANS_IO: [&str; 6] = [
+const SANS_IO: [&str; 7] = [
     "meridian-dtls-guard",
     "meridian-transport",
     "meridian-sfu",
     "meridian-room",
     "meridian-signalling",
     "meridian-cascade",
+    "meridian-shard-api",
 ];
 
 #[test]

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::Shard;
 use super::tracks::Origin;
-use crate::api::Command;
 use crate::inbox::Note;
 use crate::metrics::add;
+use meridian_shard_api::Command;
 
 impl Shard {
     pub(super) fn execute(&mut self, note: Note, now: Instant) {

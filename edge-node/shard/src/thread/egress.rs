@@ -12,8 +12,8 @@ use meridian_udp::{Batch, LocalPorts, Socket};
 use super::Shard;
 use super::peers::{PeerSlot, SendPath};
 use super::subscriptions::Subscription;
-use crate::api::{Event, TapBatch};
 use crate::metrics::{Counters, add};
+use meridian_shard_api::{Event, TapBatch};
 
 /// Outgoing bytes collected before they must be sent: 64 messages of a frame's four packets.
 const BATCH_BYTES: usize = 384 * 1024;

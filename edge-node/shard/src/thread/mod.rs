@@ -24,11 +24,12 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 
-use crate::api::{Event, PeerCloseReason, ShardsConfig, TapBatch, Tapped};
+use crate::config::ShardsConfig;
 use crate::events::EventSink;
 use crate::inbox::{Inbox, Mailbox, Note, Routes};
 use crate::metrics::{Counters, add};
 use egress::Egress;
+use meridian_shard_api::{Event, PeerCloseReason, TapBatch, Tapped};
 use peers::Peers;
 use slab::Slab;
 use subscriptions::Subscription;
@@ -295,8 +296,8 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::PeerId;
     use crate::inbox::inbox;
+    use meridian_shard_api::PeerId;
     use meridian_transport::{Fingerprint, IceCredentials};
     use meridian_udp::SocketOptions;
 

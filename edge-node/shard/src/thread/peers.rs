@@ -15,8 +15,8 @@ use rand::Rng;
 use super::slab::Slab;
 use super::tick::Totals;
 use super::{IN_PROCESS, Shard};
-use crate::api::{Event, PeerCloseReason, PeerId};
 use crate::metrics::add;
+use meridian_shard_api::{Event, PeerCloseReason, PeerId};
 
 /// Addresses that lead to one peer: the selected path's and those before it, from which packets may still be under way.
 const ADDRESSES_MAX: usize = 4;

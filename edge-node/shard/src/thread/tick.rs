@@ -10,8 +10,8 @@ use meridian_transport::PeerStats as TransportStats;
 use super::Shard;
 use super::peers::Peers;
 use super::tracks::{Origin, Track};
-use crate::api::{Event, PeerStats};
 use crate::metrics::add;
+use meridian_shard_api::{Event, PeerStats};
 
 const TICK: Duration = Duration::from_millis(10);
 /// Nobody is here: only commands and first packets wake the thread.

@@ -12,9 +12,9 @@ use meridian_sfu::{
 use meridian_transport::sdp::Publication;
 
 use super::Shard;
-use crate::api::{Event, Tapped};
 use crate::inbox::{Mirrored, Note};
 use crate::metrics::add;
+use meridian_shard_api::{Event, Tapped};
 
 const MESH_REPORT_EVERY: Duration = Duration::from_secs(1);
 

@@ -1,11 +1,12 @@
-//! The words between the node (async, many tasks) and the media threads: commands in, events out. Plain data only.
+//! The words between those who decide (`meridian-conference`, the node's mesh) and the media threads: commands in, events out.
+//! Plain data only, so that neither side drags in the other's sockets and threads.
+#![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_sfu::{Codec, Demand, Layer, LayerSet, MediaKind, Packet, SenderReportInfo, TrackId};
+pub use meridian_sfu::Demand;
+use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, Packet, SenderReportInfo, TrackId};
 use meridian_transport::sdp::{Publication, SubscriptionMedia};
 use meridian_transport::{Channel, CloseReason, Fingerprint, IceCredentials, SrtpProfile};
 
@@ -22,39 +23,7 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// What the media threads are made of.
-#[derive(Clone, Debug)]
-pub struct ShardsConfig {
-    /// One socket per shard and address: shard `i` binds `port + i`, or any free port if the port is 0. An unspecified
-    /// IP takes all interfaces of its family.
-    pub bind: Vec<SocketAddr>,
-    /// Media threads; 0 = one per core.
-    pub shards: usize,
-    /// Addresses clients are told (1:1 NAT, several interfaces), with the shard's port. Empty = the bound address, or on
-    /// a wildcard socket the address this machine would reach the internet from.
-    pub advertise: Vec<IpAddr>,
-    /// Peers a shard accepts; further `AddPeer` end in `PeerClosed`.
-    pub peers_max: usize,
-    /// Kernel buffers per socket, bytes each way.
-    pub socket_buffer_bytes: usize,
-    /// How long packets of an unfinished frame wait for the rest of it before they are forwarded.
-    pub flush_delay: Duration,
-}
-
-impl Default for ShardsConfig {
-    fn default() -> Self {
-        ShardsConfig {
-            bind: vec![SocketAddr::from(([0, 0, 0, 0], 0))],
-            shards: 0,
-            advertise: Vec::new(),
-            peers_max: 20_000,
-            socket_buffer_bytes: 8 << 20,
-            flush_delay: Duration::from_micros(500),
-        }
-    }
-}
-
-/// What the node tells the media threads. Commands of one sender about one peer or one track are executed in order.
+/// What the media threads are told. Commands of one sender about one peer or one track are executed in order.
 /// Commands about peers, tracks or subscriptions that no longer exist are ignored.
 #[derive(Clone, Debug)]
 pub enum Command {
