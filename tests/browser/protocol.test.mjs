@@ -133,6 +133,20 @@ describe('the client protocol in Chromium', { skip: !READY && 'MERIDIAN_READY is
     assert.deepEqual(await wei.evaluate(() => heard()), ['one', 'two', 'three', 'four']);
   });
 
+  test('a layer that nobody wants stays paused when the publisher adds a microphone, and is back when it is wanted', async (t) => {
+    t.after(leaveAll);
+    const room = newRoom();
+    const [ana, wei] = await Promise.all([enter(room, 'fra', 'ana'), enter(room, 'sin', 'wei')]);
+    await ana.evaluate(() => publish('vp8'));
+    await until(wei, 'ana’s picture', () => camera('ana'), ({ frames }) => frames > 5);
+    await wei.evaluate(() => watch('ana', 'LOW'));
+    await until(ana, 'the upper layer is paused', () => layers(), ({ q, h }) => q && h === false);
+    await ana.evaluate(() => publishSound());
+    assert.deepEqual(await ana.evaluate(() => layers()), { q: true, h: false });
+    await wei.evaluate(() => watch('ana', 'HIGH'));
+    await until(ana, 'the upper layer is sent again', () => layers(), ({ h }) => h === true);
+  });
+
   for (const codec of ['vp9', 'av1', 'h264']) {
     test(`${codec} with a backup: who can decode it gets it, who cannot gets the backup`, async (t) => {
       t.after(leaveAll);

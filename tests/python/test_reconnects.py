@@ -38,7 +38,7 @@ async def test_an_interrupted_session_goes_on(join, room_name, scenario, resumed
     bob = await join("sin", room_name, "bob", before=watch(bob_saw))
     source = rtc.VideoSource(640, 360)
     track = rtc.LocalVideoTrack.create_video_track("camera", source)
-    await alice.local_participant.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA, simulcast=False))
+    await alice.local_participant.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA, simulcast=True))
     stop = asyncio.Event()
     sender = asyncio.create_task(send_colour(source, stop))
     try:

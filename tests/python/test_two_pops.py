@@ -47,7 +47,8 @@ async def test_video_arrives_as_it_was_sent(join, room_name, pops):
     bob = await join(pops[1], room_name, "bob")
     source = rtc.VideoSource(WIDTH, HEIGHT)
     track = rtc.LocalVideoTrack.create_video_track("camera", source)
-    options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA, simulcast=False)
+    # Three layers, offered high to low: whoever takes the order for the layers' sizes gives everybody the smallest picture.
+    options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA, simulcast=True)
     await alice.local_participant.publish_track(track, options)
     stop = asyncio.Event()
     sender = asyncio.create_task(send_colour(source, stop))

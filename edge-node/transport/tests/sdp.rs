@@ -121,6 +121,45 @@ fn a_published_camera_keeps_its_rids_and_every_video_section_echoes_them() {
 }
 
 #[test]
+fn a_layer_that_the_client_paused_is_answered_paused_and_in_its_place() {
+    let offer = CHROMIUM_PUBLISHED.replace("a=simulcast:send q;h;f", "a=simulcast:send ~f;h;q");
+    assert_ne!(offer, CHROMIUM_PUBLISHED);
+    let answer = Negotiation::new(3).answer(&offer, &local()).unwrap();
+    assert!(section(&answer.sdp, "7").contains("a=simulcast:recv ~f;h;q\r\n"));
+    let camera = answer
+        .publications
+        .iter()
+        .find(|publication| publication.mid == "7")
+        .unwrap();
+    assert_eq!(camera.rids, ["q", "h", "f"], "low to high, whatever the order");
+}
+
+#[test]
+fn layers_with_names_of_their_own_go_by_the_sizes_that_were_told() {
+    let offer = CHROMIUM_PUBLISHED
+        .replace("a=rid:q send", "a=rid:top send")
+        .replace("a=rid:h send", "a=rid:middle send")
+        .replace("a=rid:f send", "a=rid:low send")
+        .replace("send q;h;f", "send top;middle;low");
+    let mut negotiation = Negotiation::new(3);
+    let first = negotiation.answer(&offer, &local()).unwrap();
+    let camera = first
+        .publications
+        .iter()
+        .find(|publication| publication.mid == "7")
+        .unwrap();
+    assert_eq!(camera.rids, ["top", "middle", "low"], "nothing is known yet");
+    negotiation.prefer_layers(&camera.cid, ["low", "middle", "top"].map(String::from).to_vec());
+    let second = negotiation.answer(&offer, &local()).unwrap();
+    let camera = second
+        .publications
+        .iter()
+        .find(|publication| publication.mid == "7")
+        .unwrap();
+    assert_eq!(camera.rids, ["low", "middle", "top"]);
+}
+
+#[test]
 fn firefox_declares_ssrcs_beside_its_rids() {
     let answer = Negotiation::new(3).answer(FIREFOX_PUBLISHED, &local()).unwrap();
     assert_invariants(FIREFOX_PUBLISHED, &answer.sdp);

@@ -245,6 +245,12 @@ impl RoomTask {
             return;
         };
         if kind != TrackKind::Audio {
+            for codec in &track.codecs {
+                let mut layers: Vec<_> = codec.layers.iter().filter(|layer| !layer.rid.is_empty()).collect();
+                layers.sort_by_key(|layer| u64::from(layer.width) * u64::from(layer.height));
+                let rids = layers.into_iter().map(|layer| layer.rid.clone()).collect();
+                client.negotiation.prefer_layers(&codec.cid, rids);
+            }
             return;
         }
         let preferences = AudioPreferences {

@@ -9,6 +9,7 @@
 
 mod codecs;
 mod extensions;
+mod layers;
 mod negotiation;
 mod offer;
 mod ssrcs;
@@ -107,7 +108,8 @@ pub struct Publication {
     pub stream_id: String,
     /// msid track: the `cid` of an AddTrackRequest.
     pub cid: String,
-    /// Simulcast layers in the order declared, low to high for LiveKit clients; empty without simulcast. At most three.
+    /// Simulcast layers, low to high: by their names where these are LiveKit's, else by the sizes told with
+    /// [`Negotiation::prefer_layers`], else as declared. Empty without simulcast, at most three.
     pub rids: Vec<String>,
     /// Declared SSRCs, low to high; empty when the client leaves them to the rid and mid extensions.
     pub ssrcs: Vec<SsrcInfo>,

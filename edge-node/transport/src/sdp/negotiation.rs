@@ -7,7 +7,8 @@ use std::collections::HashSet;
 
 use meridian_sfu::media::{ExtensionMap, Layer, MediaKind, PayloadType};
 
-use super::offer::{Direction, Offer, OfferedExtension, OfferedSection};
+use super::layers;
+use super::offer::{Direction, Offer, OfferedExtension, OfferedLayer, OfferedSection};
 use super::ssrcs::{SsrcSequence, mix};
 use super::write::{AnswerWriter, MediaSection, SentStream};
 use super::{
@@ -32,6 +33,8 @@ pub struct Negotiation {
     preferences: Vec<(String, AudioPreferences)>,
     /// Which codec the client is to send a video track in, by the track's name in its msid.
     video_codecs: Vec<(String, String)>,
+    /// Layers of a video track, low to high, by the track's name in its msid.
+    layer_orders: Vec<(String, Vec<String>)>,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,7 @@ impl Negotiation {
             remote: None,
             preferences: Vec::new(),
             video_codecs: Vec::new(),
+            layer_orders: Vec::new(),
         }
     }
 
@@ -112,26 +116,26 @@ impl Negotiation {
 
     /// How the client should encode the microphone it publishes as `cid` (msid track). Takes effect at the next answer.
     pub fn prefer_audio(&mut self, cid: &str, preferences: AudioPreferences) {
-        self.preferences.retain(|(of, _)| of != cid);
-        if self.preferences.len() == PREFERENCES_MAX {
-            self.preferences.remove(0);
-        }
-        self.preferences.push((cid.to_owned(), preferences));
+        remember(&mut self.preferences, cid, preferences);
     }
 
     /// Which codec (mime type) the client wants to send the video it publishes as `cid` (msid track) in. Browsers leave that to
     /// the answer: they send the codec that it names first. Takes effect at the next answer.
     pub fn prefer_video(&mut self, cid: &str, mime: &str) {
-        self.video_codecs.retain(|(of, _)| of != cid);
-        if self.video_codecs.len() == PREFERENCES_MAX {
-            self.video_codecs.remove(0);
-        }
-        self.video_codecs.push((cid.to_owned(), mime.to_owned()));
+        remember(&mut self.video_codecs, cid, mime.to_owned());
+    }
+
+    /// The rids of the video that the client publishes as `cid` (msid track), smallest picture first, for names that do not tell. Takes effect at
+    /// the next answer.
+    pub fn prefer_layers(&mut self, cid: &str, rids: Vec<String>) {
+        remember(&mut self.layer_orders, cid, rids);
     }
 
     /// A section the client sends on, its codecs in the order it is to use them.
     fn received(&self, offered: &OfferedSection<'_>, mid: &str, media: &UsableMedia<'_>) -> Publication {
         let mut publication = publication(offered, mid, media);
+        let told = self.layer_orders.iter().find(|(cid, _)| *cid == publication.cid);
+        layers::sort(&mut publication.rids, told.map_or(&[], |(_, rids)| rids));
         let wanted = self.video_codecs.iter().find(|(cid, _)| *cid == publication.cid);
         if let Some((_, mime)) = wanted {
             publication
@@ -395,18 +399,18 @@ impl Negotiation {
             payloads: &media.payloads,
             extensions: &media.extensions,
             with_transport_cc: media.map.transport_cc.is_some(),
-            rids: &[],
+            layers: &[],
             sent: None,
             preferences: AudioPreferences::default(),
         };
-        let rids: Vec<&str>;
+        let layers: Vec<OfferedLayer<'_>>;
         let payloads;
         match &section.role {
             Role::Receiving(publication) if publication.active => {
                 text.direction = Direction::RecvOnly;
                 text.payloads = &publication.payloads;
-                rids = publication.rids.iter().map(String::as_str).collect();
-                text.rids = &rids;
+                layers = layers::declared(offered);
+                text.layers = &layers;
                 let preferences = self.preferences.iter().find(|(cid, _)| *cid == publication.cid);
                 text.preferences = preferences.map_or_else(AudioPreferences::default, |(_, wanted)| *wanted);
             }
@@ -449,6 +453,15 @@ impl Section {
             _ => None,
         }
     }
+}
+
+/// Keeps what was said last of each track, of the latest [`PREFERENCES_MAX`].
+fn remember<T>(said: &mut Vec<(String, T)>, cid: &str, what: T) {
+    said.retain(|(of, _)| of != cid);
+    if said.len() == PREFERENCES_MAX {
+        said.remove(0);
+    }
+    said.push((cid.to_owned(), what));
 }
 
 /// Each section of the offer, if it can be accepted.
@@ -518,22 +531,13 @@ fn bundled<'a>(offer: &Offer<'a>, usable: &[Option<Usable<'a>>]) -> Vec<&'a str>
 
 fn publication(offered: &OfferedSection<'_>, mid: &str, media: &UsableMedia<'_>) -> Publication {
     let (stream_id, cid) = offered.msid.unwrap_or(("-", ""));
-    let rids = offered
-        .simulcast_send
-        .iter()
-        .filter(|rid| offered.rids_send.contains(*rid));
-    let mut distinct: Vec<String> = Vec::new();
-    for rid in rids {
-        if distinct.len() < Layer::COUNT && !distinct.iter().any(|known| known == rid) {
-            distinct.push((*rid).to_owned());
-        }
-    }
+    let layers = layers::declared(offered);
     Publication {
         mid: mid.to_owned(),
         kind: media.kind,
         stream_id: stream_id.to_owned(),
         cid: cid.to_owned(),
-        rids: distinct,
+        rids: layers.iter().map(|layer| layer.rid.to_owned()).collect(),
         ssrcs: declared_streams(offered),
         payloads: media.payloads.clone(),
         extensions: extensions::usable(&media.extensions, media.kind, true),

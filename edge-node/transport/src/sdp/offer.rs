@@ -72,10 +72,18 @@ pub(super) struct OfferedSection<'a> {
     /// msid stream and track.
     pub(super) msid: Option<(&'a str, &'a str)>,
     pub(super) rids_send: Vec<&'a str>,
-    pub(super) simulcast_send: Vec<&'a str>,
+    pub(super) simulcast_send: Vec<OfferedLayer<'a>>,
     pub(super) ssrcs: Vec<u32>,
     pub(super) ssrc_groups: Vec<(&'a str, Vec<u32>)>,
     pub(super) sctp_port: bool,
+}
+
+/// One stream of `a=simulcast:send`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OfferedLayer<'a> {
+    pub(super) rid: &'a str,
+    /// Not sent at present (`~`, RFC 8853 §5.1).
+    pub(super) paused: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -323,8 +331,8 @@ fn is_rid(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-/// The `send` list of RFC 8853 §5.1: the first alternative of each stream, `~` (paused) taken off.
-fn parse_simulcast(value: &str) -> Vec<&str> {
+/// The `send` list of RFC 8853 §5.1: the first alternative of each stream.
+fn parse_simulcast(value: &str) -> Vec<OfferedLayer<'_>> {
     let mut parts = value.split_ascii_whitespace();
     while let Some(direction) = parts.next() {
         let Some(list) = parts.next() else { break };
@@ -333,8 +341,11 @@ fn parse_simulcast(value: &str) -> Vec<&str> {
             return list
                 .split(';')
                 .filter_map(|stream| stream.split(',').next())
-                .map(|rid| rid.trim_start_matches('~'))
-                .filter(|rid| is_rid(rid))
+                .map(|stream| OfferedLayer {
+                    rid: stream.trim_start_matches('~'),
+                    paused: stream.starts_with('~'),
+                })
+                .filter(|layer| is_rid(layer.rid))
                 .take(RIDS_MAX)
                 .collect();
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use meridian_sfu::media::{MediaKind, PayloadType};
 
-use super::offer::{Direction, OfferedExtension, OfferedSection};
+use super::offer::{Direction, OfferedExtension, OfferedLayer, OfferedSection};
 use super::{AudioPreferences, LocalMedia, MESSAGE_BYTES_MAX, codecs};
 
 /// What we send on a section.
@@ -26,8 +26,8 @@ pub(super) struct MediaSection<'a> {
     pub(super) payloads: &'a [PayloadType],
     pub(super) extensions: &'a [OfferedExtension<'a>],
     pub(super) with_transport_cc: bool,
-    /// rids that we receive.
-    pub(super) rids: &'a [&'a str],
+    /// Simulcast layers that we receive, as they were offered.
+    pub(super) layers: &'a [OfferedLayer<'a>],
     pub(super) sent: Option<SentStream<'a>>,
     pub(super) preferences: AudioPreferences,
 }
@@ -141,15 +141,25 @@ impl<'a> AnswerWriter<'a> {
             section.with_transport_cc,
             section.preferences,
         );
-        if !section.rids.is_empty() {
-            for rid in section.rids {
-                let _ = write!(self.out, "a=rid:{rid} recv\r\n");
-            }
-            let _ = write!(self.out, "a=simulcast:recv {}\r\n", section.rids.join(";"));
-        }
+        self.layers(section.layers);
         if let Some(sent) = &section.sent {
             let repaired = section.payloads.iter().any(|payload| payload.rtx_pt.is_some());
             self.streams(sent, section.kind == MediaKind::Video && repaired);
+        }
+    }
+
+    /// Each layer as it was offered, in the offer's order and with its `~`: an answer that leaves the tilde out switches a layer on again that the
+    /// client has paused (RFC 8853 §5.3.2).
+    fn layers(&mut self, layers: &[OfferedLayer<'_>]) {
+        for layer in layers {
+            let _ = write!(self.out, "a=rid:{} recv\r\n", layer.rid);
+        }
+        for (index, layer) in layers.iter().enumerate() {
+            let before = if index == 0 { "a=simulcast:recv " } else { ";" };
+            let _ = write!(self.out, "{before}{}{}", if layer.paused { "~" } else { "" }, layer.rid);
+        }
+        if !layers.is_empty() {
+            self.out.push_str("\r\n");
         }
     }
 
