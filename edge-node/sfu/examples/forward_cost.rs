@@ -48,7 +48,7 @@ fn main() {
         data.extend([0x90, 0x80, 0x80, (n / 4) as u8 & 0x7F, u8::from(n > 0)]);
         data.resize(1_200, 0xEE);
         for layer in [Layer(0), Layer(1)] {
-            let Ok(Some(packet)) = track.handle_link(now, layer, &data, &mut pool) else {
+            let Ok(Some(packet)) = track.handle_link(now, (Encoding(layer.0), layer), &data, &mut pool) else {
                 continue;
             };
             let before = Instant::now();

@@ -2,10 +2,10 @@
 //! encryption for each subscriber. No sockets, no clock, no locks, no async, and no allocation per packet in steady
 //! state. The shard (`edge-node/shard`) owns the threads, sockets and SRTP, and drives this crate:
 //!
-//! 1. [`UplinkReceiver`] (one per publishing peer) tells which track and layer a datagram belongs to, and keeps TWCC.
+//! 1. [`UplinkReceiver`] (one per publishing peer) tells which track and encoding a datagram belongs to, and keeps TWCC.
 //! 2. [`Uplink`] (one per published track) restores RTX, drops duplicates, numbers and stores the packet in its
 //!    [`Source`], and decides on NACK, PLI and receiver reports. [`RemoteTrack`] is the same for a track from a link.
-//! 3. [`Source`] (one per track and shard) holds the [`LayerRing`]s, liveness and sender reports that subscribers need.
+//! 3. [`Source`] (one per track and shard) holds the [`PacketRing`]s, liveness and sender reports that subscribers need.
 //! 4. [`Downlink`] (one per subscription) selects the layer and writes the outgoing packet into the shard's batch.
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,7 @@ pub mod packet;
 pub mod receiver;
 pub mod ring;
 pub mod rtcp;
-mod sequence;
+pub mod sequence;
 pub mod source;
 pub mod speakers;
 mod stats;
@@ -29,11 +29,12 @@ pub mod uplink;
 pub use downlink::{Downlink, DownlinkConfig, DownlinkStats, Forwarded, SendContext};
 pub use layers::Demand;
 pub use media::{
-    Codec, ExtensionMap, Layer, LayerSet, MediaKind, PayloadType, SenderReportInfo, SsrcInfo, TrackId, UplinkMedia,
+    Codec, Encoding, ExtensionMap, Layer, LayerSet, MediaKind, PayloadType, SenderReportInfo, SsrcInfo, TrackId, UplinkMedia,
 };
 pub use packet::{Packet, PacketError, PacketPool, RtpPacket};
 pub use receiver::{Incoming, UplinkReceiver};
-pub use ring::LayerRing;
+pub use ring::PacketRing;
+pub use sequence::{SequenceSpace, SourceSequence};
 pub use source::{RemoteTrack, Source};
 pub use speakers::Speakers;
 pub use twcc::TwccReceiver;

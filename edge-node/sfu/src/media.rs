@@ -8,12 +8,33 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrackId(pub u64);
 
-/// Simulcast or spatial layer of a track, from low to high: 0 (`q`), 1 (`h`), 2 (`f`). Audio has layer 0 only.
+/// One RTP stream of a track as its publisher encodes it, from low to high: 0 (`q`), 1 (`h`), 2 (`f`) with simulcast, else 0.
+/// Each has an SSRC, sender reports and a sequence space of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Encoding(pub u8);
+
+impl Encoding {
+    /// Encodings a track can have: WebRTC clients send at most three.
+    pub const COUNT: usize = 3;
+    pub const ONLY: Encoding = Encoding(0);
+
+    pub fn index(self) -> usize {
+        usize::from(self.0).min(Self::COUNT - 1)
+    }
+
+    /// The lowest layer that it carries; further ones (SVC) follow upwards.
+    pub fn first_layer(self) -> Layer {
+        Layer(self.index() as u8)
+    }
+}
+
+/// A spatial layer of a track, from low to high: what subscribers choose, dynacast asks for and links shed. With simulcast each
+/// layer is an [`Encoding`] of its own, with SVC several are in one. Audio has layer 0 only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Layer(pub u8);
 
 impl Layer {
-    /// Layers a track can have: WebRTC clients send at most three encodings.
+    /// Layers a track can have, however they are encoded.
     pub const COUNT: usize = 3;
     pub const LOW: Layer = Layer(0);
     pub const HIGH: Layer = Layer(2);

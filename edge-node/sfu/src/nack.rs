@@ -1,6 +1,7 @@
-//! Upstream loss detection: which sequence numbers of a layer are missing, and when to NACK them. Bounded in number, in
+//! Upstream loss detection: which sequence numbers of an encoding are missing, and when to NACK them. Bounded in number, in
 //! age and in retries.
 
+use crate::sequence::SourceSequence;
 use std::time::{Duration, Instant};
 
 /// Most holes followed at once; a larger loss is a keyframe's business.
@@ -30,7 +31,7 @@ pub(crate) enum Gap {
     Hopeless,
 }
 
-/// Missing packets of one layer, ascending.
+/// Missing packets of one encoding, ascending.
 #[derive(Debug)]
 pub(crate) struct NackTracker {
     missing: Vec<Missing>,
@@ -58,7 +59,8 @@ impl NackTracker {
     }
 
     /// A packet arrived, by itself or by RTX.
-    pub(crate) fn arrived(&mut self, now: Instant, sequence: u64) -> Gap {
+    pub(crate) fn arrived(&mut self, now: Instant, sequence: SourceSequence) -> Gap {
+        let sequence = sequence.0;
         let Some(highest) = self.highest else {
             self.highest = Some(sequence);
             return Gap::Followed;
@@ -118,19 +120,19 @@ mod tests {
         let (start, mut due) = (Instant::now(), Vec::new());
         let mut nack = NackTracker::new();
         nack.set_rtt(ms(40));
-        nack.arrived(start, 10);
-        nack.arrived(start, 13);
+        nack.arrived(start, SourceSequence(10));
+        nack.arrived(start, SourceSequence(13));
         nack.take_due(start + ms(4), &mut due);
         assert!(due.is_empty());
         assert_eq!(nack.next_due(), Some(start + ms(5)));
         nack.take_due(start + ms(5), &mut due);
         assert_eq!(due, [11, 12]);
-        nack.arrived(start + ms(30), 11);
+        nack.arrived(start + ms(30), SourceSequence(11));
         nack.take_due(start + ms(54), &mut due);
         assert!(due.is_empty());
         nack.take_due(start + ms(55), &mut due);
         assert_eq!(due, [12]);
-        nack.arrived(start + ms(60), 12);
+        nack.arrived(start + ms(60), SourceSequence(12));
         assert_eq!(nack.next_due(), None);
     }
 
@@ -139,8 +141,8 @@ mod tests {
         let (start, mut due) = (Instant::now(), Vec::new());
         let mut nack = NackTracker::new();
         nack.set_rtt(ms(1));
-        nack.arrived(start, 10);
-        nack.arrived(start, 12);
+        nack.arrived(start, SourceSequence(10));
+        nack.arrived(start, SourceSequence(12));
         let mut sent = 0;
         for at in 0..5_000 {
             nack.take_due(start + ms(at), &mut due);
@@ -148,9 +150,9 @@ mod tests {
         }
         assert_eq!(sent, usize::from(RETRIES_MAX));
         assert_eq!(nack.next_due(), None);
-        assert_eq!(nack.arrived(start, 12 + 2_000), Gap::Hopeless);
+        assert_eq!(nack.arrived(start, SourceSequence(12 + 2_000)), Gap::Hopeless);
         for step in 1..400 {
-            nack.arrived(start, 2_012 + 2 * step);
+            nack.arrived(start, SourceSequence(2_012 + 2 * step));
         }
         assert_eq!(nack.missing.len(), MISSING_MAX);
     }

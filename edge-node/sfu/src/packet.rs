@@ -3,7 +3,8 @@
 
 use crate::codec::{self, FrameInfo};
 use crate::extensions::{self, BlockWriter, ELEMENTS_MAX, Elements};
-use crate::media::{CANONICAL, Codec, ExtensionMap, Layer};
+use crate::media::{CANONICAL, Codec, Encoding, ExtensionMap, Layer};
+use crate::sequence::{SequenceSpace, SourceSequence};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
@@ -99,6 +100,7 @@ pub(crate) fn write_fixed_header(buf: &mut [u8], header: &RtpHeader) {
 #[derive(Clone, Copy, Debug)]
 pub struct PacketOrigin {
     pub arrival: Instant,
+    pub encoding: Encoding,
     pub layer: Layer,
     pub codec: Codec,
 }
@@ -116,11 +118,12 @@ pub struct RtpPacket {
     pub arrival: Instant,
     pub ssrc: u32,
     pub sequence: u16,
-    /// `sequence` extended by its source; unique and increasing per (track, layer) on one node.
-    pub extended_sequence: u64,
+    /// `sequence` extended by its source.
+    pub extended_sequence: SourceSequence,
     pub timestamp: u32,
     pub payload_type: u8,
     pub marker: bool,
+    pub encoding: Encoding,
     pub layer: Layer,
     pub codec: Codec,
     /// What the codec's clear bytes say.
@@ -138,7 +141,7 @@ impl fmt::Debug for RtpPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RtpPacket")
             .field("ssrc", &self.ssrc)
-            .field("sequence", &self.extended_sequence)
+            .field("sequence", &self.extended_sequence.0)
             .field("timestamp", &self.timestamp)
             .field("layer", &self.layer)
             .field("keyframe", &self.frame.keyframe)
@@ -155,10 +158,11 @@ impl RtpPacket {
             arrival: origin.arrival,
             ssrc: 0,
             sequence: 0,
-            extended_sequence: 0,
+            extended_sequence: SourceSequence::default(),
             timestamp: 0,
             payload_type: 0,
             marker: false,
+            encoding: origin.encoding,
             layer: origin.layer,
             codec: origin.codec,
             frame: FrameInfo::default(),
@@ -180,11 +184,12 @@ impl RtpPacket {
     ) -> Result<(), PacketError> {
         let payload = data.get(header.payload.clone()).ok_or(PacketError::Truncated)?;
         self.arrival = origin.arrival;
+        self.encoding = origin.encoding;
         self.layer = origin.layer;
         self.codec = origin.codec;
         self.ssrc = header.ssrc;
         self.sequence = header.sequence;
-        self.extended_sequence = 0;
+        self.extended_sequence = SourceSequence::default();
         self.timestamp = header.timestamp;
         self.payload_type = header.payload_type;
         self.marker = header.marker;
@@ -230,6 +235,13 @@ impl RtpPacket {
             self.elements_len += 1;
         }
         writer.finish()
+    }
+
+    pub fn space(&self) -> SequenceSpace {
+        SequenceSpace {
+            encoding: self.encoding,
+            ssrc: self.ssrc,
+        }
     }
 
     pub fn payload(&self) -> &[u8] {
@@ -363,6 +375,7 @@ mod tests {
     fn origin(codec: Codec) -> PacketOrigin {
         PacketOrigin {
             arrival: Instant::now(),
+            encoding: Encoding(1),
             layer: Layer(1),
             codec,
         }

@@ -1,7 +1,7 @@
-//! One publishing peer: which track and layer a datagram belongs to (RFC 8843 §9.2: SSRC, else mid and rid), and the
+//! One publishing peer: which track and encoding a datagram belongs to (RFC 8843 §9.2: SSRC, else mid and rid), and the
 //! transport-wide feedback about its packets. What happens inside a track is `uplink`'s.
 
-use crate::media::{ExtensionMap, Layer, TrackId, UplinkMedia};
+use crate::media::{Encoding, ExtensionMap, TrackId, UplinkMedia};
 use crate::packet::RtpHeader;
 use crate::twcc::TwccReceiver;
 use std::time::Instant;
@@ -13,7 +13,7 @@ const SECTIONS_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incoming {
     pub track: TrackId,
-    pub layer: Layer,
+    pub encoding: Encoding,
     /// A retransmission (RFC 4588) on its own SSRC.
     pub repair: bool,
     pub header: RtpHeader,
@@ -23,14 +23,14 @@ pub struct Incoming {
 struct Route {
     ssrc: u32,
     track: TrackId,
-    layer: Layer,
+    encoding: Encoding,
     repair: bool,
 }
 
 /// Demultiplexer of one peer's incoming RTP.
 pub struct UplinkReceiver {
     feedback_ssrc: u32,
-    /// A client latches at most two SSRCs per layer, so this stays short enough to scan.
+    /// A client latches at most two SSRCs per encoding, so this stays short enough to scan.
     routes: Vec<Route>,
     sections: Vec<(TrackId, UplinkMedia)>,
     /// Ids are the same in all sections of a BUNDLE group (RFC 8843 §10).
@@ -97,16 +97,16 @@ impl UplinkReceiver {
         };
         Some(Incoming {
             track: route.track,
-            layer: route.layer,
+            encoding: route.encoding,
             repair: route.repair,
             header,
         })
     }
 
-    /// The track and layer of a media SSRC: for incoming sender reports.
-    pub fn route(&self, ssrc: u32) -> Option<(TrackId, Layer)> {
+    /// The track and encoding of a media SSRC: for incoming sender reports.
+    pub fn route(&self, ssrc: u32) -> Option<(TrackId, Encoding)> {
         let route = self.routes.iter().find(|route| route.ssrc == ssrc && !route.repair)?;
-        Some((route.track, route.layer))
+        Some((route.track, route.encoding))
     }
 
     /// Appends one TWCC feedback packet when it is due (≤ 100 ms after the first unreported packet). Call until `false`.
@@ -152,17 +152,17 @@ impl UplinkReceiver {
                 _ => {}
             }
         }
-        let route = |track, layer: usize, repair| Route {
+        let route = |track, index: usize, repair| Route {
             ssrc: header.ssrc,
             track,
-            layer: Layer(layer as u8),
+            encoding: Encoding(index as u8),
             repair,
         };
         let (track, media) = match mid {
             Some(mid) => self.sections.iter().find(|(_, m)| m.mid.as_bytes() == mid)?,
             None => {
-                if let Some((track, layer, repair)) = self.by_announced_ssrc(header.ssrc) {
-                    return Some(route(track, layer, repair));
+                if let Some((track, index, repair)) = self.by_announced_ssrc(header.ssrc) {
+                    return Some(route(track, index, repair));
                 }
                 self.by_payload_type(header.payload_type)?
             }
@@ -170,20 +170,20 @@ impl UplinkReceiver {
         if media.rids.is_empty() {
             return Some(route(*track, 0, is_rtx(media, header.payload_type)));
         }
-        let layer_of = |rid: &[u8]| media.rids.iter().take(Layer::COUNT).position(|r| r.as_bytes() == rid);
-        if let Some(layer) = repaired.and_then(layer_of) {
-            return Some(route(*track, layer, true));
+        let encoding_of = |rid: &[u8]| media.rids.iter().take(Encoding::COUNT).position(|r| r.as_bytes() == rid);
+        if let Some(index) = repaired.and_then(encoding_of) {
+            return Some(route(*track, index, true));
         }
-        if let Some(layer) = rid.and_then(layer_of) {
-            return Some(route(*track, layer, is_rtx(media, header.payload_type)));
+        if let Some(index) = rid.and_then(encoding_of) {
+            return Some(route(*track, index, is_rtx(media, header.payload_type)));
         }
-        let (track, layer, repair) = self.by_announced_ssrc(header.ssrc)?;
-        Some(route(track, layer, repair))
+        let (track, index, repair) = self.by_announced_ssrc(header.ssrc)?;
+        Some(route(track, index, repair))
     }
 
     fn by_announced_ssrc(&self, ssrc: u32) -> Option<(TrackId, usize, bool)> {
         self.sections.iter().find_map(|(track, media)| {
-            let layer = |repair: bool| {
+            let index = |repair: bool| {
                 let own = |info: &crate::media::SsrcInfo| {
                     if repair {
                         info.rtx == Some(ssrc)
@@ -194,11 +194,11 @@ impl UplinkReceiver {
                 media
                     .ssrcs
                     .iter()
-                    .take(Layer::COUNT)
+                    .take(Encoding::COUNT)
                     .position(own)
-                    .map(|layer| (*track, layer, repair))
+                    .map(|index| (*track, index, repair))
             };
-            layer(false).or_else(|| layer(true))
+            index(false).or_else(|| index(true))
         })
     }
 
@@ -210,9 +210,9 @@ impl UplinkReceiver {
         (candidates.next().is_none() && only.1.rids.is_empty()).then_some(only)
     }
 
-    /// A new SSRC replaces the old one of its layer, so that routes stay bounded.
+    /// A new SSRC replaces the old one of its encoding, so that routes stay bounded.
     fn latch(&mut self, route: Route) {
-        let same = |r: &&mut Route| r.track == route.track && r.layer == route.layer && r.repair == route.repair;
+        let same = |r: &&mut Route| r.track == route.track && r.encoding == route.encoding && r.repair == route.repair;
         match self.routes.iter_mut().find(same) {
             Some(old) => *old = route,
             None => self.routes.push(route),
@@ -268,11 +268,11 @@ mod tests {
     fn routed(receiver: &mut UplinkReceiver, data: &[u8]) -> Option<(u64, u8, bool)> {
         receiver
             .handle_rtp(Instant::now(), data)
-            .map(|i| (i.track.0, i.layer.0, i.repair))
+            .map(|i| (i.track.0, i.encoding.0, i.repair))
     }
 
     #[test]
-    fn simulcast_layers_and_their_repairs_latch_by_rid() {
+    fn simulcast_encodings_and_their_repairs_latch_by_rid() {
         let mut receiver = UplinkReceiver::new(Instant::now(), 1);
         receiver.publish(TrackId(1), &video("0", &["q", "h", "f"]));
         receiver.publish(TrackId(2), &video("1", &[]));
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(routed(&mut receiver, &repair), Some((1, 2, true)));
         assert_eq!(routed(&mut receiver, &rtp(96, 20, &[(3, b"1")])), Some((2, 0, false)));
         assert_eq!(routed(&mut receiver, &rtp(97, 21, &[(3, b"1")])), Some((2, 0, true)));
-        assert_eq!(receiver.route(12), Some((TrackId(1), Layer(2))));
+        assert_eq!(receiver.route(12), Some((TrackId(1), Encoding(2))));
         assert_eq!(
             receiver.route(13),
             None,

@@ -1,4 +1,58 @@
-//! Extending 16-bit RTP sequence numbers to 64 bits.
+//! Sequence spaces: where packets are numbered, and 16-bit RTP sequence numbers extended to 64 bits.
+
+use crate::media::Encoding;
+
+/// One encoding as one encoder sends it: numbers of different spaces have nothing to do with each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SequenceSpace {
+    pub encoding: Encoding,
+    /// Changes when the publisher's encoder is replaced.
+    pub ssrc: u32,
+}
+
+/// A packet's place in its encoding: the RTP sequence number, extended. Unique and rising per encoding on one node, across
+/// changes of SSRC, too. 0 = not numbered yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceSequence(pub u64);
+
+impl SourceSequence {
+    /// As the publisher wrote it.
+    pub fn wire(self) -> u16 {
+        self.0 as u16
+    }
+
+    pub(crate) fn before(self, count: u64) -> Option<SourceSequence> {
+        self.0.checked_sub(count).map(SourceSequence)
+    }
+}
+
+/// A packet's place in what one subscriber is sent, extended to 32 bits. Wraps after 40 days of 1,000 packets a second,
+/// harmlessly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OutSequence(pub(crate) u32);
+
+impl OutSequence {
+    pub(crate) fn wire(self) -> u16 {
+        self.0 as u16
+    }
+
+    pub(crate) fn next(self) -> OutSequence {
+        OutSequence(self.0.wrapping_add(1))
+    }
+
+    pub(crate) fn back(self, count: u32) -> OutSequence {
+        OutSequence(self.0.wrapping_sub(count))
+    }
+
+    /// How far it lies ahead of `other` (RFC 1982 arithmetic).
+    pub(crate) fn ahead_of(self, other: OutSequence) -> i32 {
+        self.0.wrapping_sub(other.0) as i32
+    }
+
+    pub(crate) fn precedes(self, other: OutSequence) -> bool {
+        self.ahead_of(other) < 0
+    }
+}
 
 /// Follows one SSRC's sequence numbers. The first is placed in cycle 1, so that packets reordered before it still have
 /// a number above zero.

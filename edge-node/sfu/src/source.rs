@@ -1,20 +1,20 @@
-//! What one shard knows of one track that it forwards: the packets of each layer, which layers are alive, and how their
+//! What one shard knows of one track that it forwards: the packets of each encoding, which layers are alive, and how their
 //! RTP time relates to the publisher's clock. Filled by [`crate::Uplink`] on the publisher's shard, by [`RemoteTrack`]
 //! for a track from a link, and by [`Source::mirror`] on every other shard.
 
-use crate::media::{Codec, Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
+use crate::media::{Codec, Encoding, Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
 use crate::packet::{Packet, PacketError, PacketOrigin, PacketPool, RtpHeader};
-use crate::ring::{Inserted, LayerRing};
-use crate::sequence::Unwrapper;
+use crate::ring::{Inserted, PacketRing};
+use crate::sequence::{SourceSequence, Unwrapper};
 use crate::stats::Rate;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Ring slots of a video layer: 1 s of 3 Mb/s in 1,200-byte packets is 313.
+/// Ring slots of a video encoding: 1 s of 3 Mb/s in 1,200-byte packets is 313.
 const VIDEO_RING: usize = 512;
 /// Audio packets come every 10–60 ms.
 const AUDIO_RING: usize = 128;
-/// Least time between two keyframe requests for a layer.
+/// Least time between two keyframe requests for an encoding.
 pub const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
 /// A layer is silent after missing this many of its frames while a sibling kept sending, within the bounds below.
 const SILENT_FRAMES: u32 = 4;
@@ -25,22 +25,30 @@ const SILENT_MAX: Duration = Duration::from_millis(2_000);
 pub struct Source {
     kind: MediaKind,
     codec: Option<Codec>,
-    layers: [Option<Box<SourceLayer>>; Layer::COUNT],
-    /// Sender reports of layers whose first packet is still on its way.
-    early: [Option<(SenderReportInfo, Instant)>; Layer::COUNT],
+    streams: [Option<Box<SourceStream>>; Encoding::COUNT],
+    layers: [Option<SourceLayer>; Layer::COUNT],
+    /// Sender reports of encodings whose first packet is still on its way.
+    early: [Option<(SenderReportInfo, Instant)>; Encoding::COUNT],
     newest_arrival: Option<Instant>,
     /// Layers that do not come over the link at present, as its other end said.
     absent: LayerSet,
 }
 
-struct SourceLayer {
-    ring: LayerRing,
+/// What belongs to the RTP stream of an encoding, whatever layers are in it.
+struct SourceStream {
+    ring: PacketRing,
     ssrc: u32,
+    report: Option<(SenderReportInfo, Instant)>,
+    keyframes: KeyframeLimiter,
+}
+
+/// The packets of one layer, as they come.
+struct SourceLayer {
+    /// The encoding that carries it.
+    encoding: Encoding,
     last_arrival: Instant,
     frames: FrameClock,
     rate: Rate,
-    report: Option<(SenderReportInfo, Instant)>,
-    keyframes: KeyframeLimiter,
     /// Temporal layers seen, as the highest id.
     top_temporal: u8,
 }
@@ -52,7 +60,7 @@ struct FrameClock {
     interval_us: u32,
 }
 
-/// One PLI per layer and interval, whoever asks.
+/// One PLI per encoding and interval, whoever asks.
 #[derive(Default)]
 struct KeyframeLimiter {
     asked: Option<Instant>,
@@ -64,8 +72,9 @@ impl Source {
         Source {
             kind,
             codec: None,
-            layers: [None, None, None],
-            early: [None; Layer::COUNT],
+            streams: [const { None }; Encoding::COUNT],
+            layers: [const { None }; Layer::COUNT],
+            early: [None; Encoding::COUNT],
             newest_arrival: None,
             absent: LayerSet::EMPTY,
         }
@@ -86,13 +95,19 @@ impl Source {
             MediaKind::Video => VIDEO_RING,
             MediaKind::Audio => AUDIO_RING,
         };
-        let slot = &mut self.layers[packet.layer.index()];
-        let report = &mut self.early[packet.layer.index()];
-        let layer = slot.get_or_insert_with(|| Box::new(SourceLayer::new(ring_size, packet, report.take())));
-        if layer.ring.insert(packet, retire) != Inserted::Stored {
+        let slot = &mut self.streams[packet.encoding.index()];
+        let report = &mut self.early[packet.encoding.index()];
+        let stream = slot.get_or_insert_with(|| Box::new(SourceStream::new(ring_size, packet, report.take())));
+        if stream.ring.insert(packet, retire) != Inserted::Stored {
             return false;
         }
-        layer.note(packet);
+        if stream.note(packet) {
+            let replaced = self.layers.iter_mut().flatten().filter(|l| l.encoding == packet.encoding);
+            replaced.for_each(|layer| layer.top_temporal = 0);
+        }
+        self.layers[packet.layer.index()]
+            .get_or_insert_with(|| SourceLayer::new(packet))
+            .note(packet);
         if packet.frame.keyframe {
             // It comes again: the keyframe is here before the word that announces it.
             self.absent.remove(packet.layer);
@@ -105,13 +120,34 @@ impl Source {
         true
     }
 
-    pub(crate) fn accepts(&self, layer: Layer, extended_sequence: u64) -> Inserted {
-        self.layer(layer)
-            .map_or(Inserted::Stored, |l| l.ring.accepts(extended_sequence))
+    pub(crate) fn accepts(&self, encoding: Encoding, sequence: SourceSequence) -> Inserted {
+        self.stream(encoding)
+            .map_or(Inserted::Stored, |stream| stream.ring.accepts(sequence))
     }
 
-    pub fn ring(&self, layer: Layer) -> Option<&LayerRing> {
-        self.layer(layer).map(|l| &l.ring)
+    pub fn ring(&self, encoding: Encoding) -> Option<&PacketRing> {
+        self.stream(encoding).map(|stream| &stream.ring)
+    }
+
+    /// The encoding that carries a layer; one that never came is taken for an encoding of its own (simulcast).
+    pub fn carrier(&self, layer: Layer) -> Encoding {
+        self.layer(layer)
+            .map_or(Encoding(layer.index() as u8), |layer| layer.encoding)
+    }
+
+    /// The layers that came in this encoding; before its first packet, the one that it would begin with.
+    pub fn carried_by(&self, encoding: Encoding) -> LayerSet {
+        let mut carried = self.collect(|layer| layer.encoding == encoding);
+        if carried.is_empty() {
+            carried.insert(encoding.first_layer());
+        }
+        carried
+    }
+
+    /// Encodings that ever carried a packet.
+    pub fn encodings(&self) -> impl Iterator<Item = Encoding> + use<> {
+        let seen = self.streams.each_ref().map(Option::is_some);
+        (0..Encoding::COUNT as u8).map(Encoding).filter(move |e| seen[e.index()])
     }
 
     /// Layers that carry packets now. A layer is silent when it misses several frames while a sibling kept sending;
@@ -129,19 +165,14 @@ impl Source {
     pub fn set_absent(&mut self, layers: LayerSet) {
         self.absent = layers;
         for layer in layers.iter() {
-            if let Some(l) = &mut self.layers[layer.index()] {
-                l.keyframes.pending = false;
+            if let Some(stream) = &mut self.streams[self.carrier(layer).index()] {
+                stream.keyframes.pending = false;
             }
         }
     }
 
     pub fn absent(&self) -> LayerSet {
         self.absent
-    }
-
-    /// Every layer that ever carried a packet.
-    pub fn seen(&self) -> LayerSet {
-        self.collect(|_| true)
     }
 
     /// The codec of the newest packet.
@@ -168,21 +199,21 @@ impl Source {
         if temporal == l.top_temporal { u8::MAX } else { temporal }
     }
 
-    pub fn set_sender_report(&mut self, now: Instant, layer: Layer, report: SenderReportInfo) {
-        match &mut self.layers[layer.index()] {
-            Some(l) => l.report = Some((report, now)),
-            None => self.early[layer.index()] = Some((report, now)),
+    pub fn set_sender_report(&mut self, now: Instant, encoding: Encoding, report: SenderReportInfo) {
+        match &mut self.streams[encoding.index()] {
+            Some(stream) => stream.report = Some((report, now)),
+            None => self.early[encoding.index()] = Some((report, now)),
         }
     }
 
     /// The newest report and when it arrived.
-    pub fn sender_report(&self, layer: Layer) -> Option<(SenderReportInfo, Instant)> {
-        self.layer(layer)?.report
+    pub fn sender_report(&self, encoding: Encoding) -> Option<(SenderReportInfo, Instant)> {
+        self.stream(encoding)?.report
     }
 
     /// The newest report, moved on to `now`.
-    pub fn sender_report_now(&self, now: Instant, layer: Layer) -> Option<SenderReportInfo> {
-        let (report, at) = self.sender_report(layer)?;
+    pub fn sender_report_now(&self, now: Instant, encoding: Encoding) -> Option<SenderReportInfo> {
+        let (report, at) = self.sender_report(encoding)?;
         Some(report.later(now.saturating_duration_since(at), self.codec?.clock_rate_hz()))
     }
 
@@ -192,32 +223,36 @@ impl Source {
         if self.absent.contains(layer) {
             return false;
         }
-        let Some(l) = &mut self.layers[layer.index()] else {
+        let Some(stream) = &mut self.streams[self.carrier(layer).index()] else {
             return false;
         };
-        l.keyframes.pending = true;
-        l.keyframes.poll(now)
+        stream.keyframes.pending = true;
+        stream.keyframes.poll(now)
     }
 
     /// A request that was held back and is now due. Call it on every timer tick, until `None`.
-    pub fn poll_keyframe_request(&mut self, now: Instant) -> Option<Layer> {
-        let due = |l: &mut Option<Box<SourceLayer>>| l.as_mut().is_some_and(|l| l.keyframes.poll(now));
-        self.layers.iter_mut().position(due).map(|index| Layer(index as u8))
+    pub fn poll_keyframe_request(&mut self, now: Instant) -> Option<Encoding> {
+        let due = |s: &mut Option<Box<SourceStream>>| s.as_mut().is_some_and(|s| s.keyframes.poll(now));
+        self.streams.iter_mut().position(due).map(|index| Encoding(index as u8))
     }
 
     /// When `poll_keyframe_request` has something.
     pub fn keyframe_timeout(&self) -> Option<Instant> {
-        self.layers.iter().flatten().filter_map(|l| l.keyframes.due()).min()
+        self.streams.iter().flatten().filter_map(|s| s.keyframes.due()).min()
+    }
+
+    fn stream(&self, encoding: Encoding) -> Option<&SourceStream> {
+        self.streams[encoding.index()].as_deref()
     }
 
     fn layer(&self, layer: Layer) -> Option<&SourceLayer> {
-        self.layers[layer.index()].as_deref()
+        self.layers[layer.index()].as_ref()
     }
 
     fn collect(&self, keep: impl Fn(&SourceLayer) -> bool) -> LayerSet {
         let mut set = LayerSet::EMPTY;
         for (index, layer) in self.layers.iter().enumerate() {
-            if layer.as_deref().is_some_and(&keep) {
+            if layer.as_ref().is_some_and(&keep) {
                 set.insert(Layer(index as u8));
             }
         }
@@ -225,11 +260,35 @@ impl Source {
     }
 }
 
-impl SourceLayer {
+impl SourceStream {
     fn new(ring_size: usize, first: &Packet, report: Option<(SenderReportInfo, Instant)>) -> Self {
-        SourceLayer {
-            ring: LayerRing::new(ring_size),
+        SourceStream {
+            ring: PacketRing::new(ring_size),
             ssrc: first.ssrc,
+            report,
+            keyframes: KeyframeLimiter::default(),
+        }
+    }
+
+    /// `true`: a new encoder.
+    fn note(&mut self, packet: &Packet) -> bool {
+        let replaced = packet.ssrc != self.ssrc;
+        if replaced {
+            // Its clock has nothing to do with the old one's.
+            self.ssrc = packet.ssrc;
+            self.report = None;
+        }
+        if packet.frame.keyframe {
+            self.keyframes.pending = false;
+        }
+        replaced
+    }
+}
+
+impl SourceLayer {
+    fn new(first: &Packet) -> Self {
+        SourceLayer {
+            encoding: first.encoding,
             last_arrival: first.arrival,
             frames: FrameClock {
                 timestamp: first.timestamp,
@@ -237,26 +296,16 @@ impl SourceLayer {
                 interval_us: 100_000,
             },
             rate: Rate::default(),
-            report,
-            keyframes: KeyframeLimiter::default(),
             top_temporal: 0,
         }
     }
 
     fn note(&mut self, packet: &Packet) {
-        if packet.ssrc != self.ssrc {
-            // A new encoder: its clock has nothing to do with the old one's.
-            self.ssrc = packet.ssrc;
-            self.report = None;
-            self.top_temporal = 0;
-        }
+        self.encoding = packet.encoding;
         self.last_arrival = self.last_arrival.max(packet.arrival);
         self.frames.note(packet);
         self.rate.add(packet.arrival, packet.link_bytes().len());
         self.top_temporal = self.top_temporal.max(packet.frame.temporal.unwrap_or(0));
-        if packet.frame.keyframe {
-            self.keyframes.pending = false;
-        }
     }
 }
 
@@ -302,10 +351,10 @@ pub struct RemoteTrack {
     track: TrackId,
     codec: Codec,
     source: Source,
-    numbers: [Numbering; Layer::COUNT],
+    numbers: [Numbering; Encoding::COUNT],
 }
 
-/// Extends the sequence numbers of one layer, following a change of SSRC.
+/// Extends the sequence numbers of one encoding, following a change of SSRC.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Numbering {
     ssrc: Option<u32>,
@@ -319,12 +368,12 @@ const REORDER_MAX: u64 = 2_048;
 
 impl Numbering {
     /// Returns the extended number, and whether a new numbering began. `None`: implausible, drop it.
-    pub(crate) fn number(&mut self, ssrc: u32, sequence: u16) -> Option<(u64, bool)> {
+    pub(crate) fn number(&mut self, ssrc: u32, sequence: u16) -> Option<(SourceSequence, bool)> {
         let known = self.ssrc.replace(ssrc);
         if known.is_some_and(|known| known != ssrc) {
             self.unwrapper.restart(sequence);
             self.suspect = None;
-            return Some((self.unwrapper.unwrap(sequence), true));
+            return Some((SourceSequence(self.unwrapper.unwrap(sequence)), true));
         }
         if let Some(highest) = self.unwrapper.highest()
             && crate::sequence::nearest(highest, sequence) + REORDER_MAX < highest
@@ -335,16 +384,16 @@ impl Numbering {
             }
             self.suspect = None;
             self.unwrapper.restart(sequence);
-            return Some((self.unwrapper.unwrap(sequence), true));
+            return Some((SourceSequence(self.unwrapper.unwrap(sequence)), true));
         }
-        Some((self.unwrapper.unwrap(sequence), known.is_none()))
+        Some((SourceSequence(self.unwrapper.unwrap(sequence)), known.is_none()))
     }
 
     /// Where an older sequence number of the present SSRC lies, without moving on.
-    pub(crate) fn place(&self, sequence: u16) -> Option<u64> {
+    pub(crate) fn place(&self, sequence: u16) -> Option<SourceSequence> {
         self.unwrapper
             .highest()
-            .map(|highest| crate::sequence::nearest(highest, sequence))
+            .map(|highest| SourceSequence(crate::sequence::nearest(highest, sequence)))
     }
 
     pub(crate) fn ssrc(&self) -> Option<u32> {
@@ -381,22 +430,23 @@ impl RemoteTrack {
     pub fn handle_link(
         &mut self,
         now: Instant,
-        layer: Layer,
+        (encoding, layer): (Encoding, Layer),
         data: &[u8],
         pool: &mut PacketPool,
     ) -> Result<Option<Packet>, PacketError> {
-        let layer = Layer(layer.index() as u8);
+        let (encoding, layer) = (Encoding(encoding.index() as u8), Layer(layer.index() as u8));
         let header = RtpHeader::parse(data)?;
-        let Some((sequence, _)) = self.numbers[layer.index()].number(header.ssrc, header.sequence) else {
+        let Some((sequence, _)) = self.numbers[encoding.index()].number(header.ssrc, header.sequence) else {
             return Ok(None);
         };
-        if self.source.accepts(layer, sequence) != Inserted::Stored {
+        if self.source.accepts(encoding, sequence) != Inserted::Stored {
             return Ok(None);
         }
         let mut packet = pool.parse_link(
             data,
             PacketOrigin {
                 arrival: now,
+                encoding,
                 layer,
                 codec: self.codec,
             },

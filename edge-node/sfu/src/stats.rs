@@ -1,6 +1,7 @@
-//! Receive statistics of one layer (RFC 3550 §6.4.1, appendix A), and rates over time.
+//! Receive statistics of one encoding (RFC 3550 §6.4.1, appendix A), and rates over time.
 
 use crate::rtcp::ReportBlock;
+use crate::sequence::SourceSequence;
 use std::time::{Duration, Instant};
 
 /// Loss and jitter as a receiver report tells them. RTX is not counted: the sender should see what the network lost.
@@ -37,7 +38,8 @@ impl ReceiveStats {
         }
     }
 
-    pub(crate) fn received(&mut self, now: Instant, sequence: u64, timestamp: u32) {
+    pub(crate) fn received(&mut self, now: Instant, sequence: SourceSequence, timestamp: u32) {
+        let sequence = sequence.0;
         let first = *self.first.get_or_insert(sequence);
         self.first = Some(first.min(sequence));
         self.highest = self.highest.max(sequence);
@@ -137,7 +139,7 @@ mod tests {
         let mut stats = ReceiveStats::new(start, 90_000);
         assert_eq!(stats.report(start, 7), None);
         for sequence in (65_536 + 100..65_536 + 200).filter(|s| s % 4 != 0) {
-            stats.received(start, sequence, 0);
+            stats.received(start, SourceSequence(sequence), 0);
         }
         stats.sender_report(start, 0x1111_2222_3333_4444);
         let block = stats.report(start + Duration::from_millis(500), 7).unwrap();
@@ -148,7 +150,7 @@ mod tests {
         );
         assert_eq!(block.highest_sequence, 199);
         assert_eq!((block.last_sr, block.delay_since_last_sr), (0x2222_3333, 32_768));
-        stats.received(start, 65_536 + 200, 0);
+        stats.received(start, SourceSequence(65_536 + 200), 0);
         assert_eq!(stats.report(start, 7).unwrap().fraction_lost, 0);
         assert_eq!(stats.report(start, 7), None);
     }
@@ -162,7 +164,7 @@ mod tests {
             let late = if n % 2 == 0 { 0 } else { 10 };
             stats.received(
                 start + Duration::from_millis(u64::from(20 * n + late)),
-                1_000 + u64::from(n),
+                SourceSequence(1_000 + u64::from(n)),
                 1_800 * n,
             );
         }

@@ -1,24 +1,25 @@
 //! One published track on its publisher's shard: RTX undone, duplicates dropped, losses NACKed, receive statistics kept,
 //! packets stored in the [`Source`]. It writes RTCP towards the publisher; it knows nothing of subscribers.
 
-use crate::media::{Codec, Layer, MediaKind, SenderReportInfo, TrackId, UplinkMedia};
+use crate::media::{Codec, Encoding, Layer, MediaKind, SenderReportInfo, TrackId, UplinkMedia};
 use crate::nack::{Gap, NackTracker};
 use crate::packet::{Packet, PacketOrigin, PacketPool, RtpHeader};
 use crate::receiver::Incoming;
 use crate::ring::Inserted;
 use crate::rtcp::{ReportBlock, Writer};
+use crate::sequence::SourceSequence;
 use crate::source::{Numbering, Source};
 use crate::stats::ReceiveStats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Counters of one layer since its start.
+/// Counters of one encoding since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UplinkStats {
     pub packets: u64,
     pub bytes: u64,
     pub duplicates: u64,
-    /// Packets that never came on the layer's own SSRC (RFC 3550 cumulative lost); RTX may have repaired them.
+    /// Packets that never came on the encoding's own SSRC (RFC 3550 cumulative lost); RTX may have repaired them.
     pub lost: u64,
     /// Holes filled by RTX.
     pub repaired: u64,
@@ -35,16 +36,16 @@ pub struct Uplink {
     track: TrackId,
     media: UplinkMedia,
     source: Source,
-    layers: [Option<Box<UplinkLayer>>; Layer::COUNT],
-    /// Layers for which a PLI goes out with the next feedback, and since when.
-    pli_due: [Option<Instant>; Layer::COUNT],
+    streams: [Option<Box<UplinkStream>>; Encoding::COUNT],
+    /// Encodings for which a PLI goes out with the next feedback, and since when.
+    pli_due: [Option<Instant>; Encoding::COUNT],
     muted: bool,
     rtt: Duration,
     /// Scratch for NACKs.
     due: Vec<u16>,
 }
 
-struct UplinkLayer {
+struct UplinkStream {
     numbers: Numbering,
     receive: ReceiveStats,
     nack: NackTracker,
@@ -57,8 +58,8 @@ impl Uplink {
             track,
             source: Source::new(media.kind),
             media,
-            layers: [None, None, None],
-            pli_due: [None; Layer::COUNT],
+            streams: [None, None, None],
+            pli_due: [None; Encoding::COUNT],
             muted: false,
             rtt: Duration::from_millis(100),
             due: Vec::new(),
@@ -89,16 +90,16 @@ impl Uplink {
     /// While muted, packets are accounted for but neither stored, NACKed nor forwarded.
     pub fn set_muted(&mut self, muted: bool) {
         self.muted = muted;
-        self.layers.iter_mut().flatten().for_each(|layer| layer.nack.reset());
+        self.streams.iter_mut().flatten().for_each(|stream| stream.nack.reset());
     }
 
     /// Round-trip time to the publisher, for the NACK interval. Default 100 ms.
     pub fn set_rtt(&mut self, rtt: Duration) {
         self.rtt = rtt;
-        self.layers
+        self.streams
             .iter_mut()
             .flatten()
-            .for_each(|layer| layer.nack.set_rtt(rtt));
+            .for_each(|stream| stream.nack.set_rtt(rtt));
     }
 
     /// Takes a packet that [`crate::UplinkReceiver`] routed here. `data` is the same slice. Returns the packet to hand to
@@ -110,20 +111,20 @@ impl Uplink {
         data: &[u8],
         pool: &mut PacketPool,
     ) -> Option<Packet> {
-        let layer = Layer(incoming.layer.index() as u8);
+        let encoding = Encoding(incoming.encoding.index() as u8);
         if incoming.repair {
-            return self.handle_repair(now, layer, incoming, data, pool);
+            return self.handle_repair(now, encoding, incoming, data, pool);
         }
         let header = &incoming.header;
         let codec = self.media.payloads.iter().find(|p| p.pt == header.payload_type)?.codec;
         let rtt = self.rtt;
-        let own = self.layers[layer.index()].get_or_insert_with(|| Box::new(UplinkLayer::new(now, codec, rtt)));
+        let own = self.streams[encoding.index()].get_or_insert_with(|| Box::new(UplinkStream::new(now, codec, rtt)));
         let (sequence, restarted) = own.numbers.number(header.ssrc, header.sequence)?;
         if restarted {
             own.nack.reset();
             own.receive = ReceiveStats::new(now, codec.clock_rate_hz());
         }
-        if self.source.accepts(layer, sequence) != Inserted::Stored {
+        if self.source.accepts(encoding, sequence) != Inserted::Stored {
             own.stats.duplicates += 1;
             return None;
         }
@@ -135,14 +136,15 @@ impl Uplink {
         }
         // Audio is not repaired: its jitter buffer conceals sooner than a retransmission arrives.
         if self.media.kind == MediaKind::Video && own.nack.arrived(now, sequence) == Gap::Hopeless {
-            self.request_keyframe(now, layer);
+            self.request_keyframe(now, encoding.first_layer());
         }
         self.store(
             data,
             header,
             PacketOrigin {
                 arrival: now,
-                layer,
+                encoding,
+                layer: encoding.first_layer(),
                 codec,
             },
             sequence,
@@ -154,12 +156,12 @@ impl Uplink {
     fn handle_repair(
         &mut self,
         now: Instant,
-        layer: Layer,
+        encoding: Encoding,
         incoming: &Incoming,
         data: &[u8],
         pool: &mut PacketPool,
     ) -> Option<Packet> {
-        let own = self.layers[layer.index()].as_mut()?;
+        let own = self.streams[encoding.index()].as_mut()?;
         let original = self
             .media
             .payloads
@@ -175,7 +177,7 @@ impl Uplink {
             ..incoming.header.clone()
         };
         let sequence = own.numbers.place(header.sequence)?;
-        if self.muted || self.source.accepts(layer, sequence) != Inserted::Stored {
+        if self.muted || self.source.accepts(encoding, sequence) != Inserted::Stored {
             own.stats.duplicates += 1;
             return None;
         }
@@ -187,7 +189,8 @@ impl Uplink {
             &header,
             PacketOrigin {
                 arrival: now,
-                layer,
+                encoding,
+                layer: encoding.first_layer(),
                 codec,
             },
             sequence,
@@ -200,7 +203,7 @@ impl Uplink {
         data: &[u8],
         header: &RtpHeader,
         origin: PacketOrigin,
-        sequence: u64,
+        sequence: SourceSequence,
         pool: &mut PacketPool,
     ) -> Option<Packet> {
         let mut packet = pool.build(data, header, &self.media.extensions, origin).ok()?;
@@ -208,18 +211,18 @@ impl Uplink {
         self.source.insert(&packet, |old| pool.retire(old)).then_some(packet)
     }
 
-    /// A sender report of this layer's SSRC arrived.
-    pub fn handle_sender_report(&mut self, now: Instant, layer: Layer, report: SenderReportInfo) {
-        if let Some(own) = &mut self.layers[layer.index()] {
+    /// A sender report of this encoding's SSRC arrived.
+    pub fn handle_sender_report(&mut self, now: Instant, encoding: Encoding, report: SenderReportInfo) {
+        if let Some(own) = &mut self.streams[encoding.index()] {
             own.receive.sender_report(now, report.ntp);
-            self.source.set_sender_report(now, layer, report);
+            self.source.set_sender_report(now, encoding, report);
         }
     }
 
-    /// Somebody needs a keyframe (aggregated, ≥ 500 ms apart per layer). Sent by the next `poll_feedback`.
+    /// Somebody needs a keyframe (aggregated, ≥ 500 ms apart per encoding). Sent by the next `poll_feedback`.
     pub fn request_keyframe(&mut self, now: Instant, layer: Layer) {
         if self.media.kind == MediaKind::Video && self.source.request_keyframe(now, layer) {
-            self.pli_due[layer.index()] = Some(now);
+            self.pli_due[self.source.carrier(layer).index()] = Some(now);
         }
     }
 
@@ -227,11 +230,11 @@ impl Uplink {
     /// `false` = nothing was due.
     pub fn poll_feedback(&mut self, now: Instant, feedback_ssrc: u32, out: &mut Vec<u8>) -> bool {
         let before = out.len();
-        while let Some(layer) = self.source.poll_keyframe_request(now) {
-            self.pli_due[layer.index()] = Some(now);
+        while let Some(encoding) = self.source.poll_keyframe_request(now) {
+            self.pli_due[encoding.index()] = Some(now);
         }
         let mut writer = Writer::new(out);
-        for (index, slot) in self.layers.iter_mut().enumerate() {
+        for (index, slot) in self.streams.iter_mut().enumerate() {
             let Some(own) = slot else { continue };
             let Some(ssrc) = own.numbers.ssrc() else { continue };
             if self.pli_due[index].take().is_some() {
@@ -249,37 +252,37 @@ impl Uplink {
 
     /// When `poll_feedback` has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let nacks = self.layers.iter().flatten().filter_map(|layer| layer.nack.next_due());
+        let nacks = self.streams.iter().flatten().filter_map(|stream| stream.nack.next_due());
         let plis = self.pli_due.iter().flatten().copied();
         nacks.chain(plis).chain(self.source.keyframe_timeout()).min()
     }
 
-    /// Report blocks for the periodic receiver report, one per layer that sent since the last call. Appends.
+    /// Report blocks for the periodic receiver report, one per encoding that sent since the last call. Appends.
     pub fn report_blocks(&mut self, now: Instant, out: &mut Vec<ReportBlock>) {
-        for own in self.layers.iter_mut().flatten() {
+        for own in self.streams.iter_mut().flatten() {
             out.extend(own.numbers.ssrc().and_then(|ssrc| own.receive.report(now, ssrc)));
         }
     }
 
-    pub fn stats(&self, layer: Layer, now: Instant) -> UplinkStats {
-        let Some(own) = &self.layers[layer.index()] else {
+    pub fn stats(&self, encoding: Encoding, now: Instant) -> UplinkStats {
+        let Some(own) = &self.streams[encoding.index()] else {
             return UplinkStats::default();
         };
         UplinkStats {
             lost: own.receive.lost().max(0) as u64,
             jitter_ms: own.receive.jitter_ms(),
             fraction_lost: own.receive.fraction_lost,
-            bitrate_bps: self.source.bitrate_bps(layer, now),
+            bitrate_bps: self.source.bitrate_bps(encoding.first_layer(), now),
             ..own.stats
         }
     }
 }
 
-impl UplinkLayer {
+impl UplinkStream {
     fn new(now: Instant, codec: Codec, rtt: Duration) -> Self {
         let mut nack = NackTracker::new();
         nack.set_rtt(rtt);
-        UplinkLayer {
+        UplinkStream {
             numbers: Numbering::default(),
             receive: ReceiveStats::new(now, codec.clock_rate_hz()),
             nack,

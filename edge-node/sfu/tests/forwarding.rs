@@ -221,7 +221,7 @@ fn upstream_losses_are_nacked_and_repaired_for_everybody() {
     world.run(5_000);
     world.upstream.loss = 0.0;
     world.settle();
-    let stats = world.uplink.stats(Layer(2), world.now);
+    let stats = world.uplink.stats(Encoding(2), world.now);
     assert!(stats.repaired > 5 && stats.lost > 5, "{stats:?}");
     assert_eq!(world.subscriber.holes(), 0);
     assert!(longest_gap(&world.subscriber.decode()) <= 67);

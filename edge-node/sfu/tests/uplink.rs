@@ -86,7 +86,7 @@ fn a_repaired_packet_is_stored_as_the_original() {
     );
     assert_eq!(restored.payload(), &lost[24..]);
     assert!(side.take(&repair).is_none() && side.take(&lost).is_none(), "duplicates");
-    let stats = side.uplink.stats(Layer::LOW, side.now);
+    let stats = side.uplink.stats(Encoding::ONLY, side.now);
     assert_eq!(
         (stats.repaired, stats.duplicates, stats.packets, stats.nacks_sent),
         (1, 2, 2, 1)
@@ -142,7 +142,7 @@ fn a_muted_track_is_counted_but_neither_stored_nor_repaired() {
     assert!(side.take(&next).is_some());
     side.now += ms(50);
     assert_eq!(side.feedback(), (vec![], 0));
-    assert_eq!(side.uplink.stats(Layer::LOW, side.now).packets, 3);
+    assert_eq!(side.uplink.stats(Encoding::ONLY, side.now).packets, 3);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_stream_that_starts_over_is_accepted_after_two_consecutive_packets() {
     assert!(side.take(&first).is_none(), "one stray packet means nothing");
     let second = side.take(&second).unwrap();
     let third = side.take(&third).unwrap();
-    assert_eq!(third.extended_sequence, second.extended_sequence + 1);
+    assert_eq!(third.extended_sequence.0, second.extended_sequence.0 + 1);
 }
 
 #[test]
@@ -169,14 +169,14 @@ fn what_a_link_carries_is_the_same_packet_again() {
         let data = side.frame();
         let packet = side.take(&data).unwrap();
         let there = remote
-            .handle_link(side.now, Layer(1), packet.link_bytes(), &mut pool)
+            .handle_link(side.now, (Encoding(1), Layer(1)), packet.link_bytes(), &mut pool)
             .unwrap()
             .unwrap();
         assert_eq!(there.link_bytes(), packet.link_bytes());
-        assert_eq!((there.frame, there.layer), (packet.frame, Layer(1)));
+        assert_eq!((there.frame, there.encoding), (packet.frame, Encoding(1)));
         assert!(
             remote
-                .handle_link(side.now, Layer(1), packet.link_bytes(), &mut pool)
+                .handle_link(side.now, (Encoding(1), Layer(1)), packet.link_bytes(), &mut pool)
                 .unwrap()
                 .is_none()
         );

@@ -3,9 +3,10 @@
 
 use super::Downlink;
 use super::history::Mapping;
-use super::timeline::{self, LastFrame, LayerClock};
-use crate::media::{Codec, Layer};
+use super::timeline::{self, LastFrame, StreamClock};
+use crate::media::Codec;
 use crate::packet::RtpPacket;
+use crate::sequence::OutSequence;
 use crate::source::Source;
 
 /// A source that jumps ahead further than a ring holds is a new stream, not a loss.
@@ -26,19 +27,17 @@ impl Downlink {
         let Some(current) = self.history.current() else {
             return true;
         };
-        let out = (packet.extended_sequence as u32).wrapping_sub(current.sequence);
-        let ahead = out.wrapping_sub(self.highest) as i32;
-        packet.ssrc != current.source_ssrc || !(-BEHIND_MAX..=JUMP_MAX).contains(&ahead)
+        let ahead = current.outgoing(packet.extended_sequence).ahead_of(self.highest);
+        packet.space() != current.space || !(-BEHIND_MAX..=JUMP_MAX).contains(&ahead)
     }
 
     /// From this packet on, the stream is carried by its layer.
     pub(super) fn switch(&mut self, source: &Source, packet: &RtpPacket) {
-        let out_start = self.highest.wrapping_add(1);
+        let out_start = self.highest.next();
         let mut mapping = Mapping {
             out_start,
-            sequence: (packet.extended_sequence as u32).wrapping_sub(out_start),
-            layer: packet.layer.0,
-            source_ssrc: packet.ssrc,
+            sequence: (packet.extended_sequence.0 as u32).wrapping_sub(out_start.0),
+            space: packet.space(),
             ..Mapping::default()
         };
         if let (Some(last), Some(old)) = (self.last, self.history.current()) {
@@ -63,15 +62,15 @@ impl Downlink {
     }
 
     pub(super) fn next_timestamp(&self, source: &Source, packet: &RtpPacket, last: LastFrame, old: &Mapping) -> u32 {
-        if packet.ssrc == old.source_ssrc {
+        if packet.ssrc == old.space.ssrc {
             // The same encoder after a pause: its clock went on.
             let same = packet.timestamp.wrapping_add(old.timestamp);
             if same.wrapping_sub(last.timestamp) as i32 > 0 {
                 return same;
             }
         }
-        let report = |layer| source.sender_report(layer).map(|(report, _)| report);
-        let old_clock = report(Layer(old.layer)).map(|report| LayerClock {
+        let report = |encoding| source.sender_report(encoding).map(|(report, _)| report);
+        let old_clock = report(old.space.encoding).map(|report| StreamClock {
             report,
             offset: old.timestamp,
         });
@@ -81,7 +80,7 @@ impl Downlink {
             packet.arrival,
             last,
             old_clock,
-            report(packet.layer),
+            report(packet.encoding),
             clock_rate_hz,
         )
     }
@@ -92,7 +91,7 @@ impl Downlink {
     }
 
     /// Closes the gap: what follows takes this packet's number, and picture ids stay continuous for VP8 (RFC 7741 §4.2).
-    pub(super) fn leave_out(&mut self, packet: &RtpPacket, current: Mapping, sequence: u32) {
+    pub(super) fn leave_out(&mut self, packet: &RtpPacket, current: Mapping, sequence: OutSequence) {
         let mut mapping = Mapping {
             out_start: sequence,
             sequence: current.sequence.wrapping_add(1),

@@ -21,6 +21,7 @@ use crate::layers::Demand;
 use crate::media::{Codec, ExtensionMap, Layer, MediaKind, PayloadType};
 use crate::packet::RtpPacket;
 use crate::rtcp::{ReportBlock, SenderReport};
+use crate::sequence::OutSequence;
 use crate::source::Source;
 use std::time::{Duration, Instant};
 
@@ -99,8 +100,7 @@ struct Format {
 struct Numbered<'a> {
     packet: &'a RtpPacket,
     mapping: &'a Mapping,
-    /// Extended; the wire has its lower half.
-    sequence: u32,
+    sequence: OutSequence,
     format: Format,
 }
 
@@ -115,8 +115,8 @@ pub struct Downlink {
     extensions: OutExtensions,
     selection: Selection,
     history: History,
-    /// Highest outgoing extended sequence number, and which of the 64 up to it were sent.
-    highest: u32,
+    /// Highest outgoing sequence number, and which of the 64 up to it were sent.
+    highest: OutSequence,
     sent: u64,
     last: Option<LastFrame>,
     counters: Counters,
@@ -145,7 +145,7 @@ impl Downlink {
             extensions: OutExtensions::new(&config),
             selection: Selection::new(),
             history: History::new(),
-            highest: (1u32 << 16 | u32::from(config.first_sequence)) - 1,
+            highest: OutSequence((1u32 << 16 | u32::from(config.first_sequence)) - 1),
             sent: 0,
             last: None,
             counters: Counters::default(),
@@ -249,12 +249,11 @@ impl Downlink {
             }
             self.switch(source, packet);
         }
-        let source_sequence = packet.extended_sequence as u32;
         let current = *self.history.current()?;
-        let in_current = source_sequence.wrapping_sub(current.sequence);
-        let reserved = history::precedes(in_current, current.out_start);
+        let in_current = current.outgoing(packet.extended_sequence);
+        let reserved = in_current.precedes(current.out_start);
         let (mapping, sequence) = if reserved {
-            let (mapping, sequence) = self.history.of_source(packet.layer.0, source_sequence)?;
+            let (mapping, sequence) = self.history.of_source(packet.space(), packet.extended_sequence)?;
             (*mapping, sequence)
         } else {
             (current, in_current)
@@ -265,7 +264,7 @@ impl Downlink {
             sequence,
             format,
         };
-        let ahead = sequence.wrapping_sub(self.highest) as i32;
+        let ahead = sequence.ahead_of(self.highest);
         if ahead <= 0 {
             return self.forward_late(&numbered, send, out);
         }
@@ -288,9 +287,9 @@ impl Downlink {
 
     /// Sender report on the publisher's NTP timeline; `None` until the publisher reported and a packet was sent.
     pub fn sender_report(&mut self, now: Instant, source: &Source) -> Option<SenderReport> {
-        let layer = self.selection.current?;
+        self.selection.current?;
         let mapping = self.history.current()?;
-        let mut info = source.sender_report_now(now, layer)?;
+        let mut info = source.sender_report_now(now, mapping.space.encoding)?;
         info.rtp_timestamp = info.rtp_timestamp.wrapping_add(mapping.timestamp);
         self.reports.sent(now, info.ntp);
         Some(SenderReport {
@@ -357,7 +356,7 @@ impl Downlink {
 
     fn write(&mut self, numbered: &Numbered<'_>, send: &mut SendContext<'_>, out: &mut [u8]) -> Option<Forwarded> {
         let Numbered { packet, format, .. } = *numbered;
-        let sequence = numbered.sequence as u16;
+        let sequence = numbered.sequence.wire();
         let skip_payload = match packet.frame.red_primary {
             Some(primary) if format.strip_red => usize::from(primary),
             // Unreadable RED cannot become Opus.

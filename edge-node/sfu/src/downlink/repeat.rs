@@ -4,8 +4,8 @@
 use super::history::Mapping;
 use super::rewrite::{self, Outgoing};
 use super::{Downlink, Forwarded, Numbered, SendContext, WINDOW};
-use crate::media::Layer;
 use crate::packet::RtpPacket;
+use crate::sequence::OutSequence;
 use crate::source::Source;
 
 /// A NACK for a number further back than this is not looked up.
@@ -28,7 +28,7 @@ impl Downlink {
             let numbered = Numbered {
                 packet,
                 mapping: &mapping,
-                sequence: u32::from(sequence),
+                sequence: OutSequence(u32::from(sequence)),
                 format: self.format(packet.codec)?,
             };
             self.write_rtx(&numbered, send, out)
@@ -47,7 +47,7 @@ impl Downlink {
         send: &mut SendContext<'_>,
         out: &mut [u8],
     ) -> Option<Forwarded> {
-        let age = self.highest.wrapping_sub(numbered.sequence);
+        let age = self.highest.ahead_of(numbered.sequence) as u32;
         if age < WINDOW && self.sent >> age & 1 != 0 {
             return None;
         }
@@ -74,7 +74,7 @@ impl Downlink {
             sequence,
             payload_type,
             send_mid: self.send_mid,
-            original_sequence: Some(numbered.sequence as u16),
+            original_sequence: Some(numbered.sequence.wire()),
             skip_payload: 0,
             pad: false,
         };
@@ -95,15 +95,14 @@ impl Downlink {
 
     /// The packet that carried an outgoing number, while its ring still has it.
     pub(super) fn find_sent<'s>(&self, sequence: u16, source: &'s Source) -> Option<(&'s RtpPacket, Mapping)> {
-        let age = (self.highest as u16).wrapping_sub(sequence);
+        let age = self.highest.wire().wrapping_sub(sequence);
         if age > NACK_AGE_MAX || !self.started() {
             return None;
         }
-        let out = self.highest.wrapping_sub(u32::from(age));
+        let out = self.highest.back(u32::from(age));
         let mapping = *self.history.of_outgoing(out)?;
-        let ring = source.ring(Layer(mapping.layer))?;
-        let behind = (ring.newest() as u32).wrapping_sub(out.wrapping_add(mapping.sequence));
-        let packet = ring.get(ring.newest().checked_sub(u64::from(behind))?)?;
-        (packet.ssrc == mapping.source_ssrc).then_some((packet, mapping))
+        let ring = source.ring(mapping.space.encoding)?;
+        let packet = ring.get(mapping.source(out, ring.newest())?)?;
+        (packet.space() == mapping.space).then_some((packet, mapping))
     }
 }

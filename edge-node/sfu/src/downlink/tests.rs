@@ -1,5 +1,5 @@
 use super::*;
-use crate::media::TrackId;
+use crate::media::{Encoding, TrackId};
 use crate::packet::{PACKET_BYTES_MAX, PacketPool, RtpHeader};
 use crate::source::RemoteTrack;
 
@@ -57,7 +57,7 @@ impl Pair {
     fn send_raw(&mut self, data: &[u8]) -> Option<(Forwarded, Vec<u8>)> {
         let packet = self
             .track
-            .handle_link(self.now, Layer::LOW, data, &mut self.pool)
+            .handle_link(self.now, (Encoding::ONLY, Layer::LOW), data, &mut self.pool)
             .ok()??;
         let mut out = [0; PACKET_BYTES_MAX + 64];
         let mut send = SendContext {
@@ -187,7 +187,7 @@ fn a_source_that_numbers_anew_is_followed_from_its_next_keyframe() {
         let payload = if sequence == 0 { [0x10, 0x00] } else { [0x10, 0x01] };
         assert!(pair.send(sequence as u16, 3_000 * sequence, &payload).is_some());
     }
-    let last = pair.downlink.highest as u16;
+    let last = pair.downlink.highest.wire();
     // The link broke; the same encoder now comes over another one, numbered from the first cycle again.
     pair.track = RemoteTrack::new(TrackId(1), Codec::Vp8);
     let go_on = |n: u32| (n as u16, 3_000 * n);
@@ -209,7 +209,7 @@ fn a_buffer_that_is_too_small_is_refused_without_harm() {
     let data = rtp(7, 1, 0, &[1; 400]);
     let packet = pair
         .track
-        .handle_link(pair.now, Layer::LOW, &data, &mut pair.pool)
+        .handle_link(pair.now, (Encoding::ONLY, Layer::LOW), &data, &mut pair.pool)
         .unwrap()
         .unwrap();
     let mut send = SendContext {

@@ -1,4 +1,4 @@
-//! RTP time across layer switches, and sender reports. Every layer has its own random RTP clock offset; sender reports say
+//! RTP time across layer switches, and sender reports. Every encoding has its own random RTP clock offset; sender reports say
 //! how each relates to the publisher's NTP clock (RFC 3550 §6.4.1), and through it to the others.
 
 use crate::media::SenderReportInfo;
@@ -11,21 +11,21 @@ pub(super) struct LastFrame {
     pub(super) arrival: Instant,
 }
 
-/// The clock of one layer.
+/// The clock of one encoding.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LayerClock {
+pub(super) struct StreamClock {
     pub(super) report: SenderReportInfo,
     /// Outgoing minus source timestamp.
     pub(super) offset: u32,
 }
 
-/// The outgoing timestamp of the first frame of a new layer: exact by sender reports of both layers when they are
-/// plausible, else by arrival. Always after the last frame, even if both layers encode the same instant.
+/// The outgoing timestamp of the first frame of a new layer: exact by sender reports of both encodings when they are
+/// plausible, else by arrival. Always after the last frame, even if both encode the same instant.
 pub(super) fn continue_at(
     timestamp: u32,
     arrival: Instant,
     last: LastFrame,
-    old: Option<LayerClock>,
+    old: Option<StreamClock>,
     new: Option<SenderReportInfo>,
     clock_rate_hz: u32,
 ) -> u32 {
@@ -78,7 +78,7 @@ mod tests {
     fn layers_with_different_clocks_meet_at_the_same_capture_time() {
         let now = Instant::now();
         // Old layer: RTP 1000 at NTP 10 s, sent with offset 500. New layer: RTP 4,000,000,000 at NTP 10.5 s.
-        let old = LayerClock {
+        let old = StreamClock {
             report: SenderReportInfo {
                 ntp: 10 << 32,
                 rtp_timestamp: 1_000,
@@ -107,7 +107,7 @@ mod tests {
         assert!(out.abs_diff(exact) <= 1, "{out} against {exact}");
         let blind = continue_at(timestamp, now + Duration::from_millis(133), last, None, Some(new), HZ);
         assert_eq!(blind, last.timestamp + 11_970);
-        let stale = LayerClock {
+        let stale = StreamClock {
             report: SenderReportInfo {
                 ntp: 2 << 32,
                 ..old.report
