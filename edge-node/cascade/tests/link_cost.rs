@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use meridian_cascade::link::engine::PathState;
 use meridian_cascade::link::{MediaLink, MediaPacket, Priority};
-use meridian_sfu::media::Layer;
+use meridian_sfu::media::{Encoding, Layer};
 
 #[test]
 #[ignore = "a measurement, not a check"]
@@ -28,6 +28,7 @@ fn a_packet_through_both_engines() {
                 now,
                 MediaPacket {
                     track,
+                    encoding: Encoding(1),
                     layer: Layer(1),
                     priority: Priority::Mid,
                     keyframe: false,

@@ -75,8 +75,13 @@ pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event
             | Event::PeerStats { peer, .. }
             | Event::SubscriptionStarted { peer, .. } => edge.router.of_peer(*peer),
             Event::MediaStarted { track, .. } | Event::KeyframeWanted { track, .. } => edge.router.of_track(*track),
-            Event::SenderReport { track, layer, report } => {
-                edge.mesh.sender_report(*track, *layer, *report);
+            Event::SenderReport {
+                track,
+                encoding,
+                layers,
+                report,
+            } => {
+                edge.mesh.sender_report(*track, *encoding, *layers, *report);
                 None
             }
             Event::AudioLevels(levels) => {

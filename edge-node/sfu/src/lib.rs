@@ -29,7 +29,8 @@ pub mod uplink;
 pub use downlink::{Downlink, DownlinkConfig, DownlinkStats, Forwarded, SendContext};
 pub use layers::Demand;
 pub use media::{
-    Codec, Encoding, ExtensionMap, Layer, LayerSet, MediaKind, PayloadType, SenderReportInfo, SsrcInfo, TrackId, UplinkMedia,
+    Codec, Encoding, ExtensionMap, Layer, LayerSet, MediaKind, PayloadType, SenderReportInfo, SsrcInfo, TrackId,
+    UplinkMedia,
 };
 pub use packet::{Packet, PacketError, PacketPool, RtpPacket};
 pub use receiver::{Incoming, UplinkReceiver};

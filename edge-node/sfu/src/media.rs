@@ -63,6 +63,9 @@ impl LayerSet {
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
+    pub fn intersects(self, other: LayerSet) -> bool {
+        self.0 & other.0 != 0
+    }
     /// Every layer up to and including `top`.
     pub fn up_to(top: Layer) -> LayerSet {
         LayerSet((1u8 << (top.index() + 1)) - 1)

@@ -170,7 +170,13 @@ impl UplinkReceiver {
         if media.rids.is_empty() {
             return Some(route(*track, 0, is_rtx(media, header.payload_type)));
         }
-        let encoding_of = |rid: &[u8]| media.rids.iter().take(Encoding::COUNT).position(|r| r.as_bytes() == rid);
+        let encoding_of = |rid: &[u8]| {
+            media
+                .rids
+                .iter()
+                .take(Encoding::COUNT)
+                .position(|r| r.as_bytes() == rid)
+        };
         if let Some(index) = repaired.and_then(encoding_of) {
             return Some(route(*track, index, true));
         }

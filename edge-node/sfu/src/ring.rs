@@ -139,7 +139,11 @@ mod tests {
             assert_eq!(ring.insert(&packet, drop), Inserted::Stored);
             assert_eq!(ring.insert(&packet, drop), Inserted::Duplicate);
         }
-        assert!(ring.get(SourceSequence(103)).is_none() && ring.get(SourceSequence(104)).is_some() && ring.get(SourceSequence(111)).is_some());
+        assert!(
+            ring.get(SourceSequence(103)).is_none()
+                && ring.get(SourceSequence(104)).is_some()
+                && ring.get(SourceSequence(111)).is_some()
+        );
         assert_eq!(ring.accepts(SourceSequence(103)), Inserted::TooOld);
         let restart = packet(&mut pool, 200_000, now);
         assert_eq!(ring.insert(&restart, drop), Inserted::Stored);
@@ -154,7 +158,11 @@ mod tests {
         for (sequence, ms) in [(100, 0), (102, 10), (103, 1_000), (104, 1_600)] {
             ring.insert(&packet(&mut pool, sequence, now + Duration::from_millis(ms)), drop);
         }
-        assert!(ring.get(SourceSequence(100)).is_none() && ring.get(SourceSequence(102)).is_none() && ring.get(SourceSequence(103)).is_some());
+        assert!(
+            ring.get(SourceSequence(100)).is_none()
+                && ring.get(SourceSequence(102)).is_none()
+                && ring.get(SourceSequence(103)).is_some()
+        );
         assert_eq!(ring.accepts(SourceSequence(100)), Inserted::TooOld);
         assert_eq!(ring.accepts(SourceSequence(101)), Inserted::TooOld);
         let mut ring = PacketRing::new(64);

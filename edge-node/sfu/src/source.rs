@@ -102,7 +102,11 @@ impl Source {
             return false;
         }
         if stream.note(packet) {
-            let replaced = self.layers.iter_mut().flatten().filter(|l| l.encoding == packet.encoding);
+            let replaced = self
+                .layers
+                .iter_mut()
+                .flatten()
+                .filter(|l| l.encoding == packet.encoding);
             replaced.for_each(|layer| layer.top_temporal = 0);
         }
         self.layers[packet.layer.index()]
@@ -147,7 +151,9 @@ impl Source {
     /// Encodings that ever carried a packet.
     pub fn encodings(&self) -> impl Iterator<Item = Encoding> + use<> {
         let seen = self.streams.each_ref().map(Option::is_some);
-        (0..Encoding::COUNT as u8).map(Encoding).filter(move |e| seen[e.index()])
+        (0..Encoding::COUNT as u8)
+            .map(Encoding)
+            .filter(move |e| seen[e.index()])
     }
 
     /// Layers that carry packets now. A layer is silent when it misses several frames while a sibling kept sending;

@@ -252,7 +252,11 @@ impl Uplink {
 
     /// When `poll_feedback` has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let nacks = self.streams.iter().flatten().filter_map(|stream| stream.nack.next_due());
+        let nacks = self
+            .streams
+            .iter()
+            .flatten()
+            .filter_map(|stream| stream.nack.next_due());
         let plis = self.pli_due.iter().flatten().copied();
         nacks.chain(plis).chain(self.source.keyframe_timeout()).min()
     }

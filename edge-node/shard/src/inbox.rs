@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use meridian_sfu::{Layer, LayerSet, Packet, SenderReportInfo, TrackId};
+use meridian_sfu::{Encoding, Layer, LayerSet, Packet, SenderReportInfo, TrackId};
 use meridian_udp::{Handover, Waker};
 
 use meridian_shard_api::Command;
@@ -16,7 +16,7 @@ const MEDIA_QUEUE_MAX: usize = 4_096;
 /// `RemoteMedia` and `SendData` commands that may wait.
 const BULK_QUEUE_MAX: usize = 8_192;
 
-/// A packet of a track whose home is another shard; its layer is the packet's.
+/// A packet of a track whose home is another shard; its encoding and layer are the packet's.
 pub(crate) struct Mirrored {
     pub(crate) track: TrackId,
     pub(crate) packet: Packet,
@@ -46,7 +46,7 @@ pub(crate) enum Note {
     /// To mirrors.
     SenderReport {
         track: TrackId,
-        layer: Layer,
+        encoding: Encoding,
         report: SenderReportInfo,
     },
     /// To mirrors.
@@ -249,7 +249,8 @@ mod tests {
         let (mailbox, inbox) = inbox().expect("eventfd");
         let bulk = || Command::RemoteMedia {
             track: TRACK,
-            layer: Layer(0),
+            encoding: Encoding::ONLY,
+            layer: Layer::LOW,
             packets: Vec::new(),
         };
         for _ in 0..BULK_QUEUE_MAX {

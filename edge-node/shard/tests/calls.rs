@@ -353,7 +353,12 @@ fn what_is_tapped_here_can_be_fed_into_another_edge() {
             {
                 assert_eq!(layer, Layer::LOW);
                 let packets = vec![Bytes::copy_from_slice(packet.link_bytes())];
-                far.shards.send(Command::RemoteMedia { track, layer, packets });
+                far.shards.send(Command::RemoteMedia {
+                    track,
+                    encoding: packet.encoding,
+                    layer,
+                    packets,
+                });
             }
         }
         clients[2].of_ssrc(VIDEO_OUT).len() > 8 && clients[2].of_ssrc(AUDIO_OUT).len() > 8

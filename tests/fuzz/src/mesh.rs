@@ -99,6 +99,7 @@ pub(crate) fn datagram_seeds() -> Vec<Vec<u8>> {
             now,
             MediaPacket {
                 track: 4,
+                encoding: meridian_sfu::Encoding(layer),
                 layer: meridian_sfu::Layer(layer),
                 priority: Priority::of_video(meridian_sfu::Layer(layer)),
                 keyframe: true,

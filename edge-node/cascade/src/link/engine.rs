@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_sfu::media::Layer;
+use meridian_sfu::media::{Encoding, Layer};
 
 use super::heartbeat::{Life, LifeChange};
 use super::media::{self, Datagram, MEDIA_HEADER, Media, Nack, Part, Reassembler, SenderReport};
@@ -26,6 +26,7 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     pub track: u32,
+    pub encoding: Encoding,
     pub layer: Layer,
     pub payload: Bytes,
 }
@@ -183,7 +184,11 @@ impl MediaLink {
                 return None;
             }
             let MediaPacket {
-                track, layer, payload, ..
+                track,
+                encoding,
+                layer,
+                payload,
+                ..
             } = self.queue.pop()?;
             let Some((first, second)) = media::split(payload, datagram_max) else {
                 self.counters.oversize += 1;
@@ -195,6 +200,7 @@ impl MediaLink {
                     Media {
                         sequence,
                         track,
+                        encoding,
                         layer,
                         part,
                         retransmitted: false,
@@ -254,9 +260,14 @@ impl MediaLink {
         };
         self.counters.received += 1;
         self.counters.received_bytes += len as u64;
-        let (track, layer) = (media.track, media.layer);
+        let (track, encoding, layer) = (media.track, media.encoding, media.layer);
         if let Some(payload) = self.reassembler.push(now, sequence, media) {
-            self.received.push(Received { track, layer, payload });
+            self.received.push(Received {
+                track,
+                encoding,
+                layer,
+                payload,
+            });
         }
         self.request_missing(now);
     }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use meridian_sfu::media::Layer;
+use meridian_sfu::media::{Encoding, Layer};
 
 pub const VERSION: u8 = 1;
 /// Bytes in front of a media payload.
@@ -45,6 +45,8 @@ pub struct Media {
     pub sequence: u32,
     /// Number of the track on this link, agreed on the control stream.
     pub track: u32,
+    pub encoding: Encoding,
+    /// Not below the encoding's first layer.
     pub layer: Layer,
     pub part: Part,
     /// Answer to a NACK.
@@ -73,11 +75,11 @@ pub struct Nack {
     ranges: Vec<(u32, u32)>,
 }
 
-/// A publisher's sender report (RFC 3550 §6.4.1) for one layer, with its NTP timeline unchanged.
+/// A publisher's sender report (RFC 3550 §6.4.1) for one encoding, with its NTP timeline unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenderReport {
     pub track: u32,
-    pub layer: Layer,
+    pub encoding: Encoding,
     /// 32.32 fixed-point NTP time of the publisher.
     pub ntp: u64,
     pub rtp_timestamp: u32,
@@ -131,12 +133,17 @@ fn need(body: &Bytes, len: usize) -> Result<(), DatagramError> {
     }
 }
 
-fn layer(value: u8) -> Result<Layer, DatagramError> {
-    if usize::from(value) < Layer::COUNT {
-        Ok(Layer(value))
-    } else {
-        Err(DatagramError::Layer(value))
+/// Upper half: how far the layer lies above the first of its encoding (SVC; 0 with simulcast). Lower half: the layer.
+fn layer(value: u8) -> Result<(Encoding, Layer), DatagramError> {
+    let (above, layer) = (value >> 4, value & 0x0f);
+    match layer.checked_sub(above) {
+        Some(encoding) if usize::from(layer) < Layer::COUNT => Ok((Encoding(encoding), Layer(layer))),
+        _ => Err(DatagramError::Layer(value)),
     }
+}
+
+fn layer_byte(encoding: Encoding, layer: Layer) -> u8 {
+    layer.0.saturating_sub(encoding.0) << 4 | layer.0
 }
 
 fn parse_media(mut body: Bytes) -> Result<Media, DatagramError> {
@@ -144,7 +151,7 @@ fn parse_media(mut body: Bytes) -> Result<Media, DatagramError> {
     let flags = body.get_u8();
     let sequence = body.get_u32();
     let track = body.get_u32();
-    let layer = layer(body.get_u8())?;
+    let (encoding, layer) = layer(body.get_u8())?;
     let part = match (flags & FLAG_SPLIT != 0, flags & FLAG_SECOND != 0) {
         (false, false) => Part::Whole,
         (true, false) => Part::First,
@@ -154,6 +161,7 @@ fn parse_media(mut body: Bytes) -> Result<Media, DatagramError> {
     Ok(Media {
         sequence,
         track,
+        encoding,
         layer,
         part,
         retransmitted: flags & FLAG_RETRANSMITTED != 0,
@@ -188,10 +196,13 @@ fn parse_nack(mut body: Bytes) -> Result<Nack, DatagramError> {
 fn parse_report(mut body: Bytes) -> Result<SenderReport, DatagramError> {
     need(&body, 17)?;
     let track = body.get_u32();
-    let layer = layer(body.get_u8())?;
+    let encoding = body.get_u8();
+    if usize::from(encoding) >= Encoding::COUNT {
+        return Err(DatagramError::Layer(encoding));
+    }
     Ok(SenderReport {
         track,
-        layer,
+        encoding: Encoding(encoding),
         ntp: body.get_u64(),
         rtp_timestamp: body.get_u32(),
     })
@@ -209,7 +220,7 @@ impl Media {
         out.put_u8(part | if self.retransmitted { FLAG_RETRANSMITTED } else { 0 });
         out.put_u32(self.sequence);
         out.put_u32(self.track);
-        out.put_u8(self.layer.0);
+        out.put_u8(layer_byte(self.encoding, self.layer));
         out.put_slice(&self.payload);
         out.freeze()
     }
@@ -299,7 +310,7 @@ impl SenderReport {
         let mut out = BytesMut::with_capacity(18);
         out.put_u8(VERSION << 4 | KIND_SENDER_REPORT);
         out.put_u32(self.track);
-        out.put_u8(self.layer.0);
+        out.put_u8(self.encoding.0);
         out.put_u64(self.ntp);
         out.put_u32(self.rtp_timestamp);
         out.freeze()
@@ -334,6 +345,7 @@ struct Half {
     first: u64,
     part: Part,
     track: u32,
+    encoding: Encoding,
     layer: Layer,
     payload: Bytes,
     arrived: Instant,
@@ -364,7 +376,7 @@ impl Reassembler {
             .iter()
             .position(|h| h.first == first && h.part != media.part);
         if let Some(other) = matching.and_then(|at| self.halves.remove(at)) {
-            if (other.track, other.layer) != (media.track, media.layer) {
+            if (other.track, other.encoding, other.layer) != (media.track, media.encoding, media.layer) {
                 return None;
             }
             let (front, back) = if media.part == Part::First {
@@ -383,6 +395,7 @@ impl Reassembler {
         let Media {
             part,
             track,
+            encoding,
             layer,
             payload,
             ..
@@ -391,6 +404,7 @@ impl Reassembler {
             first,
             part,
             track,
+            encoding,
             layer,
             payload,
             arrived: now,
@@ -408,6 +422,7 @@ mod tests {
         Media {
             sequence,
             track: 3,
+            encoding: Encoding(1),
             layer: Layer(1),
             part,
             retransmitted: false,
@@ -423,6 +438,9 @@ mod tests {
         let mut bad = media(1, Part::Whole, Bytes::new()).encode().to_vec();
         bad[10] = 3;
         assert_eq!(parse(bad.into()), Err(DatagramError::Layer(3)));
+        let mut below = media(1, Part::Whole, Bytes::new()).encode().to_vec();
+        below[10] = 0x21;
+        assert_eq!(parse(below.into()), Err(DatagramError::Layer(0x21)));
         assert_eq!(
             parse(Bytes::from_static(&[0x13, 65])),
             Err(DatagramError::NackRanges(65))
@@ -480,10 +498,10 @@ mod tests {
         }
 
         #[test]
-        fn datagrams_survive_the_wire(sequence: u32, track: u32, layer in 0u8..3, retransmitted: bool, payload in proptest::collection::vec(any::<u8>(), 0..1400), ntp: u64, rtp_timestamp: u32) {
-            let media = Media { sequence, track, layer: Layer(layer), part: Part::Second, retransmitted, payload: payload.into() };
+        fn datagrams_survive_the_wire(sequence: u32, track: u32, (encoding, layer) in (0u8..3).prop_flat_map(|top| (0..=top, Just(top))), retransmitted: bool, payload in proptest::collection::vec(any::<u8>(), 0..1400), ntp: u64, rtp_timestamp: u32) {
+            let media = Media { sequence, track, encoding: Encoding(encoding), layer: Layer(layer), part: Part::Second, retransmitted, payload: payload.into() };
             prop_assert_eq!(parse(media.encode()), Ok(Datagram::Media(media)));
-            let report = SenderReport { track, layer: Layer(layer), ntp, rtp_timestamp };
+            let report = SenderReport { track, encoding: Encoding(encoding), ntp, rtp_timestamp };
             prop_assert_eq!(parse(report.encode()), Ok(Datagram::SenderReport(report)));
         }
 

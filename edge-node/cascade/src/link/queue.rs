@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_sfu::media::Layer;
+use meridian_sfu::media::{Encoding, Layer};
 
 /// Which packets go first, and which layers go away last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +39,7 @@ impl Priority {
 pub struct MediaPacket {
     /// Number of the track on this link, agreed on the control stream.
     pub track: u32,
+    pub encoding: Encoding,
     pub layer: Layer,
     pub priority: Priority,
     /// A decoder can start here: what a layer that was shed must begin with.

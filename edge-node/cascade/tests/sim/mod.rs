@@ -9,7 +9,7 @@ use bytes::Bytes;
 use meridian_cascade::link::engine::PathState;
 use meridian_cascade::link::{ControllerConfig, DelayController, EngineEvent, MediaLink, MediaPacket, Priority};
 use meridian_netlab::{Impairment, Path};
-use meridian_sfu::media::Layer;
+use meridian_sfu::media::{Encoding, Layer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -23,6 +23,7 @@ pub(crate) fn media(priority: Priority, number: u64, len: usize, keyframe: bool)
     let layer = Layer((priority as u8).saturating_sub(1));
     MediaPacket {
         track: 1 + u32::from(priority == Priority::Audio),
+        encoding: Encoding(layer.0),
         layer,
         priority,
         keyframe,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use meridian_room::NodeId;
 use meridian_sfu::layers::{serves, with_stand_ins};
-use meridian_sfu::{Layer, LayerSet, MediaKind, TrackId};
+use meridian_sfu::{Encoding, Layer, LayerSet, MediaKind, TrackId};
 use meridian_shard::TapBatch;
 
 use crate::link::{MediaPacket, Priority, Received};
@@ -36,6 +36,14 @@ struct Destination {
 struct Outgoing {
     kind: MediaKind,
     destinations: Vec<Destination>,
+}
+
+/// Packets from a link, one after the other of one layer.
+pub(super) struct Run {
+    pub(super) track: TrackId,
+    pub(super) encoding: Encoding,
+    pub(super) layer: Layer,
+    pub(super) packets: Vec<Bytes>,
 }
 
 #[derive(Default)]
@@ -113,6 +121,7 @@ impl Crossing {
                     .clone();
                 let packet = MediaPacket {
                     track: destination.forward.number,
+                    encoding: tapped.packet.encoding,
                     layer: tapped.layer,
                     priority: priority(outgoing.kind, tapped.layer),
                     keyframe: tapped.packet.frame.keyframe,
@@ -127,15 +136,15 @@ impl Crossing {
         by_node
     }
 
-    /// Who gets sender reports of this layer, under which number.
-    pub(super) fn reported_to(&self, track: TrackId, layer: Layer) -> impl Iterator<Item = (&NodeId, u32)> {
+    /// Who gets one of these layers, and with it the sender reports of their encoding; under which number.
+    pub(super) fn reported_to(&self, track: TrackId, layers: LayerSet) -> impl Iterator<Item = (&NodeId, u32)> {
         let destinations = self
             .outgoing
             .get(&track)
             .map_or(&[][..], |outgoing| &outgoing.destinations);
         let wanting = destinations
             .iter()
-            .filter(move |destination| destination.forward.taken().contains(layer));
+            .filter(move |destination| destination.forward.taken().intersects(layers));
         wanting.map(|destination| (&destination.node, destination.forward.number))
     }
 
@@ -155,8 +164,8 @@ impl Crossing {
 
     /// Consecutive packets of one layer together, in their order. Packets of unknown numbers are left out: a track that has
     /// just ended.
-    pub(super) fn arrived(&self, node: &NodeId, packets: Vec<Received>) -> Vec<(TrackId, Layer, Vec<Bytes>)> {
-        let mut runs: Vec<(TrackId, Layer, Vec<Bytes>)> = Vec::new();
+    pub(super) fn arrived(&self, node: &NodeId, packets: Vec<Received>) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
         let mut last: Option<(u32, Option<TrackId>)> = None;
         for packet in packets {
             let track = match last {
@@ -166,10 +175,15 @@ impl Crossing {
             last = Some((packet.track, track));
             let Some(track) = track else { continue };
             match runs.last_mut() {
-                Some((held, layer, payloads)) if *held == track && *layer == packet.layer => {
-                    payloads.push(packet.payload)
+                Some(run) if (run.track, run.encoding, run.layer) == (track, packet.encoding, packet.layer) => {
+                    run.packets.push(packet.payload)
                 }
-                _ => runs.push((track, packet.layer, vec![packet.payload])),
+                _ => runs.push(Run {
+                    track,
+                    encoding: packet.encoding,
+                    layer: packet.layer,
+                    packets: vec![packet.payload],
+                }),
             }
         }
         runs
@@ -196,6 +210,7 @@ mod tests {
     fn received(track: u32, layer: u8, byte: u8) -> Received {
         Received {
             track,
+            encoding: Encoding(layer),
             layer: Layer(layer),
             payload: Bytes::from(vec![byte]),
         }
@@ -237,9 +252,10 @@ mod tests {
             0x80, 0x60, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0x10, 0, 0, 0, 0x9d, 0x01, 0x2a,
         ];
         let mut pool = PacketPool::new(4);
-        let mut tapped = |layer| {
+        let mut tapped = |layer: Layer| {
             let origin = PacketOrigin {
                 arrival: Instant::now(),
+                encoding: Encoding(layer.0),
                 layer,
                 codec: Codec::Vp8,
             };
@@ -300,7 +316,7 @@ mod tests {
         let runs = crossing.arrived(&fra, batch);
         let flat: Vec<_> = runs
             .iter()
-            .map(|(track, layer, payloads)| (track.0, layer.0, payloads.len()))
+            .map(|run| (run.track.0, run.layer.0, run.packets.len()))
             .collect();
         assert_eq!(flat, [(1, 0, 2), (2, 2, 1), (1, 0, 1)]);
     }

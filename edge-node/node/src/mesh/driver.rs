@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use meridian_cascade::{ConnectionGrade, Data, Edge, Mesh, Output, RoomInput};
 use meridian_registry::nodes::{NodeWatch, View};
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
-use meridian_sfu::{MediaKind, SenderReportInfo, TrackId};
+use meridian_sfu::{Encoding, LayerSet, MediaKind, SenderReportInfo, TrackId};
 use meridian_shard::{Command, TapBatch};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
@@ -234,7 +234,12 @@ impl Driver {
                 };
                 self.mesh.send_grades(&room, grades.into_iter().map(grade).collect());
             }
-            ToMesh::SenderReport { track, layer, report } => self.send_report(track, layer, report),
+            ToMesh::SenderReport {
+                track,
+                encoding,
+                layers,
+                report,
+            } => self.send_report(track, encoding, layers, report),
         }
     }
 
@@ -280,8 +285,13 @@ impl Driver {
                 }
             }
             LinkEvent::Media { node, packets } => {
-                for (track, layer, packets) in self.crossing.arrived(&node, packets) {
-                    self.edge.shards.send(Command::RemoteMedia { track, layer, packets });
+                for run in self.crossing.arrived(&node, packets) {
+                    self.edge.shards.send(Command::RemoteMedia {
+                        track: run.track,
+                        encoding: run.encoding,
+                        layer: run.layer,
+                        packets: run.packets,
+                    });
                 }
             }
             LinkEvent::SenderReport { node, report } => {
@@ -292,7 +302,7 @@ impl Driver {
                     };
                     self.edge.shards.send(Command::RemoteSenderReport {
                         track,
-                        layer: report.layer,
+                        encoding: report.encoding,
                         report: info,
                     });
                 }
@@ -334,11 +344,11 @@ impl Driver {
         }
     }
 
-    fn send_report(&mut self, track: TrackId, layer: meridian_sfu::Layer, report: SenderReportInfo) {
-        for (node, number) in self.crossing.reported_to(track, layer) {
+    fn send_report(&mut self, track: TrackId, encoding: Encoding, layers: LayerSet, report: SenderReportInfo) {
+        for (node, number) in self.crossing.reported_to(track, layers) {
             let report = SenderReport {
                 track: number,
-                layer,
+                encoding,
                 ntp: report.ntp,
                 rtp_timestamp: report.rtp_timestamp,
             };

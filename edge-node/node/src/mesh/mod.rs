@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use meridian_api::metrics::head;
 use meridian_room::{Epoch, NodeId, ParticipantSid, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
-use meridian_sfu::{Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
+use meridian_sfu::{Encoding, Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::edge::unix_now_ms;
@@ -95,7 +95,8 @@ pub(crate) enum ToMesh {
     },
     SenderReport {
         track: TrackId,
-        layer: Layer,
+        encoding: Encoding,
+        layers: LayerSet,
         report: SenderReportInfo,
     },
 }
@@ -255,8 +256,13 @@ impl MeshHandle {
         });
     }
 
-    pub(crate) fn sender_report(&self, track: TrackId, layer: Layer, report: SenderReportInfo) {
-        self.send(ToMesh::SenderReport { track, layer, report });
+    pub(crate) fn sender_report(&self, track: TrackId, encoding: Encoding, layers: LayerSet, report: SenderReportInfo) {
+        self.send(ToMesh::SenderReport {
+            track,
+            encoding,
+            layers,
+            report,
+        });
     }
 
     pub(crate) fn render_metrics(&self, text: &mut String) {

@@ -13,7 +13,7 @@ use meridian_node::link::{
     DownReason, LinkConfig, LinkEndpoint, LinkError, LinkEvent, LinkStats, MediaPacket, PeerAddress, Priority,
     SendControlError, SenderReport,
 };
-use meridian_sfu::media::Layer;
+use meridian_sfu::media::{Encoding, Layer};
 use prost::Message;
 use support::*;
 use tokio::sync::mpsc;
@@ -215,6 +215,7 @@ async fn a_path_of_1250_bytes_falls_back_to_the_small_profile_and_splits_media()
     let big = Bytes::from((0..1400u32).map(|i| i as u8).collect::<Vec<_>>());
     let packet = MediaPacket {
         track: 5,
+        encoding: Encoding(1),
         layer: Layer(2),
         priority: Priority::Top,
         keyframe: false,
@@ -225,8 +226,8 @@ async fn a_path_of_1250_bytes_falls_back_to_the_small_profile_and_splits_media()
     for node in [&mut near, &mut far] {
         for received in node.media(3).await {
             assert_eq!(
-                (received.track, received.layer, received.payload),
-                (5, Layer(2), big.clone())
+                (received.track, received.encoding, received.layer, received.payload),
+                (5, Encoding(1), Layer(2), big.clone())
             );
         }
         let stats = node.stats().await;
@@ -240,7 +241,7 @@ async fn a_usual_path_carries_1312_bytes_a_datagram_at_once_and_sender_reports_p
     assert!(near.stats().await.datagram_max >= 1312);
     let report = SenderReport {
         track: 9,
-        layer: Layer(1),
+        encoding: Encoding(1),
         ntp: 0x0123_4567_89ab_cdef,
         rtp_timestamp: 77,
     };

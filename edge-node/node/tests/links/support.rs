@@ -10,7 +10,7 @@ use meridian_node::link::{
     DownReason, LinkConfig, LinkEndpoint, LinkError, LinkEvent, LinkStats, MediaPacket, Priority, Received,
 };
 use meridian_room::ids::NodeId;
-use meridian_sfu::media::Layer;
+use meridian_sfu::media::{Encoding, Layer};
 use tokio::sync::mpsc;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -135,6 +135,7 @@ pub(crate) fn packet(track: u32, priority: Priority, number: u64, at: Duration, 
     };
     MediaPacket {
         track,
+        encoding: Encoding(layer.0),
         layer,
         priority,
         keyframe: number.is_multiple_of(64),

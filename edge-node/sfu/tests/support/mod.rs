@@ -490,7 +490,8 @@ impl World {
             }
             if self.send_reports && at.is_multiple_of(495) {
                 let report = self.encoders[index].report(at as u32);
-                self.uplink.handle_sender_report(self.now, Encoding(index as u8), report);
+                self.uplink
+                    .handle_sender_report(self.now, Encoding(index as u8), report);
             }
         }
     }

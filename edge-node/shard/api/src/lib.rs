@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 pub use meridian_sfu::Demand;
-use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, Packet, SenderReportInfo, TrackId};
+use meridian_sfu::{Codec, Encoding, Layer, LayerSet, MediaKind, Packet, SenderReportInfo, TrackId};
 use meridian_transport::sdp::{Publication, SubscriptionMedia};
 use meridian_transport::{Channel, CloseReason, Fingerprint, IceCredentials, SrtpProfile};
 
@@ -68,12 +68,13 @@ pub enum Command {
     /// timestamps and SSRC. Dropped and counted when the shard is behind.
     RemoteMedia {
         track: TrackId,
+        encoding: Encoding,
         layer: Layer,
         packets: Vec<Bytes>,
     },
     RemoteSenderReport {
         track: TrackId,
-        layer: Layer,
+        encoding: Encoding,
         report: SenderReportInfo,
     },
     /// These layers of a remote track do not cross its link at present; replaces what was said before. Subscribers get the
@@ -156,7 +157,9 @@ pub enum Event {
     /// Of a tapped track, as it arrived from the publisher.
     SenderReport {
         track: TrackId,
-        layer: Layer,
+        encoding: Encoding,
+        /// What the encoding carries: who gets one of these layers gets the report.
+        layers: LayerSet,
         report: SenderReportInfo,
     },
     /// Every 100 ms: linear loudness 0..1 of tracks that are audible, and 0.0 once for those fallen silent. May be dropped.

@@ -16,7 +16,11 @@ impl Shard {
             Note::Detach { track, shard } => self.detach(track, shard),
             Note::Home { track, home } => self.set_home(track, home, now),
             Note::Keyframe { track, layer } => self.keyframe_wanted(track, layer, now),
-            Note::SenderReport { track, layer, report } => self.sender_report(track, layer, report, now),
+            Note::SenderReport {
+                track,
+                encoding,
+                report,
+            } => self.sender_report(track, encoding, report, now),
             Note::Absent { track, layers } => self.set_absent(track, layers, now),
             Note::Muted { track, muted } => self.set_muted(track, muted, now),
             // The loop has seen to it.
@@ -83,7 +87,12 @@ impl Shard {
             Command::Unpublish { track } | Command::RemoveTrack { track } => self.end_track(track),
             Command::SetMuted { track, muted } => self.set_muted(track, muted, now),
             Command::AddRemoteTrack { track, codec, .. } => self.add_remote_track(track, codec, now),
-            Command::RemoteMedia { track, layer, packets } => {
+            Command::RemoteMedia {
+                track,
+                encoding,
+                layer,
+                packets,
+            } => {
                 for data in packets {
                     let Some(entry) = self.tracks.get_mut(&track) else {
                         return;
@@ -91,14 +100,18 @@ impl Shard {
                     let Origin::Remote(remote) = &mut entry.origin else {
                         return;
                     };
-                    match remote.handle_link(now, layer, &data, &mut self.pool) {
+                    match remote.handle_link(now, (encoding, layer), &data, &mut self.pool) {
                         Ok(Some(packet)) => self.distribute(track, packet, now),
                         Ok(None) => {}
                         Err(_) => add(&self.shared.counters.drop_malformed, 1),
                     }
                 }
             }
-            Command::RemoteSenderReport { track, layer, report } => self.sender_report(track, layer, report, now),
+            Command::RemoteSenderReport {
+                track,
+                encoding,
+                report,
+            } => self.sender_report(track, encoding, report, now),
             Command::SetAbsent { track, layers } => self.set_absent(track, layers, now),
             Command::Tap { track, layers } => self.set_tap(track, layers, now),
             Command::RequestKeyframe { track, layer } => self.keyframe_wanted(track, layer, now),

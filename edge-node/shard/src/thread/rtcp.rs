@@ -26,8 +26,8 @@ impl Shard {
             match packet {
                 Rtcp::SenderReport { report, blocks } => {
                     let route = self.peers.get(slot).and_then(|p| p.receiver.route(report.ssrc));
-                    if let Some((track, layer)) = route {
-                        self.sender_report(track, layer, report.info, now);
+                    if let Some((track, encoding)) = route {
+                        self.sender_report(track, encoding, report.info, now);
                     }
                     self.handle_blocks(slot, blocks, now);
                 }

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use meridian_sfu::Layer;
+use meridian_sfu::{Encoding, Layer};
 use meridian_transport::PeerStats as TransportStats;
 
 use super::Shard;
@@ -136,8 +136,8 @@ impl Shard {
                 Origin::Remote(remote) => remote.source_mut(),
                 Origin::Mirror { source, .. } => source,
             };
-            while let Some(layer) = source.poll_keyframe_request(now) {
-                due.push((id, layer));
+            while let Some(encoding) = source.poll_keyframe_request(now) {
+                due.push((id, encoding.first_layer()));
             }
         }
         for (id, layer) in due {
@@ -178,8 +178,8 @@ impl Shard {
             else {
                 continue;
             };
-            for layer in (0..Layer::COUNT as u8).map(Layer) {
-                let s = uplink.stats(layer, now);
+            for encoding in (0..Encoding::COUNT as u8).map(Encoding) {
+                let s = uplink.stats(encoding, now);
                 bytes_up += s.bytes;
                 stats.loss_up = stats.loss_up.max(f32::from(s.fraction_lost) / 256.0);
                 stats.jitter_ms = stats.jitter_ms.max(s.jitter_ms as f32);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use meridian_sfu::layers;
 use meridian_sfu::{
-    Codec, Layer, LayerSet, MediaKind, Packet, RemoteTrack, SenderReportInfo, Source, SsrcInfo, TrackId, Uplink,
-    UplinkMedia,
+    Codec, Encoding, Layer, LayerSet, MediaKind, Packet, RemoteTrack, SenderReportInfo, Source, SsrcInfo, TrackId,
+    Uplink, UplinkMedia,
 };
 use meridian_transport::sdp::Publication;
 
@@ -256,11 +256,11 @@ impl Shard {
             });
         }
         let source = track.origin.source();
-        for layer in source.seen().iter() {
-            if let Some(report) = source.sender_report_now(now, layer) {
+        for encoding in source.encodings() {
+            if let Some(report) = source.sender_report_now(now, encoding) {
                 mailbox.note(Note::SenderReport {
                     track: id,
-                    layer,
+                    encoding,
                     report,
                 });
             }
@@ -467,24 +467,25 @@ impl Shard {
     }
 
     /// A sender report at the track's home: subscribers, mirrors and the mesh need it.
-    pub(super) fn sender_report(&mut self, id: TrackId, layer: Layer, report: SenderReportInfo, now: Instant) {
+    pub(super) fn sender_report(&mut self, id: TrackId, encoding: Encoding, report: SenderReportInfo, now: Instant) {
         let Some(track) = self.tracks.get_mut(&id) else { return };
         match &mut track.origin {
-            Origin::Local { uplink, .. } => uplink.handle_sender_report(now, layer, report),
-            Origin::Remote(remote) => remote.source_mut().set_sender_report(now, layer, report),
-            Origin::Mirror { source, .. } => source.set_sender_report(now, layer, report),
+            Origin::Local { uplink, .. } => uplink.handle_sender_report(now, encoding, report),
+            Origin::Remote(remote) => remote.source_mut().set_sender_report(now, encoding, report),
+            Origin::Mirror { source, .. } => source.set_sender_report(now, encoding, report),
         }
         for &shard in &track.mirrors {
             self.shared.mailboxes[usize::from(shard)].note(Note::SenderReport {
                 track: id,
-                layer,
+                encoding,
                 report,
             });
         }
         if !track.tap.is_empty() {
             self.events.send(Event::SenderReport {
                 track: id,
-                layer,
+                encoding,
+                layers: track.origin.source().carried_by(encoding),
                 report,
             });
         }
@@ -501,14 +502,17 @@ impl Shard {
                 continue;
             }
             let source = track.origin.source();
-            for layer in track.tap.iter() {
-                let Some(report) = source.sender_report_now(now, layer) else {
+            for encoding in source.encodings() {
+                let layers = source.carried_by(encoding);
+                let report = source.sender_report_now(now, encoding);
+                let Some(report) = report.filter(|_| layers.intersects(track.tap)) else {
                     continue;
                 };
                 track.told_mesh = Some(now);
                 self.events.send(Event::SenderReport {
                     track: id,
-                    layer,
+                    encoding,
+                    layers,
                     report,
                 });
             }

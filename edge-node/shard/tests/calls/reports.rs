@@ -65,18 +65,19 @@ fn an_edge_that_subscribes_late_has_the_publishers_report_before_the_first_packe
         told = world.seen.iter().find_map(|event| match event {
             Event::SenderReport {
                 track: AUDIO,
-                layer,
+                encoding,
                 report,
-            } => Some((*layer, *report)),
+                ..
+            } => Some((*encoding, *report)),
             _ => None,
         });
         told.is_some()
     });
-    let (layer, report) = told.unwrap();
+    let (encoding, report) = told.unwrap();
     assert!(off_the_line(report).abs() <= 1, "{report:?}");
     far.shards.send(Command::RemoteSenderReport {
         track: AUDIO,
-        layer,
+        encoding,
         report,
     });
     far.until(
@@ -88,6 +89,7 @@ fn an_edge_that_subscribes_late_has_the_publishers_report_before_the_first_packe
                 for tapped in batch.packets {
                     far.shards.send(Command::RemoteMedia {
                         track: tapped.track,
+                        encoding: tapped.packet.encoding,
                         layer: tapped.layer,
                         packets: vec![Bytes::copy_from_slice(tapped.packet.link_bytes())],
                     });

@@ -47,6 +47,7 @@ impl Near {
             for tapped in batch.packets.iter().filter(|t| LayerSet(crosses).contains(t.layer)) {
                 far.shards.send(Command::RemoteMedia {
                     track: tapped.track,
+                    encoding: tapped.packet.encoding,
                     layer: tapped.layer,
                     packets: vec![Bytes::copy_from_slice(tapped.packet.link_bytes())],
                 });

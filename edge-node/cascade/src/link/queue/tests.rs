@@ -8,6 +8,7 @@ fn packet(track: u32, priority: Priority, len: usize) -> MediaPacket {
     let layer = Layer((priority as u8).saturating_sub(1));
     MediaPacket {
         track,
+        encoding: Encoding(layer.0),
         layer,
         priority,
         keyframe: true,
