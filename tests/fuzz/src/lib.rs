@@ -9,6 +9,7 @@
 mod dns;
 mod media;
 mod mesh;
+mod recording;
 mod signalling;
 mod transport;
 mod turn;
@@ -54,6 +55,11 @@ pub const TARGETS: &[Target] = &[
         name: "mesh_messages",
         run: mesh::control,
         seeds: mesh::message_seeds,
+    },
+    Target {
+        name: "recorder_frames",
+        run: recording::frames,
+        seeds: recording::frame_seeds,
     },
     Target {
         name: "room_delta",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SANS_IO: [&str; 7] = [
+const SANS_IO: [&str; 8] = [
     "meridian-dtls-guard",
     "meridian-transport",
     "meridian-sfu",
@@ -12,6 +12,7 @@ const SANS_IO: [&str; 7] = [
     "meridian-signalling",
     "meridian-cascade",
     "meridian-shard-api",
+    "meridian-recorder",
 ];
 
 #[test]

@@ -1,0 +1,143 @@
+//! One track in a Matroska file (RFC 9559) that can be cut off behind any cluster: the segment's size is unknown, there is no index.
+//!
+//! Headers are `mkv-element`'s; clusters are written here, because every recorded byte goes through them and shall be copied once.
+
+use bytes::Bytes;
+use meridian_sfu::{Codec, MediaKind};
+use mkv_element::io::blocking_impl::WriteTo;
+use mkv_element::prelude::*;
+
+use crate::frame::{Format, OPUS_PRE_SKIP};
+
+/// Frames longer than this are not written.
+pub const MAX_FRAME_BYTES: usize = crate::frame::FRAME_BYTES_MAX;
+
+/// A cluster is written once it is this long, in milliseconds: what a crash of the process takes from memory. Well below the 32 s that a block's
+/// 16-bit relative time can tell.
+const CLUSTER_MS: i64 = 1000;
+/// Or once it has so many bytes.
+const CLUSTER_BYTES: usize = 256 << 10;
+const OPUS_SAMPLES_PER_MS: u64 = 48;
+/// What a decoder needs to converge after a seek (RFC 7845 §4.6), nanoseconds.
+const OPUS_SEEK_PRE_ROLL_NS: u64 = 80_000_000;
+
+/// The beginning of the file, up to the first cluster.
+pub(crate) fn header(codec: Codec, format: &Format, title: &str) -> Bytes {
+    let mut out = Vec::with_capacity(512);
+    let ebml = Ebml {
+        doc_type: Some(DocType("matroska".into())),
+        doc_type_version: Some(DocTypeVersion(4)),
+        doc_type_read_version: Some(DocTypeReadVersion(2)),
+        ..Ebml::default()
+    };
+    let info = Info {
+        timestamp_scale: TimestampScale(1_000_000),
+        title: Some(Title(title.into())),
+        muxing_app: MuxingApp("meridian".into()),
+        writing_app: WritingApp("meridian".into()),
+        ..Info::default()
+    };
+    let tracks = Tracks {
+        track_entry: vec![track_entry(codec, format)],
+        ..Tracks::default()
+    };
+    // Writing to memory fails on nothing but bodies too long for a length of eight bytes.
+    let written = ebml
+        .write_to(&mut out)
+        .and_then(|()| {
+            out.extend_from_slice(&[0x18, 0x53, 0x80, 0x67, 0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
+            info.write_to(&mut out)
+        })
+        .and_then(|()| tracks.write_to(&mut out));
+    debug_assert!(written.is_ok());
+    out.into()
+}
+
+fn track_entry(codec: Codec, format: &Format) -> TrackEntry {
+    let id = match codec {
+        Codec::Vp8 => "V_VP8",
+        Codec::Vp9 { .. } => "V_VP9",
+        Codec::H264 { .. } => "V_MPEG4/ISO/AVC",
+        Codec::Av1 => "V_AV1",
+        Codec::Opus | Codec::Red | Codec::Pcmu | Codec::Pcma => "A_OPUS",
+    };
+    let is_audio = codec.kind() == MediaKind::Audio;
+    let mut entry = TrackEntry {
+        track_number: TrackNumber(1),
+        track_uid: TrackUid(1),
+        track_type: TrackType(if is_audio { 2 } else { 1 }),
+        flag_lacing: FlagLacing(0),
+        codec_id: CodecId(id.into()),
+        ..TrackEntry::default()
+    };
+    if !format.private.is_empty() {
+        entry.codec_private = Some(CodecPrivate(Bytes::copy_from_slice(&format.private)));
+    }
+    if is_audio {
+        entry.codec_delay = CodecDelay(u64::from(OPUS_PRE_SKIP) * 1_000_000 / OPUS_SAMPLES_PER_MS);
+        entry.seek_pre_roll = SeekPreRoll(OPUS_SEEK_PRE_ROLL_NS);
+        entry.audio = Some(Audio {
+            sampling_frequency: SamplingFrequency(48_000.0),
+            channels: Channels(2),
+            ..Audio::default()
+        });
+    } else {
+        let (width, height) = format.size.unwrap_or((1, 1));
+        entry.video = Some(Video {
+            pixel_width: PixelWidth(u64::from(width)),
+            pixel_height: PixelHeight(u64::from(height)),
+            ..Video::default()
+        });
+    }
+    entry
+}
+
+/// The cluster that is being filled.
+#[derive(Default)]
+pub(crate) struct Cluster {
+    start_ms: i64,
+    blocks: Vec<u8>,
+}
+
+impl Cluster {
+    /// Whether a frame of this time must go into the next one. Times are milliseconds since the file's beginning.
+    pub(crate) fn is_full(&self, at_ms: i64) -> bool {
+        !self.blocks.is_empty()
+            && (at_ms - self.start_ms >= CLUSTER_MS || at_ms < self.start_ms || self.blocks.len() >= CLUSTER_BYTES)
+    }
+
+    /// Adds a frame as a SimpleBlock (RFC 9559 §10.2).
+    pub(crate) fn push(&mut self, at_ms: i64, keyframe: bool, data: &[u8]) {
+        if self.blocks.is_empty() {
+            self.start_ms = at_ms;
+        }
+        let relative = i16::try_from(at_ms - self.start_ms).unwrap_or(i16::MAX);
+        self.blocks.push(0xA3);
+        write_size(data.len() + 4, &mut self.blocks);
+        self.blocks.push(0x81);
+        self.blocks.extend_from_slice(&relative.to_be_bytes());
+        self.blocks.push(if keyframe { 0x80 } else { 0 });
+        self.blocks.extend_from_slice(data);
+    }
+
+    /// The cluster as it stands in the file; empty if nothing is in it.
+    pub(crate) fn take(&mut self) -> Bytes {
+        if self.blocks.is_empty() {
+            return Bytes::new();
+        }
+        let mut out = Vec::with_capacity(self.blocks.len() + 24);
+        let start = (self.start_ms.max(0) as u64).to_be_bytes();
+        out.extend_from_slice(&[0x1F, 0x43, 0xB6, 0x75]);
+        write_size(self.blocks.len() + 2 + start.len(), &mut out);
+        out.extend_from_slice(&[0xE7, 0x88]);
+        out.extend_from_slice(&start);
+        out.extend_from_slice(&self.blocks);
+        self.blocks.clear();
+        out.into()
+    }
+}
+
+/// An element's size in four bytes: enough for 256 MB (RFC 8794 §4.4).
+fn write_size(size: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&(0x1000_0000 | size as u32).to_be_bytes());
+}
