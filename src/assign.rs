@@ -121,10 +121,7 @@ fn roots(ca: Option<&Path>) -> anyhow::Result<RootCertStore> {
     let pem = std::fs::read_to_string(path).with_context(|| format!("--ca: {}", path.display()))?;
     let mut roots = RootCertStore::empty();
     // A system's bundle may hold a certificate that rustls does not take; the others still count.
-    roots.add_parsable_certificates(meridian_api::pki::parse_certificates(
-        &path.display().to_string(),
-        &pem,
-    )?);
+    roots.add_parsable_certificates(meridian_pki::parse_certificates(&path.display().to_string(), &pem)?);
     Ok(roots)
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use meridian_api::config::{Loader, Settings};
+use meridian_config::{Loader, Settings};
 
 /// Flags that every role has.
 #[derive(Args)]

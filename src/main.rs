@@ -53,7 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     // Before anything that might build a TLS configuration or verify a token.
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     let cli = Cli::parse();
     run::logging(&cli.log, matches!(cli.log_format, LogFormat::Json));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use meridian_api::enrolment::Enrolment;
-use meridian_api::pki::CertificateAuthority;
+use meridian_pki::CertificateAuthority;
+use meridian_pki::enrolment::Enrolment;
 
 #[derive(Args)]
 pub(crate) struct PkiArgs {

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use meridian_api::pki::NodeIdentity;
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::{Edge, EdgeConfig};
+use meridian_pki::NodeIdentity;
 use meridian_registry::settings::{RegistryKind, RegistrySettings};
 use meridian_registry::srv::Discovery;
 use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};

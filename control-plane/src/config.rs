@@ -1,11 +1,11 @@
 //! The control plane's configuration: every key, its default, and what is checked about it.
 
-use meridian_api::config::{Problems, Settings};
-use meridian_api::listener::HttpKeys;
-use meridian_api::token::API_SECRET_BYTES_MIN;
+use meridian_access::token::API_SECRET_BYTES_MIN;
+use meridian_config::{Problems, Settings};
 use meridian_geo::{LearnConfig, Policy};
 pub use meridian_geodns::DnsConfig;
 use meridian_registry::settings::{DiscoverySettings, RegistrySettings};
+use meridian_serving::listener::HttpKeys;
 use meridian_turn::settings::SECRET_BYTES_MIN;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -196,7 +196,7 @@ impl Settings for ControlPlaneConfig {
 
     fn check(&self, problems: &mut Problems) {
         problems.require(
-            meridian_api::pki::is_valid_node_id(&self.id),
+            meridian_pki::is_valid_node_id(&self.id),
             "id",
             "1 to 40 characters a-z, 0-9 and -",
         );
@@ -216,7 +216,7 @@ impl Settings for ControlPlaneConfig {
         );
         for region in self.turn.regions.keys() {
             problems.require(
-                meridian_geo::regions::is_rule(region) || meridian_api::pki::is_valid_node_id(region),
+                meridian_geo::regions::is_rule(region) || meridian_pki::is_valid_node_id(region),
                 &format!("turn.regions.{region}"),
                 "must be named as edges name their region, 1 to 40 characters a-z, 0-9 and -",
             );

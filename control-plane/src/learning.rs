@@ -3,7 +3,7 @@
 
 use crate::store::MeetingStore;
 use aws_lc_rs::hmac;
-use meridian_api::network::limit_key;
+use meridian_access::network::limit_key;
 use meridian_geo::{GeoDatabase, LearnConfig, Learned, Location, Measured, Row, Session, predicted_rtt_ms};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -5,7 +5,7 @@
 //! and no room state: with every replica down, meetings go on. The join itself
 //! is [`join::JoinService`], a plain async struct: the HTTP API here and the edges (by gRPC) call the same.
 //!
-//! An edge reaches it with `EdgeControlClient` of `meridian_api::v1` over `NodeIdentity::tonic_client`: `attach` (Hello first, then a
+//! An edge reaches it with `EdgeControlClient` of `meridian_wire::v1` over `NodeIdentity::tonic_client`: `attach` (Hello first, then a
 //! LoadReport every `Policy.load_interval_ms`; the first command is the `Policy`) and `join` for the HTTP joins that it serves itself.
 #![forbid(unsafe_code)]
 

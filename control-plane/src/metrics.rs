@@ -1,6 +1,6 @@
 //! Counters and gauges in Prometheus' text format. Small on purpose: a control plane counts events of people, not packets.
 
-use meridian_api::metrics::head;
+use meridian_serving::metrics::head;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};

@@ -1,9 +1,9 @@
 //! Which regions a client should measure before it joins: the likeliest by the same scores as the join itself.
 
 use crate::join::JoinService;
-use meridian_api::probes::{TARGETS_MAX, probe_url};
-use meridian_api::v1;
 use meridian_geo::assign;
+use meridian_wire::probes::{TARGETS_MAX, probe_url};
+use meridian_wire::v1;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;

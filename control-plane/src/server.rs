@@ -13,17 +13,17 @@ use crate::store::{MeetingStore, StoreError, now_ms};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use meridian_api::limits::Limiter;
-use meridian_api::listener;
-use meridian_api::pki::{CertificateAuthority, NodeIdentity, PkiError, write_secret};
-use meridian_api::token::{KeyRing, SigningKey, TokenError};
-use meridian_api::v1;
-use meridian_api::v1::edge_control_server::EdgeControlServer;
-use meridian_api::v1::replicas_server::ReplicasServer;
+use meridian_access::limits::Limiter;
+use meridian_access::token::{KeyRing, SigningKey, TokenError};
 use meridian_geo::GeoDatabase;
 use meridian_geodns::{DnsError, GeoDns};
+use meridian_pki::{CertificateAuthority, NodeIdentity, PkiError, write_secret};
 use meridian_registry::nodes::{KeeperConfig, NodeWatch};
 use meridian_registry::{Registration, SharedRegistry};
+use meridian_serving::listener;
+use meridian_wire::v1;
+use meridian_wire::v1::edge_control_server::EdgeControlServer;
+use meridian_wire::v1::replicas_server::ReplicasServer;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,7 @@ impl ControlPlane {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: ControlPlaneConfig, registry: SharedRegistry) -> Result<Self, StartError> {
-        meridian_api::install_crypto();
+        meridian_access::install_crypto();
         config.http.keys().may_bind().map_err(StartError::NeedsCertificate)?;
         std::fs::create_dir_all(&config.data_directory).map_err(|source| StartError::File {
             path: config.data_directory.clone(),

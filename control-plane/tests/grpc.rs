@@ -2,11 +2,11 @@
 
 mod support;
 
-use meridian_api::enrolment::{Enrolment, EnrolmentError};
-use meridian_api::pki::NodeIdentity;
-use meridian_api::token::{Claims, KeyRing, mint, verify};
-use meridian_api::v1::{self, edge_command::Command, join_answer::Answer};
+use meridian_access::token::{Claims, KeyRing, mint, verify};
+use meridian_pki::NodeIdentity;
+use meridian_pki::enrolment::{Enrolment, EnrolmentError};
 use meridian_turn::credentials::Credentials;
+use meridian_wire::v1::{self, edge_command::Command, join_answer::Answer};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use support::{World, config, eventually};
@@ -202,7 +202,7 @@ async fn nobody_attaches_as_somebody_else() {
         world.attach_as(&control, "other").await.err().unwrap().code(),
         Code::PermissionDenied
     );
-    let foreign = meridian_api::pki::CertificateAuthority::create()
+    let foreign = meridian_pki::CertificateAuthority::create()
         .unwrap()
         .issue_node("fra-1", &[])
         .unwrap();
@@ -255,7 +255,7 @@ async fn a_new_edge_enrols_with_a_token_and_its_own_key() {
     let mut edge = world.attach_as(&identity, "new-1").await.unwrap();
     assert!(matches!(edge.command().await, Command::Policy(_)));
     // An impostor of the control plane gets no token.
-    let ca_pem = meridian_api::pki::CertificateAuthority::create()
+    let ca_pem = meridian_pki::CertificateAuthority::create()
         .unwrap()
         .certificate_pem()
         .to_owned();
@@ -276,7 +276,7 @@ async fn without_a_certificate_enrolment_is_all_there_is() {
         .ca_certificate(Certificate::from_pem(
             world.plane.certificate_authority().certificate_pem(),
         ))
-        .domain_name(meridian_api::pki::CONTROL_PLANE_NAME);
+        .domain_name(meridian_pki::CONTROL_PLANE_NAME);
     let endpoint = Endpoint::from_shared(format!("https://{}", world.plane.grpc_address())).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
     let mut client = v1::edge_control_client::EdgeControlClient::new(channel);

@@ -2,7 +2,7 @@
 
 mod support;
 
-use meridian_api::token::{Claims, mint, verify};
+use meridian_access::token::{Claims, mint, verify};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig, StartError};
 use serde_json::json;
 use std::sync::Arc;
@@ -364,7 +364,7 @@ async fn plain_http_is_for_loopback_and_https_for_the_world() {
     // The same with a certificate.
     let directory = support::directory();
     std::fs::create_dir_all(&directory).unwrap();
-    let authority = meridian_api::pki::CertificateAuthority::create().unwrap();
+    let authority = meridian_pki::CertificateAuthority::create().unwrap();
     let identity = authority.issue_node("web", &[]).unwrap();
     identity.save(&directory).unwrap();
     open.http.certificate = Some(directory.join("node.pem"));
@@ -410,7 +410,7 @@ async fn meetings_keys_and_certificates_survive_a_restart() {
 
 #[test]
 fn settings_without_sense_are_refused_with_file_line_and_key() {
-    use meridian_api::config::Loader;
+    use meridian_config::Loader;
     let text = "[http]\nbind = '0.0.0.0:80'\ntrusted_proxies = ['proxy']\n[registry]\nkind = 'etcd'\n[assignment]\nload_knee = 2.0\n[api_keys]\nk = 'short'\n[turn]\nurls = ['turn:x']\n";
     let problems = Loader::new("MERIDIAN")
         .env([])

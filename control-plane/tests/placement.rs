@@ -3,7 +3,7 @@
 mod support;
 
 use base64::Engine as _;
-use meridian_api::join::PROBES_MAX;
+use meridian_wire::join::PROBES_MAX;
 use serde_json::{Value, json};
 use support::{World, config};
 

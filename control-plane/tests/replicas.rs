@@ -2,9 +2,9 @@
 
 mod support;
 
-use meridian_api::v1::{self, edge_command::Command};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_registry::nodes::{NodeRegistration, announce};
+use meridian_wire::v1::{self, edge_command::Command};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -212,7 +212,7 @@ async fn what_was_learned_survives_a_restart() {
 
 #[tokio::test]
 async fn only_control_planes_may_tell_and_only_in_their_own_name() {
-    use meridian_api::v1::replicas_client::ReplicasClient;
+    use meridian_wire::v1::replicas_client::ReplicasClient;
     let world = World::with(first()).await;
     let authority = world.plane.certificate_authority();
     let edge = authority.issue_node("fra-1", &[]).unwrap();

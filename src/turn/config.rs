@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use meridian_api::config::{Problems, Settings};
+use meridian_config::{Problems, Settings};
 use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use meridian_api::listener::{Certificate, Limits, Pem, Server, serve};
+use meridian_serving::listener::{Certificate, Limits, Pem, Server, serve};
 use meridian_turn::Family;
 use meridian_turn::io::{DtlsIdentity, TurnServer};
 use meridian_turn::settings::urls;

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use meridian_api::config::{Loader, Settings, undocumented_keys};
-use meridian_api::pki::NodeIdentity;
+use meridian_config::{Loader, Settings, undocumented_keys};
 use meridian_control_plane::ControlPlaneConfig;
 use meridian_node::EdgeConfig;
+use meridian_pki::NodeIdentity;
 
 #[path = "../../src/turn/config.rs"]
 mod turn_config;

@@ -12,11 +12,11 @@ mod replicas;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use meridian_api::pki::{CONTROL_PLANE_NAME, CertificateAuthority, NodeIdentity};
-use meridian_api::token::{Claims, mint};
-use meridian_api::v1;
-use meridian_api::v1::edge_control_client::EdgeControlClient;
+use meridian_access::token::{Claims, mint};
+use meridian_pki::{CONTROL_PLANE_NAME, CertificateAuthority, NodeIdentity};
 use meridian_registry::{EtcdOptions, EtcdRegistry, Registry};
+use meridian_wire::v1;
+use meridian_wire::v1::edge_control_client::EdgeControlClient;
 use mesh::process::{Folder, Process, eventually, get, send};
 use mesh::{LEASE_S, MERIDIAN, Mesh, SOON, join_at};
 use serde_json::{Value, json};

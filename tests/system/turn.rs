@@ -14,7 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meridian_api::pki::{CertificateAuthority, NodeIdentity, parse_certificates};
+use meridian_pki::{CertificateAuthority, NodeIdentity, parse_certificates};
 use meridian_turn::stun::{Method, attribute};
 use process::{Folder, Process, eventually, free_port, get};
 use requests::link::{call, udp_socket};

@@ -1,8 +1,8 @@
 //! What this replica knows of one edge: its own reports, and whom it has just sent there.
 
-use meridian_api::v1;
 use meridian_geo::{Candidate, CandidateState, LATELY, Location};
 use meridian_registry::nodes::{NodeRecord, NodeState};
+use meridian_wire::v1;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;

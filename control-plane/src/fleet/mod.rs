@@ -8,9 +8,9 @@ mod roster;
 pub(crate) use peers::Told;
 
 use edge::{DOUBT_FOR, Edge, Stream};
-use meridian_api::v1;
 use meridian_geo::{Assignment, Candidate, Choice, Client, Excluded, Location, Policy, Reason};
 use meridian_registry::nodes::{NodeRecord, NodeState, NodeWatch, View};
+use meridian_wire::v1;
 use peers::Peer;
 use roster::Roster;
 use std::collections::{HashMap, VecDeque};

@@ -1,7 +1,7 @@
 //! What other replicas say: whom they have sent where, and what edges report that speak to them.
 
 use super::{Fleet, State};
-use meridian_api::v1;
+use meridian_wire::v1;
 use prost::Message as _;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -3,10 +3,10 @@
 use super::row_of_wire;
 use crate::fleet::Fleet;
 use crate::learning::Learning;
-use meridian_api::pki::{PeerName, Role, peer_name_of};
-use meridian_api::v1;
-use meridian_api::v1::replicas_server::Replicas;
 use meridian_geo::Row;
+use meridian_pki::{PeerName, Role, peer_name_of};
+use meridian_wire::v1;
+use meridian_wire::v1::replicas_server::Replicas;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;

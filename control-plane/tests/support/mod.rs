@@ -1,12 +1,12 @@
 //! A control plane to test against, edges that attach to it, and an HTTP client of thirty lines.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
-use meridian_api::pki::NodeIdentity;
-use meridian_api::v1::edge_control_client::EdgeControlClient;
-use meridian_api::v1::{self, edge_report::Report};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
+use meridian_pki::NodeIdentity;
 use meridian_registry::nodes::{NodeRecord, NodeRegistration, NodeState, announce};
 use meridian_registry::{MemoryRegistry, SharedRegistry};
+use meridian_wire::v1::edge_control_client::EdgeControlClient;
+use meridian_wire::v1::{self, edge_report::Report};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,16 +1,16 @@
-//! An edge's configuration: what each key means, its unit and its range. Loaded by `meridian_api::config` (flags over
+//! An edge's configuration: what each key means, its unit and its range. Loaded by `meridian_config` (flags over
 //! environment over file over the defaults here).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use meridian_api::config::{Problems, Settings};
-use meridian_api::listener::HttpKeys;
-use meridian_api::pki::is_valid_node_id;
-use meridian_api::token::API_SECRET_BYTES_MIN;
+use meridian_access::token::API_SECRET_BYTES_MIN;
+use meridian_config::{Problems, Settings};
+use meridian_pki::is_valid_node_id;
 use meridian_registry::settings::{DiscoverySettings, RegistrySettings};
 use meridian_registry::srv::is_srv_name;
+use meridian_serving::listener::HttpKeys;
 use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
 
@@ -281,7 +281,7 @@ impl EdgeConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meridian_api::config::Loader;
+    use meridian_config::Loader;
 
     fn load(text: &str) -> Result<EdgeConfig, String> {
         Loader::new("MERIDIAN")

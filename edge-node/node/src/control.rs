@@ -6,10 +6,10 @@ mod connection;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_api::token::KeyRing;
-use meridian_api::v1;
-use meridian_api::v1::edge_command::Command;
-use meridian_api::v1::edge_report::Report;
+use meridian_access::token::KeyRing;
+use meridian_wire::v1;
+use meridian_wire::v1::edge_command::Command;
+use meridian_wire::v1::edge_report::Report;
 use rand::Rng;
 use tokio::sync::mpsc;
 

@@ -13,15 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use control_plane::ControlPlane;
-use meridian_api::pki::CertificateAuthority;
-use meridian_api::v1::edge_command::Command;
-use meridian_api::v1::{self, NodeState};
 use meridian_node::Edge;
 use meridian_node::config::{ControlPlaneSettings, EdgeConfig};
+use meridian_pki::CertificateAuthority;
 use meridian_registry::nodes::NODES_PREFIX;
 use meridian_registry::{MemoryRegistry, Watch};
 use meridian_turn::settings::TurnSettings;
 use meridian_turn::stun::{Method, attribute};
+use meridian_wire::v1::edge_command::Command;
+use meridian_wire::v1::{self, NodeState};
 use requests::link::{call, udp_socket};
 use requests::{Answer, Client, anna, bert, channel_data, peer_attribute, u32_attribute, udp};
 use support::{ANY, announced, edge_config};
@@ -36,7 +36,7 @@ struct House {
 
 impl House {
     async fn open() -> House {
-        meridian_api::install_crypto();
+        meridian_access::install_crypto();
         let authority = CertificateAuthority::create().unwrap();
         let control = ControlPlane::start(&authority).await;
         let config = EdgeConfig {

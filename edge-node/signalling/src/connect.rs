@@ -1,5 +1,5 @@
 //! Reading the HTTP request that opens a session: path, query, token and the JoinRequest inside. Checks form and size only;
-//! whether the token is good is `meridian_api::token`'s matter.
+//! whether the token is good is `meridian_access::token`'s matter.
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use livekit_protocol as proto;
-use meridian_api::token::{Claims, Grants};
+use meridian_access::token::{Claims, Grants};
 use meridian_room::{
     DisconnectReason, Identity, NewParticipant, Participant, ParticipantKind, ParticipantSid, ParticipantState,
     Permission, Room, Track, TrackCodec, TrackSource, VideoLayer,

@@ -5,7 +5,7 @@
 //! What lives here: reading the connect request ([`connect`]), one client's protocol state ([`Session`]), turning room facts
 //! into messages ([`convert`]), and inspecting data packets ([`data`]).
 //!
-//! What does not: sockets, tokens' signatures (`meridian_api::token`), SDP (`meridian_transport::sdp`) and media. The caller
+//! What does not: sockets, tokens' signatures (`meridian_access::token`), SDP (`meridian_transport::sdp`) and media. The caller
 //! is the node: it owns the [`meridian_room::Room`], carries out the actions, and writes what [`Session::poll_frame`] gives.
 //!
 //! The contract of [`Session`]: [`Session::start`] or [`Session::resume`] once per socket, then any calls in any order;

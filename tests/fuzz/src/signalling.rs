@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use bytes::Bytes;
-use meridian_api::network::{Network, client_address, limit_key};
-use meridian_api::token::{Claims, KeyRing, mint, verify_at};
+use meridian_access::network::{Network, client_address, limit_key};
+use meridian_access::token::{Claims, KeyRing, mint, verify_at};
 use meridian_room::{Identity, NewParticipant, NodeId, ParticipantSid, Room, RoomInfo, RoomName, RoomSid};
 use meridian_signalling::proto::{self, signal_request::Message as Ask};
 use meridian_signalling::{Action, ConnectRequest, Frame, Session, SessionConfig};

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use meridian_api::pki::NodeIdentity;
-use meridian_api::v1;
-use meridian_api::v1::edge_control_client::EdgeControlClient;
+use meridian_pki::NodeIdentity;
 use meridian_registry::srv::{Discovery, Server, SrvError};
+use meridian_wire::v1;
+use meridian_wire::v1::edge_control_client::EdgeControlClient;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use crate::config::EdgeConfig;

@@ -1,5 +1,5 @@
 //! `POST /api/v1/meetings/{code}/join` on an edge: forwarded to the control plane over the warm gRPC connection, so that a
-//! client which reaches any edge can join. Answers are the control plane's own, word for word (`meridian_api::join`).
+//! client which reaches any edge can join. Answers are the control plane's own, word for word (`meridian_wire::join`).
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use meridian_api::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_large, read_json};
-use meridian_api::listener::ClientAddress;
-use meridian_api::v1;
-use meridian_api::v1::join_answer::Answer;
+use meridian_serving::listener::ClientAddress;
+use meridian_wire::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_wire::v1;
+use meridian_wire::v1::join_answer::Answer;
 
 use super::client_of;
 use super::rtc::with_cors;

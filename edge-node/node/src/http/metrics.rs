@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
-use meridian_api::metrics::head;
+use meridian_serving::metrics::head;
 use meridian_shard::{Kind, Metric};
 
 use crate::edge::EdgeState;

@@ -13,9 +13,9 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::{HeaderMap, StatusCode};
-use meridian_api::join::BODY_BYTES_MAX;
-use meridian_api::listener::ClientAddress;
-use meridian_api::network::client_address;
+use meridian_access::network::client_address;
+use meridian_serving::listener::ClientAddress;
+use meridian_wire::join::BODY_BYTES_MAX;
 
 use crate::edge::EdgeState;
 

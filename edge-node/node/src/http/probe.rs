@@ -8,10 +8,10 @@ use axum::Json;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use meridian_api::listener::ClientAddress;
-use meridian_api::network::limit_key;
-use meridian_api::probes::{CACHE_CONTROL, ProbesQuery, ProbesReply};
-use meridian_api::v1;
+use meridian_access::network::limit_key;
+use meridian_serving::listener::ClientAddress;
+use meridian_wire::probes::{CACHE_CONTROL, ProbesQuery, ProbesReply};
+use meridian_wire::v1;
 
 use super::client_of;
 use super::rtc::with_cors;

@@ -13,8 +13,8 @@ use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use meridian_api::listener::ClientAddress;
-use meridian_api::token::Claims;
+use meridian_access::token::Claims;
+use meridian_serving::listener::ClientAddress;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -88,7 +88,7 @@ fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectReq
         )
     })?;
     let keys = edge.keys();
-    let claims = meridian_api::token::verify(&connect.token, &keys)
+    let claims = meridian_access::token::verify(&connect.token, &keys)
         .map_err(|error| boxed(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
     if !claims
         .video

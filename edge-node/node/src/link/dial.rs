@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_api::pki;
 use meridian_cascade::link::hello::{HELLO_BYTES_MAX, Hello, Purpose};
 use meridian_room::ids::NodeId;
 use prost::Message;
@@ -212,7 +211,7 @@ impl Dial<'_> {
             self.shared.config.ceiling_bps,
             controller.factory(),
         ));
-        let name = pki::node_dns_name(self.node.as_str());
+        let name = meridian_pki::node_dns_name(self.node.as_str());
         let connecting = self.shared.endpoint.connect_with(config, self.addr, &name);
         let connection = connecting
             .map_err(|e| LinkError::Connection(e.to_string()))?

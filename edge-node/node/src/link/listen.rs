@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_api::pki;
 use meridian_cascade::link::hello::{HELLO_BYTES_MAX, Hello, Purpose};
 use meridian_room::ids::NodeId;
 use prost::Message;
@@ -171,5 +170,5 @@ async fn greet(shared: &Shared, connection: &Connection) -> Result<Greeted, Link
 fn certified_node(connection: &Connection) -> Option<NodeId> {
     let identity = connection.peer_identity()?;
     let chain = identity.downcast_ref::<Vec<rustls::pki_types::CertificateDer<'static>>>()?;
-    pki::node_id_of(chain.first()?).map(NodeId::new)
+    meridian_pki::node_id_of(chain.first()?).map(NodeId::new)
 }

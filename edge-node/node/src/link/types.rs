@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_api::pki::{NodeIdentity, PkiError};
 use meridian_cascade::link::hello::HelloError;
 use meridian_cascade::link::{LinkCounters, Received, SenderReport};
+use meridian_pki::{NodeIdentity, PkiError};
 use meridian_room::ids::NodeId;
 use meridian_sfu::media::Layer;
 

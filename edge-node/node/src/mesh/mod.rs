@@ -10,8 +10,8 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use meridian_api::metrics::head;
 use meridian_room::{Epoch, NodeId, ParticipantSid, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
+use meridian_serving::metrics::head;
 use meridian_sfu::{Encoding, Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use meridian_api::v1::SessionReport;
 use meridian_room::{DisconnectReason, Identity, ParticipantSid, RoomName, TrackSid};
 use meridian_sfu::TrackId;
 use meridian_shard::{Demand, PeerId, PeerStats};
 use meridian_signalling::Session;
 use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Negotiation, SubscriptionMedia};
+use meridian_wire::v1::SessionReport;
 use tokio::sync::mpsc;
 
 use super::counters::{FrameLoss, SignalCounters, Slowness};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use meridian_api::token::Claims;
+use meridian_access::token::Claims;
 use meridian_room::{DisconnectReason, ParticipantSid};
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{LeaveAction, Session, SessionConfig};

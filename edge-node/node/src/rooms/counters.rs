@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use meridian_api::metrics::head;
+use meridian_serving::metrics::head;
 
 /// Why a room gave up a client's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

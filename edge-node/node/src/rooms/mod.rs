@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use meridian_api::token::Claims;
+use meridian_access::token::Claims;
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Layer, LayerSet};
 use meridian_signalling::{ConnectRequest, Frame};

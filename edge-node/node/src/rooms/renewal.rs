@@ -1,8 +1,8 @@
 //! Tokens that expire soon are replaced, so that whoever loses the connection can come back: those of API keys by this edge, those of
 //! the join API by the control plane. Clients are told by RefreshToken.
 
-use meridian_api::token::{Claims, KeyRing, mint};
-use meridian_api::v1::RenewAnswer;
+use meridian_access::token::{Claims, KeyRing, mint};
+use meridian_wire::v1::RenewAnswer;
 use tonic::Code;
 
 use super::task::RoomTask;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_api::pki::{CertificateAuthority, NodeIdentity, node_dns_name};
 use meridian_cascade::link::hello::{Hello, Purpose};
 use meridian_netlab::Impairment;
 use meridian_node::link::{
     DownReason, LinkConfig, LinkEndpoint, LinkError, LinkEvent, LinkStats, MediaPacket, PeerAddress, Priority,
     SendControlError, SenderReport,
 };
+use meridian_pki::{CertificateAuthority, NodeIdentity, node_dns_name};
 use meridian_sfu::media::{Encoding, Layer};
 use prost::Message;
 use support::*;

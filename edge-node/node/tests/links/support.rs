@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_api::pki::{CertificateAuthority, NodeIdentity};
 use meridian_netlab::{Impairment, Relay};
 use meridian_node::link::{
     DownReason, LinkConfig, LinkEndpoint, LinkError, LinkEvent, LinkStats, MediaPacket, Priority, Received,
 };
+use meridian_pki::{CertificateAuthority, NodeIdentity};
 use meridian_room::ids::NodeId;
 use meridian_sfu::media::{Encoding, Layer};
 use tokio::sync::mpsc;

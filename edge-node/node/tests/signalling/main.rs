@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use control_plane::ControlPlane;
 use edges::edge_config;
-use meridian_api::pki::CertificateAuthority;
-use meridian_api::token::{Claims, MeridianClaims, unix_now_s};
+use meridian_access::token::{Claims, MeridianClaims, unix_now_s};
+use meridian_pki::CertificateAuthority;
 use meridian_signalling::FRAME_BYTES_MAX;
 use meridian_signalling::proto::leave_request::Action;
 use meridian_signalling::proto::simulate_scenario::Scenario;

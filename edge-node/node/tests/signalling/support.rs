@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use futures_util::{SinkExt, StreamExt};
-use meridian_api::pki::CertificateAuthority;
-use meridian_api::token::{Claims, mint};
+use meridian_access::token::{Claims, mint};
 use meridian_node::Edge;
 use meridian_node::config::EdgeConfig;
+use meridian_pki::CertificateAuthority;
 use meridian_registry::MemoryRegistry;
 use meridian_registry::nodes::NODES_PREFIX;
 use meridian_signalling::proto::{self, signal_request::Message as Ask, signal_response::Message as Say};
@@ -79,7 +79,7 @@ impl House {
     /// A token that expires after so many seconds.
     pub(crate) fn token(&self, identity: &str, seconds: u64) -> String {
         let mut claims = Claims::join(identity, identity, "room");
-        claims.exp = Some(meridian_api::token::unix_now_s() + seconds);
+        claims.exp = Some(meridian_access::token::unix_now_s() + seconds);
         mint(&claims, KEY, SECRET).unwrap()
     }
 

@@ -4,11 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
-use meridian_api::pki::CertificateAuthority;
-use meridian_api::token::{JOIN_TOKEN_TTL_S, KeyRing, SigningKey, unix_now_s, verify};
-use meridian_api::v1;
-use meridian_api::v1::edge_command::Command;
-use meridian_api::v1::edge_control_server::{EdgeControl, EdgeControlServer};
+use meridian_access::token::{JOIN_TOKEN_TTL_S, KeyRing, SigningKey, unix_now_s, verify};
+use meridian_pki::CertificateAuthority;
+use meridian_wire::v1;
+use meridian_wire::v1::edge_command::Command;
+use meridian_wire::v1::edge_control_server::{EdgeControl, EdgeControlServer};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};

@@ -10,7 +10,7 @@ mod subscribe;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use livekit_protocol as proto;
-use meridian_api::token::Claims;
+use meridian_access::token::Claims;
 use meridian_room::{DisconnectReason, Identity, NewParticipant, Participant, ParticipantSid, Room, TrackSid};
 use proto::signal_response::Message;
 use rand::SeedableRng;

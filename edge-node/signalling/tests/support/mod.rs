@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use livekit_protocol as proto;
-use meridian_api::token::Claims;
+use meridian_access::token::Claims;
 use meridian_room::*;
 use meridian_signalling::*;
 use prost::Message;

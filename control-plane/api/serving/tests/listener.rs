@@ -5,8 +5,8 @@ use axum::extract::WebSocketUpgrade;
 use axum::extract::ws::Message;
 use axum::response::Response;
 use axum::routing::get;
-use meridian_api::listener::{Certificate, Limits, Look, Server, Takeover, https, serve};
-use meridian_api::pki::{CertificateAuthority, NodeIdentity};
+use meridian_pki::{CertificateAuthority, NodeIdentity};
+use meridian_serving::listener::{Certificate, Limits, Look, Server, Takeover, https, serve};
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -156,7 +156,7 @@ impl Drop for Files {
 
 #[tokio::test]
 async fn a_replaced_certificate_is_shown_to_new_connections_and_a_broken_one_is_not() {
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     let (files, authority) = (Files::new("renewed"), CertificateAuthority::create().unwrap());
     let first = files.replace(&authority);
     let certificate = files.read();
@@ -173,7 +173,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_a_broken_one_is_
         chain[0].clone().into_owned()
     };
     let leaf = |identity: &NodeIdentity| {
-        meridian_api::pki::parse_certificates("a certificate", &identity.certificate_pem).unwrap()[0].clone()
+        meridian_pki::parse_certificates("a certificate", &identity.certificate_pem).unwrap()[0].clone()
     };
     assert_eq!(shown().await, leaf(&first));
     assert_eq!(certificate.look(), Look::Unchanged);
@@ -205,7 +205,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_a_broken_one_is_
 
 #[tokio::test]
 async fn another_protocol_shares_the_port_by_the_first_decrypted_byte() {
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     let files = Files::new("shared");
     let identity = files.replace(&CertificateAuthority::create().unwrap());
     let tls = https(&files.read(), &[]).unwrap();

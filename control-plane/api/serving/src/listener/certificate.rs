@@ -1,6 +1,6 @@
 //! The certificate that a process shows to strangers. It stands in two files, which whoever renews it replaces while the process runs.
 
-use crate::pki::{PkiError, parse_certificates};
+use meridian_pki::{PkiError, parse_certificates};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::PrivateKeyDer;

@@ -1,6 +1,6 @@
 //! The loader: precedence, and errors that name the place and the remedy.
 
-use meridian_api::config::{Loader, Origin, Problems, Settings, undocumented_keys};
+use meridian_config::{Loader, Origin, Problems, Settings, undocumented_keys};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

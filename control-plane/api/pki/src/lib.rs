@@ -5,6 +5,9 @@
 //! What the registry says about addresses is checked against it.
 //!
 //! Not here: public certificates for browsers (ACME or files), and revocation: certificates are short-lived instead.
+#![forbid(unsafe_code)]
+
+pub mod enrolment;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,

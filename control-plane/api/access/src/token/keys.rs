@@ -179,7 +179,7 @@ impl SigningKey {
         Ok(SigningKey { pair, encoding, public })
     }
 
-    /// PKCS#8 PEM: a secret, to be written with mode 0600 (see [`crate::pki::write_secret`]).
+    /// PKCS#8 PEM: a secret, to be written with mode 0600 (`meridian_pki::write_secret`).
     pub fn to_pem(&self) -> String {
         self.pair.serialize_pem()
     }
@@ -212,51 +212,5 @@ impl fmt::Debug for SigningKey {
         f.debug_struct("SigningKey")
             .field("public", &self.public)
             .finish_non_exhaustive()
-    }
-}
-
-impl From<&KeyRing> for crate::v1::Policy {
-    /// The keys of a policy; everything else in it is left empty.
-    fn from(keys: &KeyRing) -> Self {
-        let token_key = |key: &PublicKey| crate::v1::TokenKey {
-            kid: key.kid.clone(),
-            algorithm: match key.algorithm {
-                PublicKeyAlgorithm::EdDSA => "EdDSA".to_owned(),
-                PublicKeyAlgorithm::ES256 => "ES256".to_owned(),
-            },
-            key: key.key.clone(),
-        };
-        let api_key = |(key, secret): (&str, &str)| crate::v1::ApiKey {
-            key: key.to_owned(),
-            secret: secret.to_owned(),
-        };
-        crate::v1::Policy {
-            token_keys: keys.public_keys().map(token_key).collect(),
-            api_keys: keys.api_keys().map(api_key).collect(),
-            ..Self::default()
-        }
-    }
-}
-
-impl From<&crate::v1::Policy> for KeyRing {
-    /// The keys that a control plane sent. Keys of algorithms that this version does not know are left out.
-    fn from(policy: &crate::v1::Policy) -> Self {
-        let mut ring = KeyRing::new();
-        for key in &policy.token_keys {
-            let algorithm = match key.algorithm.as_str() {
-                "EdDSA" => PublicKeyAlgorithm::EdDSA,
-                "ES256" => PublicKeyAlgorithm::ES256,
-                _ => continue,
-            };
-            ring.add_public_key(PublicKey {
-                kid: key.kid.clone(),
-                algorithm,
-                key: key.key.clone(),
-            });
-        }
-        for key in &policy.api_keys {
-            ring.add_api_key(&key.key, &key.secret);
-        }
-        ring
     }
 }

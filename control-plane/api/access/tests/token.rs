@@ -1,15 +1,15 @@
 //! Tokens: what LiveKit's SDKs mint is accepted, what is wrong is refused with its own words.
 
-use meridian_api::token::{Claims, Grants, KeyRing, SigningKey, TokenError, mint, unix_now_s, verify, verify_at};
+use meridian_access::token::{Claims, Grants, KeyRing, SigningKey, TokenError, mint, unix_now_s, verify, verify_at};
 use serde_json::json;
 
 fn ring() -> KeyRing {
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     KeyRing::new().with_api_key("devkey", "a-secret-of-some-length-0123456789")
 }
 
 fn hs256(payload: &serde_json::Value, secret: &str) -> String {
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(
         &jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256),
@@ -70,7 +70,7 @@ fn absent_rights_mean_what_the_protocol_says() {
 
 #[test]
 fn our_own_tokens_verify_by_key_id_after_a_round_trip_through_pem_and_json() {
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     let key = SigningKey::generate().unwrap();
     let again = SigningKey::from_pem(&key.to_pem()).unwrap();
     let public = serde_json::from_str(&serde_json::to_string(again.public_key()).unwrap()).unwrap();
@@ -88,7 +88,7 @@ fn our_own_tokens_verify_by_key_id_after_a_round_trip_through_pem_and_json() {
 
 #[test]
 fn es256_keys_work_too() {
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
         .unwrap()
         .serialize_pem();
@@ -137,7 +137,7 @@ fn every_wrong_token_has_its_own_words() {
 
 #[test]
 fn neither_alg_none_nor_a_public_key_used_as_hmac_secret_gets_in() {
-    meridian_api::install_crypto();
+    meridian_access::install_crypto();
     let key = SigningKey::generate().unwrap();
     let ring = ring().with_public_key(key.public_key().clone());
     let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJpc3MiOiJkZXZrZXkiLCJleHAiOjk5OTk5OTk5OTl9.";

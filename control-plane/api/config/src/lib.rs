@@ -5,7 +5,7 @@
 //! checks on the merged result. What the keys *mean* lives with each process.
 //!
 //! ```
-//! use meridian_api::config::{Loader, Problems, Settings};
+//! use meridian_config::{Loader, Problems, Settings};
 //! #[derive(serde::Serialize, serde::Deserialize)]
 //! #[serde(default)]
 //! struct Edge { region: String, http: Http }
@@ -25,6 +25,7 @@
 //!     .load().unwrap().value;
 //! assert_eq!((edge.region.as_str(), edge.http.workers), ("iad", 8));
 //! ```
+#![forbid(unsafe_code)]
 
 mod layers;
 mod nearest;

@@ -1,9 +1,9 @@
 //! How a new edge gets its certificate: it makes a key, shows an enrolment token, and has the public half signed. Run once per edge, by
 //! the operator or by whatever installs it; the result is saved with [`NodeIdentity::save`] and loaded at every start.
 
-use crate::pki::{CONTROL_PLANE_NAME, NodeIdentity, PkiError, generate_node_key};
-use crate::v1;
-use crate::v1::edge_control_client::EdgeControlClient;
+use crate::{CONTROL_PLANE_NAME, NodeIdentity, PkiError, generate_node_key};
+use meridian_wire::v1;
+use meridian_wire::v1::edge_control_client::EdgeControlClient;
 use std::time::Duration;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 

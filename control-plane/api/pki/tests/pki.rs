@@ -1,6 +1,6 @@
 //! The mesh's CA: real TLS handshakes between what it issues, and refusals of what it did not.
 
-use meridian_api::pki::{self, CertificateAuthority, NodeIdentity, PeerName, Role};
+use meridian_pki::{CertificateAuthority, NodeIdentity, PeerName, Role};
 use rustls::pki_types::ServerName;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -31,7 +31,9 @@ fn shake(server: &NodeIdentity, client: &NodeIdentity, name: &str) -> Result<(Pe
         }
     }
     assert!(!c.is_handshaking() && !s.is_handshaking());
-    let seen = |certs: Option<&[rustls::pki_types::CertificateDer<'_>]>| pki::peer_name_of(&certs.unwrap()[0]).unwrap();
+    let seen = |certs: Option<&[rustls::pki_types::CertificateDer<'_>]>| {
+        meridian_pki::peer_name_of(&certs.unwrap()[0]).unwrap()
+    };
     Ok((seen(c.peer_certificates()), seen(s.peer_certificates())))
 }
 
@@ -48,7 +50,7 @@ fn edges_and_control_plane_authenticate_each_other_by_name() {
         (server.id.as_str(), client.id.as_str(), client.role),
         ("fra-1", "iad-1", Role::Edge)
     );
-    let (server, _) = shake(&control, &iad, pki::CONTROL_PLANE_NAME).unwrap();
+    let (server, _) = shake(&control, &iad, meridian_pki::CONTROL_PLANE_NAME).unwrap();
     assert_eq!((server.role, server.id.as_str()), (Role::ControlPlane, "cp-1"));
     for name in ["192.0.2.7", "fra.example.org", "localhost", "127.0.0.1"] {
         shake(&fra, &iad, name).unwrap();
@@ -66,7 +68,7 @@ fn a_wrong_name_a_foreign_ca_and_an_expired_certificate_are_refused() {
     let foreign = theirs.issue_node("iad-1", &[]).unwrap();
     assert!(shake(&fra, &iad, "sin-1.node.meridian.internal").is_err());
     assert!(
-        shake(&fra, &iad, pki::CONTROL_PLANE_NAME).is_err(),
+        shake(&fra, &iad, meridian_pki::CONTROL_PLANE_NAME).is_err(),
         "an edge must not pass for a control plane"
     );
     assert!(shake(&fra, &foreign, "fra-1.node.meridian.internal").is_err());
@@ -146,7 +148,7 @@ fn names_that_would_be_somebody_else_are_refused() {
         assert!(ca.issue_node("fra-1", &[stolen.to_owned()]).is_err(), "{stolen}");
     }
     let control = ca.issue_control_plane("cp", &[]).unwrap();
-    let der = pki::parse_certificates("x", &control.certificate_pem).unwrap();
-    assert_eq!(pki::node_id_of(&der[0]), None);
-    assert_eq!(pki::node_id_of(b"junk"), None);
+    let der = meridian_pki::parse_certificates("x", &control.certificate_pem).unwrap();
+    assert_eq!(meridian_pki::node_id_of(&der[0]), None);
+    assert_eq!(meridian_pki::node_id_of(b"junk"), None);
 }

@@ -2,9 +2,9 @@
 //! `http.trusted_proxies`.
 
 use super::Certificate;
-use crate::config::Problems;
-use crate::network::Network;
-use crate::pki::PkiError;
+use meridian_access::network::Network;
+use meridian_config::Problems;
+use meridian_pki::PkiError;
 use rustls::ServerConfig;
 use std::net::SocketAddr;
 use std::path::Path;

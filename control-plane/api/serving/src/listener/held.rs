@@ -77,7 +77,7 @@ impl PerAddress {
 
     /// One more, unless it would be too many.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, exempt: bool) -> Option<Counted> {
-        let address = crate::network::limit_key(address);
+        let address = meridian_access::network::limit_key(address);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= self.max && !exempt {

@@ -1,0 +1,12 @@
+//! What the control plane, the edges and clients say to each other: the gRPC messages of `proto/`, and the join API as JSON, which
+//! control planes and edges answer alike. Messages and their translation only; nothing here is sent or decided.
+#![forbid(unsafe_code)]
+
+pub mod join;
+mod policy;
+pub mod probes;
+
+/// Version 1 of the gRPC protocols between edges and the control plane, and between control planes, generated from `proto/`.
+pub mod v1 {
+    tonic::include_proto!("meridian.v1");
+}
