@@ -8,9 +8,14 @@ mod pki;
 mod run;
 mod turn;
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+/// How long the end of a process waits for its last log lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Video conferencing whose rooms span the globe.
 ///
@@ -55,13 +60,13 @@ fn main() -> ExitCode {
     // Before anything that might build a TLS configuration or verify a token.
     meridian_access::install_crypto();
     let cli = Cli::parse();
-    run::logging(&cli.log, matches!(cli.log_format, LogFormat::Json));
+    let log = match run::logging(&cli.log, matches!(cli.log_format, LogFormat::Json)) {
+        Ok(log) => log,
+        Err(error) => return failed(format_args!("cannot start the log's thread: {error}")),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("meridian: cannot start the async runtime: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(format_args!("cannot start the async runtime: {error}")),
     };
     let outcome = runtime.block_on(async {
         match cli.command {
@@ -73,11 +78,15 @@ fn main() -> ExitCode {
             Command::Pki(args) => pki::run(args).await,
         }
     });
+    log.flush(LAST_LINES);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("meridian: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(format_args!("{error:#}")),
     }
+}
+
+/// Says why on standard error, if that can be written to: the exit code says it, too.
+fn failed(why: std::fmt::Arguments<'_>) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "meridian: {why}");
+    ExitCode::FAILURE
 }

@@ -1,12 +1,15 @@
 //! Starting one role from its configuration, and stopping it on a signal.
 
+use std::backtrace::BacktraceStatus;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
 use meridian_node::{Edge, EdgeConfig};
 use meridian_pki::NodeIdentity;
+use meridian_process::log::{Format, Sink};
 use meridian_registry::settings::{RegistryKind, RegistrySettings};
 use meridian_registry::srv::Discovery;
 use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistry};
@@ -15,22 +18,46 @@ use tracing_subscriber::EnvFilter;
 
 use crate::flags::{ControlPlaneArgs, EdgeArgs};
 
-pub(crate) fn logging(filter: &str, json: bool) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
-        eprintln!("meridian: --log {filter:?} is not a filter ({error}); using info");
-        EnvFilter::new("info")
-    });
+/// How long a process that has lost a vital part takes for its goodbyes.
+const FAILED_STOP: Duration = Duration::from_secs(5);
+
+/// Log lines and panics go to standard error from now on. Nothing waits for it or fails with it.
+pub(crate) fn logging(filter: &str, json: bool) -> std::io::Result<Sink> {
+    let (filter, mistake) = match EnvFilter::try_new(filter) {
+        Ok(good) => (good, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let format = match (json, terminal) {
+        (true, _) => Format::Json,
+        (false, true) => Format::Coloured,
+        (false, false) => Format::Text,
+    };
+    let sink = Sink::start(std::io::stderr(), format)?;
+    let out = sink.clone();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        // It would tell standard error, and panic, that it cannot write to standard error.
+        .log_internal_errors(false)
+        .with_writer(move || out.clone());
     if json {
         builder.json().init()
     } else {
-        builder
-            .with_target(false)
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init()
+        builder.with_target(false).with_ansi(terminal).init()
     }
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("something that is no text");
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = matches!(backtrace.status(), BacktraceStatus::Captured).then_some(backtrace);
+        let backtrace = backtrace.map(tracing::field::display);
+        tracing::error!(thread = thread.name(), place, backtrace, "panicked: {message}");
+    }));
+    if let Some(error) = mistake {
+        tracing::warn!(%error, "--log is not a filter; info is logged");
+    }
+    Ok(sink)
 }
 
 pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
@@ -51,7 +78,11 @@ pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
         Ok(Edge::start(config, registry, identity).await?)
     };
     StopSignal::install()?
-        .serve(start, async |edge: Edge| edge.stop().await)
+        .serve(
+            start,
+            async |edge: &Edge| edge.failure().await,
+            async |edge: Edge| edge.stop().await,
+        )
         .await
 }
 
@@ -66,7 +97,11 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> 
         Ok(ControlPlane::start(config, registry).await?)
     };
     StopSignal::install()?
-        .serve(start, async |control: ControlPlane| control.shutdown().await)
+        .serve(
+            start,
+            async |control: &ControlPlane| control.failure().await,
+            async |control: ControlPlane| control.shutdown().await,
+        )
         .await
 }
 
@@ -113,21 +148,52 @@ impl StopSignal {
         }
     }
 
-    /// Runs until the first signal, then stops; a second signal cuts the stopping short.
+    /// Runs until the first signal, then stops; a second signal cuts the stopping short. Ends with an error, and soon, when a part has
+    /// ended that the role cannot go on without: whoever supervises the process starts it again.
     pub(crate) async fn serve<T>(
         mut self,
         start: impl Future<Output = anyhow::Result<T>>,
+        failure: impl AsyncFnOnce(&T) -> &'static str,
         stop: impl AsyncFnOnce(T),
     ) -> anyhow::Result<()> {
         let running = tokio::select! {
             started = start => started?,
             () = self.received() => return Ok(()),
         };
-        self.received().await;
+        let failed = tokio::select! {
+            () = self.received() => None,
+            part = failure(&running) => Some(part),
+        };
+        if let Some(part) = failed {
+            tracing::error!(part, "stopping: a vital part has ended");
+            // What still works sends people elsewhere.
+            let _ = tokio::time::timeout(FAILED_STOP, stop(running)).await;
+            bail!("{part} has ended unasked, which the log explains");
+        }
         tracing::info!("stopping");
         tokio::select! {
             () = stop(running) => Ok(()),
             () = self.received() => bail!("stopped at once, without a goodbye to clients"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_role_that_loses_a_vital_part_says_its_goodbyes_and_ends_with_an_error() {
+        let (goodbye, said) = tokio::sync::oneshot::channel();
+        let ended = StopSignal::install().unwrap().serve(
+            async { Ok(goodbye) },
+            async |_| "the heart",
+            async |goodbye: tokio::sync::oneshot::Sender<()>| {
+                let _ = goodbye.send(());
+            },
+        );
+        let error = ended.await.unwrap_err().to_string();
+        assert!(error.contains("the heart has ended"), "{error}");
+        said.await.unwrap();
     }
 }

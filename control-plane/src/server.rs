@@ -18,7 +18,8 @@ use meridian_access::token::{KeyRing, SigningKey, TokenError};
 use meridian_geo::GeoDatabase;
 use meridian_geodns::{DnsError, GeoDns};
 use meridian_pki::{CertificateAuthority, NodeIdentity, PkiError, write_secret};
-use meridian_registry::nodes::{KeeperConfig, NodeWatch};
+use meridian_process::Vital;
+use meridian_registry::nodes::{KeeperConfig, NodeWatch, View};
 use meridian_registry::{Registration, SharedRegistry};
 use meridian_serving::listener;
 use meridian_wire::v1;
@@ -84,6 +85,7 @@ pub struct ControlPlane {
     announced: Option<Registration>,
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    vital: Vital,
 }
 
 impl ControlPlane {
@@ -104,6 +106,7 @@ impl ControlPlane {
         let signing_key = signing_key(&config.data_directory.join("pki/token.key"))?;
         let keys = key_ring(&config, &signing_key);
         let store = MeetingStore::open(&config.data_directory.join("meridian.db")).await?;
+        let (shutdown, stopped) = watch::channel(false);
         // Vanishing "together" must span a lease: leases end at different moments.
         let window = Duration::from_secs(config.registry.lease_s + 2);
         let nodes = NodeWatch::start(
@@ -113,6 +116,7 @@ impl ControlPlane {
                 ..KeeperConfig::default()
             },
         );
+        let seen = follows(nodes.view(), stopped.clone());
         let fleet = Arc::new(Fleet::new(nodes, config.assignment.clone()));
         let learning = Arc::new(learning(&config, &signing_key));
         let saved = learning.load(&store).await;
@@ -135,7 +139,6 @@ impl ControlPlane {
             limits: config.limits.clone(),
             demo: config.demo,
         }));
-        let (shutdown, stopped) = watch::channel(false);
         let dns = match config.dns.is_on() {
             true => Some(Arc::new(
                 GeoDns::start(&config.dns, FleetWorld::new(joins.clone())).await?,
@@ -153,8 +156,8 @@ impl ControlPlane {
             enrolments: Limiter::new(10),
             shutdown: stopped.clone(),
         };
-        let purge = tokio::spawn(purge(store.clone(), config.limits.meeting_idle_days, stopped.clone()));
-        let learn = tokio::spawn(learning.clone().run(store.clone(), saved, stopped.clone()));
+        let purge = purge(store.clone(), config.limits.meeting_idle_days, stopped.clone());
+        let learn = learning.clone().run(store.clone(), saved, stopped.clone());
         let sharing = Sharing {
             id: config.id.clone(),
             identity: authority.issue_control_plane(&config.id, &config.grpc.names)?,
@@ -163,7 +166,16 @@ impl ControlPlane {
         };
         let (grpc_address, grpc) = serve_grpc(&config, &sharing, service, stopped).await?;
         let announced = announce(&config, grpc_address, registry.clone());
-        let tell = tokio::spawn(tell(registry, sharing, shutdown.subscribe()));
+        let tell = tell(registry, sharing, shutdown.subscribe());
+        let vital = Vital::default();
+        let tasks = vec![
+            tokio::spawn(vital.task("HTTP", http)),
+            tokio::spawn(vital.task("gRPC", grpc)),
+            tokio::spawn(vital.task("the removal of unused meetings", purge)),
+            tokio::spawn(vital.task("what is told to other control planes", tell)),
+            tokio::spawn(vital.task("learning", learn)),
+            tokio::spawn(vital.task("the view of the registry", seen)),
+        ];
         tracing::info!(%http_address, %grpc_address, "control plane started");
         let https = config.http.certificate.is_some();
         Ok(ControlPlane {
@@ -177,7 +189,8 @@ impl ControlPlane {
             dns,
             announced,
             shutdown,
-            tasks: vec![http, grpc, purge, tell, learn],
+            tasks,
+            vital,
         })
     }
 
@@ -225,8 +238,14 @@ impl ControlPlane {
         &self.joins.fleet
     }
 
+    /// Waits until a part has ended that this control plane cannot go on without, and names it. [`Self::shutdown`] it.
+    pub async fn failure(&self) -> &'static str {
+        self.vital.failure().await
+    }
+
     /// Stops listening, lets open requests finish for two seconds, closes the database.
     pub async fn shutdown(mut self) {
+        self.vital.stopping();
         if let Some(announced) = self.announced.take() {
             // Others stop telling us; if the registry does not answer, the lease ends by itself.
             let _ = tokio::time::timeout(GRACE, announced.leave()).await;
@@ -283,6 +302,14 @@ fn announce(config: &ControlPlaneConfig, bound: SocketAddr, registry: SharedRegi
 async fn tell(registry: SharedRegistry, sharing: Sharing, mut stopped: watch::Receiver<bool>) {
     tokio::select! {
         () = replicas::tell_all(registry, sharing) => {}
+        _ = stopped.wait_for(|down| *down) => {}
+    }
+}
+
+/// Ends when nothing is written into the view any more, or on stopping.
+async fn follows(mut view: watch::Receiver<Arc<View>>, mut stopped: watch::Receiver<bool>) {
+    tokio::select! {
+        () = async { while view.changed().await.is_ok() {} } => {}
         _ = stopped.wait_for(|down| *down) => {}
     }
 }
@@ -380,7 +407,7 @@ async fn serve_http(
     joins: Arc<JoinService>,
     dns: Option<Arc<GeoDns>>,
     stopped: watch::Receiver<bool>,
-) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
+) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
     let operators = Operators::new(config.operator_tokens.clone());
     let config = &config.http;
     let (socket, address) = listen("HTTP", config.bind).await?;
@@ -398,9 +425,7 @@ async fn serve_http(
         .as_deref()
         .map(|one| listener::https(one, &[]))
         .transpose()?;
-    if let Some(certificate) = certificate {
-        tokio::spawn(certificate.follow(stopped.clone(), |_| ()));
-    }
+    let follow = certificate.map(|one| one.follow(stopped.clone(), |_| ()));
     let server = listener::Server {
         router: http::router(Arc::new(app)),
         tls,
@@ -409,7 +434,15 @@ async fn serve_http(
         is_proxy: Box::new(move |address| proxies.iter().any(|network| network.contains(address))),
         stopped,
     };
-    Ok((address, tokio::spawn(listener::serve(socket, server))))
+    let serving = async move {
+        let follow = async {
+            if let Some(follow) = follow {
+                follow.await;
+            }
+        };
+        tokio::join!(listener::serve(socket, server), follow);
+    };
+    Ok((address, serving))
 }
 
 async fn serve_grpc(
@@ -417,7 +450,7 @@ async fn serve_grpc(
     sharing: &Sharing,
     service: EdgeControlService,
     mut stopped: watch::Receiver<bool>,
-) -> Result<(SocketAddr, JoinHandle<()>), StartError> {
+) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
     let identity: &NodeIdentity = &sharing.identity;
     let replicas = ReplicasService {
         id: sharing.id.clone(),
@@ -438,8 +471,8 @@ async fn serve_grpc(
         let _ = stopped.wait_for(|down| *down).await;
     };
     let incoming = TcpListenerStream::new(listener);
-    let task = tokio::spawn(async move { report("gRPC", router.serve_with_incoming_shutdown(incoming, until).await) });
-    Ok((address, task))
+    let serving = async move { report("gRPC", router.serve_with_incoming_shutdown(incoming, until).await) };
+    Ok((address, serving))
 }
 
 fn report<E: std::fmt::Display>(what: &str, result: Result<(), E>) {

@@ -9,12 +9,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use meridian_process::{Vital, log};
 use meridian_serving::listener::{Certificate, Limits, Pem, Server, serve};
 use meridian_turn::Family;
 use meridian_turn::io::{DtlsIdentity, TurnServer};
 use meridian_turn::settings::urls;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::flags::TurnArgs;
 use crate::run::StopSignal;
@@ -72,16 +74,45 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
             takeover: None,
             stopped,
         };
-        let http = tokio::spawn(serve(socket, http));
-        Ok((server, stop, http))
+        let vital = Vital::default();
+        let http = tokio::spawn(vital.task("HTTP", serve(socket, http)));
+        Ok(Role {
+            server,
+            stop,
+            http,
+            vital,
+        })
     };
     StopSignal::install()?
-        .serve(start, async |(server, stop, http)| {
-            server.drain(drain, tokio::time::sleep).await;
-            stop.send_replace(true);
-            let _ = http.await;
-        })
+        .serve(
+            start,
+            async |role: &Role| role.failure().await,
+            async |role: Role| {
+                role.vital.stopping();
+                role.server.drain(drain, tokio::time::sleep).await;
+                role.stop.send_replace(true);
+                let _ = role.http.await;
+            },
+        )
         .await
+}
+
+/// What runs.
+struct Role {
+    server: Arc<TurnServer>,
+    stop: watch::Sender<bool>,
+    http: JoinHandle<()>,
+    vital: Vital,
+}
+
+impl Role {
+    /// Waits until a part has ended without which nobody is served.
+    async fn failure(&self) -> &'static str {
+        tokio::select! {
+            part = self.vital.failure() => part,
+            () = self.server.lost(tokio::time::sleep) => "a TURN worker",
+        }
+    }
 }
 
 fn announce(config: &TurnProcessConfig, server: &TurnServer, http: &TcpListener) {
@@ -116,5 +147,6 @@ async fn ready(State(server): State<Arc<TurnServer>>) -> Response {
 async fn metrics(State(server): State<Arc<TurnServer>>) -> Response {
     let mut text = String::with_capacity(4096);
     server.render_metrics(&mut text);
+    log::render_metrics(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -6,6 +6,7 @@
 mod demo;
 mod discovery;
 mod mesh;
+mod operators;
 mod probes;
 mod replicas;
 

@@ -132,6 +132,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     if let Some(dns) = &app.dns {
         text.push_str(&dns.render_metrics());
     }
+    meridian_process::log::render_metrics(&mut text);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         text,

@@ -9,6 +9,7 @@ use meridian_access::limits::Limiter;
 use meridian_access::network::Network;
 use meridian_access::token::KeyRing;
 use meridian_pki::{NodeIdentity, PkiError};
+use meridian_process::Vital;
 use meridian_registry::nodes::{KeeperConfig, NODE_RECORD_VERSION, NodeRecord, NodeState, NodeWatch, View, announce};
 use meridian_registry::{RegistryError, SharedRegistry};
 use meridian_room::{NodeId, RoomName};
@@ -50,6 +51,8 @@ const FIRST_POLICY: Duration = Duration::from_secs(3);
 const LEAVE_PLACEMENT: Duration = Duration::from_secs(1);
 /// How long stopping waits for clients to read their goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How often media threads are looked after.
+const THREAD_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
@@ -113,6 +116,8 @@ pub(crate) struct EdgeState {
     /// After `stop`, once nobody needs the HTTP port any more.
     closed: watch::Sender<bool>,
     usage: UsageMeter,
+    /// Parts without which nobody is served well.
+    vital: Vital,
 }
 
 impl EdgeState {
@@ -174,6 +179,9 @@ impl EdgeState {
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
         if self.is_stopping() {
             return Some("stopping");
+        }
+        if self.vital.failed().is_some() {
+            return Some("a vital part has ended: this process is about to");
         }
         match *self.state.borrow() {
             NodeState::Active if self.keys().is_empty() => {
@@ -355,12 +363,15 @@ impl Edge {
             stop: watch::Sender::new(false),
             closed: watch::Sender::new(false),
             usage: UsageMeter::new(),
+            vital: Vital::default(),
             node,
             config,
         });
         state.set_keys(KeyRing::new());
+        let vital = state.vital.clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(media::route(state.clone(), media_events));
+        tasks.spawn(vital.task("the routing of media events", media::route(state.clone(), media_events)));
+        tasks.spawn(look_after_threads(state.clone()));
         // Vanishing "together" must span a lease: leases end at different moments.
         let window = Duration::from_secs(state.config.registry.lease_s + 2);
         let nodes = NodeWatch::start(
@@ -371,25 +382,25 @@ impl Edge {
             },
         );
         let view = nodes.view();
-        tasks.spawn(mesh::run(
-            state.clone(),
-            mesh::Inputs {
-                endpoint,
-                links,
-                tapped,
-                rooms: to_mesh,
-                nodes,
-            },
-        ));
+        let inputs = mesh::Inputs {
+            endpoint,
+            links,
+            tapped,
+            rooms: to_mesh,
+            nodes,
+        };
+        tasks.spawn(vital.task("the mesh", mesh::run(state.clone(), inputs)));
         if let Some(control) = control {
-            tasks.spawn(control::run(state.clone(), control, ended_sessions));
+            let control = control::run(state.clone(), control, ended_sessions);
+            tasks.spawn(vital.task("the connection to the control plane", control));
         }
         if let Some(certificate) = certificate {
             let turn = state.turn.clone();
-            tasks.spawn(certificate.follow(state.closed.subscribe(), move |pem| turn.renew_certificate(pem)));
+            let follow = certificate.follow(state.closed.subscribe(), move |pem| turn.renew_certificate(pem));
+            tasks.spawn(vital.task("the following of certificates", follow));
         }
-        tasks.spawn(serve(state.clone(), listener, tls));
-        tasks.spawn(register(state.clone(), registry));
+        tasks.spawn(vital.task("HTTP", serve(state.clone(), listener, tls)));
+        tasks.spawn(vital.task("the registration", register(state.clone(), registry)));
         tracing::info!(node = %state.node, url = state.url, link = %state.link, media = ?state.media, "edge started");
         Ok(Edge { state, tasks, view })
     }
@@ -408,9 +419,15 @@ impl Edge {
         self.state.turn.urls()
     }
 
+    /// Waits until a part has ended without which people are not served, and names it. Such an edge gets nobody new; [`Edge::stop`] it.
+    pub async fn failure(&self) -> &'static str {
+        self.state.vital.failure().await
+    }
+
     /// Leaves placement, tells every client to come back elsewhere, leaves the registry and the mesh, waits for the embedded TURN
     /// server's allocations to end (at most `turn.drain_s`), stops. Dropping the future ends the waiting at once.
     pub async fn stop(mut self) {
+        self.state.vital.stopping();
         // First, or those who are sent away now would be sent back here.
         self.state.state.send_replace(NodeState::Leaving);
         self.state.turn.set_draining(true);
@@ -495,6 +512,20 @@ async fn serve(state: Arc<EdgeState>, socket: TcpListener, tls: Option<Arc<rustl
     listener::serve(socket, server).await;
 }
 
+/// Notices media threads and TURN workers that have ended: nobody waits for those.
+async fn look_after_threads(state: Arc<EdgeState>) {
+    let media = async {
+        while state.shards.is_whole() {
+            tokio::time::sleep(THREAD_LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = media => state.vital.ended("a media thread"),
+        () = state.turn.lost() => state.vital.ended("a TURN worker"),
+        () = state.stopped() => {}
+    }
+}
+
 /// Keeps the edge's record in the registry and follows its state. An edge that could let nobody in is not announced: whoever was sent to
 /// it would be refused.
 async fn register(state: Arc<EdgeState>, registry: SharedRegistry) {
@@ -521,4 +552,32 @@ pub(crate) fn unix_now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_pki::CertificateAuthority;
+    use meridian_registry::MemoryRegistry;
+
+    #[tokio::test]
+    async fn an_edge_that_loses_a_vital_task_says_so_and_is_ready_no_longer() {
+        meridian_access::install_crypto();
+        let identity = CertificateAuthority::create().unwrap().issue_node("fra", &[]).unwrap();
+        let mut config = EdgeConfig::default();
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.node.id = "fra".to_owned();
+        (config.http.bind, config.link.bind) = (loopback, loopback);
+        (config.media.bind, config.media.threads) = (vec![loopback], 1);
+        config.api_keys.insert("key".to_owned(), "s".repeat(32));
+        let mut edge = Edge::start(config, Arc::new(MemoryRegistry::new()), identity)
+            .await
+            .unwrap();
+        assert_eq!(edge.state.not_ready(), None);
+        edge.tasks.abort_all();
+        edge.failure().await;
+        assert!(edge.state.not_ready().unwrap().contains("vital"));
+        assert!(!edge.state.load().accepting);
+        edge.stop().await;
+    }
 }

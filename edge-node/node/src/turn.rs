@@ -145,6 +145,14 @@ impl Turn {
         }
     }
 
+    /// Waits until one of its workers has ended unasked.
+    pub(crate) async fn lost(&self) {
+        match &self.server {
+            Some(embedded) => embedded.server.lost(tokio::time::sleep).await,
+            None => std::future::pending().await,
+        }
+    }
+
     pub(crate) fn render_metrics(&self, text: &mut String) {
         if let Some(embedded) = &self.server {
             embedded.server.render_metrics(text);

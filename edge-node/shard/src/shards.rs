@@ -314,6 +314,13 @@ impl Shards {
         sum
     }
 
+    /// Whether every media thread runs: one that has ended has a bug, and its people hear and see nothing any more. After
+    /// [`Shards::shutdown`] there are none that could have ended.
+    pub fn is_whole(&self) -> bool {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        !threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Closes every transport (clients get a close_notify) and waits for the threads to end, a few milliseconds.
     pub fn shutdown(&self) {
         for front in &self.fronts {
@@ -416,4 +423,27 @@ fn outward_address(ipv4: bool) -> IpAddr {
     UdpSocket::bind((any, 0))
         .and_then(|socket| socket.connect((far, 9)).and_then(|()| socket.local_addr()))
         .map_or(loopback, |address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_media_thread_that_ends_is_missed() {
+        let identity = Arc::new(DtlsIdentity::generate().unwrap());
+        let (events, taps) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let config = ShardsConfig {
+            bind: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            shards: 1,
+            ..ShardsConfig::default()
+        };
+        let shards = Shards::start(config, identity, events, taps).unwrap();
+        assert!(shards.is_whole());
+        // As a panic would end it, which none can be made to do here.
+        shards.fronts[0].mailbox.note(Note::Shutdown);
+        while shards.is_whole() {
+            std::thread::yield_now();
+        }
+    }
 }

@@ -68,6 +68,7 @@ fn leaves_depend_on_no_other_room_of_the_house() {
         ("meridian-dtls-guard", &[]),
         ("meridian-room", &[]),
         ("meridian-sfu", &[]),
+        ("meridian-process", &[]),
     ] {
         let mut inside = house.all_dependencies(leaf);
         inside.retain(|name| house.folders.contains_key(name) && !allowed.contains(&name.as_str()));
@@ -140,6 +141,22 @@ fn unsafe_code_lives_in_the_udp_crate_only() {
             "{} lacks #![forbid(unsafe_code)]",
             root.display()
         );
+    }
+}
+
+#[test]
+fn no_role_prints_to_standard_error_by_a_macro_that_panics_when_it_is_full() {
+    let house = House::read();
+    let ships = |folder: &Path| !folder.starts_with(root().join("tests"));
+    for folder in house.folders.values().filter(|folder| ships(folder)) {
+        for file in rust_files(&folder.join("src")) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert!(
+                !text.contains("eprint"),
+                "{}: log, or `writeln!` and go on",
+                file.display()
+            );
+        }
     }
 }
 

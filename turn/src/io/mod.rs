@@ -64,6 +64,8 @@ pub(crate) const GATHER_MAX: Duration = Duration::from_millis(2);
 
 /// How often draining looks whether allocations have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// How often a server looks whether its workers are still there.
+const WORKER_LOOK: Duration = Duration::from_millis(500);
 
 impl TurnConfig {
     /// Listens nowhere yet; one worker.
@@ -294,6 +296,15 @@ impl TurnServer {
             }
         }
         sums
+    }
+
+    /// Waits until a worker has ended although this server has not: its clients are cut off, and new ones may be, too. `sleep` as for
+    /// [`Self::drain`].
+    pub async fn lost<S: Future<Output = ()>>(&self, sleep: impl Fn(Duration) -> S) {
+        let is_over = |worker: &Running| worker.thread.as_ref().is_some_and(JoinHandle::is_finished);
+        while !self.workers.iter().any(is_over) {
+            sleep(WORKER_LOOK).await;
+        }
     }
 
     /// Refuses new allocations, or takes them again. What there is goes on either way.
