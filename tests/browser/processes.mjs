@@ -23,10 +23,10 @@ const SOON_MS = 30_000;
 /**
  * `host`: the control plane's address. Off loopback everything speaks HTTPS, with certificates of the mesh's own authority, and each edge has the
  * next address of the network, as browsers treat all ports of one address alike (Firefox opens one WebSocket to it at a time).
- * `delayMs`: one way, between edges. Resolves to a `Mesh` once people can be placed on each of `regions`.
+ * `host6`: an IPv6 address; each edge has media on the next of its network, too. `delayMs`: one way, between edges. Resolves to a `Mesh` once people can be placed on each of `regions`.
  */
-export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0.0.1', delayMs = 0 } = {}) {
-  const mesh = new Mesh(host, delayMs);
+export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0.0.1', host6, delayMs = 0 } = {}) {
+  const mesh = new Mesh(host, host6, delayMs);
   try {
     await mesh.start(regions);
   } catch (error) {
@@ -40,10 +40,12 @@ class Mesh {
   edges = new Map();
   relays = new Map();
   hosts = new Map();
+  media = new Map();
   ports = new Map();
 
-  constructor(host, delayMs) {
+  constructor(host, host6, delayMs) {
     this.host = host;
+    this.host6 = host6;
     this.delayMs = delayMs;
     this.secure = !host.startsWith('127.');
     this.folder = mkdtempSync(join(tmpdir(), 'meridian-browser-'));
@@ -54,7 +56,11 @@ class Mesh {
     this.url = `${this.secure ? 'https' : 'http'}://${this.secure ? this.host : 'localhost'}:${this.http}`;
     this.startEtcd();
     await this.run('authority', ['pki', 'create', '--out', this.path('data/pki')]);
-    regions.forEach((id, i) => this.hosts.set(id, this.secure ? this.host.replace(/\d+$/, (last) => Number(last) + 1 + i) : this.host));
+    const next = (address, i) => address.replace(/\d+$/, (last) => Number(last) + 1 + i);
+    regions.forEach((id, i) => {
+      this.hosts.set(id, this.secure ? next(this.host, i) : this.host);
+      this.media.set(id, [`${this.hosts.get(id)}:0`, ...(this.host6 ? [`[${next(this.host6, i)}]:0`] : [])]);
+    });
     // One certificate for all HTTPS in here: it is the address that counts.
     const names = [this.host, ...this.hosts.values()].flatMap((name) => ['--name', name]);
     if (this.secure) await this.run('https', ['pki', 'node', 'https', '--authority', this.path('data'), '--out', this.path('https'), ...names]);
@@ -111,7 +117,7 @@ class Mesh {
       bind = '${host}:${http}'
       ${this.certificate()}
       [media]
-      bind = ['${host}:0']
+      bind = ${JSON.stringify(this.media.get(id))}
       threads = 1
       [link]
       bind = '127.0.0.1:${link}'

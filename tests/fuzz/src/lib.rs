@@ -42,6 +42,11 @@ pub const TARGETS: &[Target] = &[
         seeds: dns::query_seeds,
     },
     Target {
+        name: "dtls_fragments",
+        run: turn::dtls_fragments,
+        seeds: turn::dtls_fragment_seeds,
+    },
+    Target {
         name: "link_datagrams",
         run: mesh::datagrams,
         seeds: mesh::datagram_seeds,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use meridian_dtls_guard::Joiner;
 use meridian_turn::credentials::Credentials;
 use meridian_turn::framing::{FRAME_BYTES_MAX, Frame, next_frame};
 use meridian_turn::stun::{Class, Message, MessageWriter, Method, TransactionId};
@@ -103,6 +104,38 @@ pub(crate) fn dtls_hello_seeds() -> Vec<Vec<u8>> {
         length,
     ];
     vec![[&header[..], &body].concat()]
+}
+
+/// Whatever fragments come: what leaves is whole messages, and little is held.
+pub(crate) fn dtls_fragments(input: &[u8]) {
+    const MESSAGE_LEN_MAX: usize = 1_000;
+    let mut joiner = Joiner::new(MESSAGE_LEN_MAX);
+    for datagram in messages(input) {
+        for record in joiner.take(datagram).into_iter().flatten() {
+            let (header, body) = record.split_at(13);
+            assert_eq!(usize::from(header[11]) << 8 | usize::from(header[12]), body.len());
+            if header[0] == 22 && header[3..5] == [0, 0] && !body.is_empty() {
+                let (header, message) = body.split_at(12);
+                assert!(header[6..9] == [0; 3] && header[1..4] == header[9..]);
+                assert_eq!((message.len() as u32).to_be_bytes()[1..], header[1..4]);
+            }
+        }
+        assert!(joiner.held() <= 2 * MESSAGE_LEN_MAX);
+    }
+}
+
+pub(crate) fn dtls_fragment_seeds() -> Vec<Vec<u8>> {
+    let fragment = |from: u8, to: u8| {
+        let mut fragment = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, from, 0, to - from + 12];
+        fragment.extend([1, 0, 0, 200, 0, 0, 0, 0, from, 0, 0, to - from]);
+        fragment.extend(from..to);
+        fragment
+    };
+    vec![joined([
+        fragment(150, 200).as_slice(),
+        &fragment(0, 90),
+        &fragment(90, 180),
+    ])]
 }
 
 /// A byte stream is cut into frames that cover it without gaps.

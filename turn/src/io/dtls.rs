@@ -9,12 +9,13 @@ mod identity;
 #[doc(hidden)]
 pub fn answer_to_stranger(datagram: &[u8]) -> (Option<Vec<u8>>, bool) {
     let answer = hello::Hello::parse(datagram).map(|hello| hello.answer(&[7; COOKIE_LEN]).to_vec());
-    (answer, hello::is_plausible(datagram))
+    (answer, hello::joiner().take(datagram).is_some())
 }
 
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::{constant_time, hmac};
 use dimpl::{Dtls, Error, Output};
+use meridian_dtls_guard::Joiner;
 use rand::Rng;
 
 use super::Gauges;
@@ -54,8 +56,8 @@ struct Session {
     useful: Instant,
     timer: Option<Instant>,
     connected: bool,
-    /// Authenticated data has come: plaintext is noise from here on.
-    confirmed: bool,
+    /// Until authenticated data has come: plaintext is noise from there on.
+    joiner: Option<Joiner>,
     ended: bool,
 }
 
@@ -174,13 +176,6 @@ impl Sessions {
         let Some(session) = self.table.get_mut(&client) else {
             return ended;
         };
-        let noise = match session.connected {
-            false => !hello::is_plausible(datagram),
-            true => session.confirmed && meridian_dtls_guard::first_epoch(datagram) == Some(0),
-        };
-        if noise {
-            return ended;
-        }
         session.receive(now, datagram, &mut self.buffer, &mut self.frames, send);
         self.settle(client) || ended
     }
@@ -368,7 +363,7 @@ impl Session {
             useful: now,
             timer: None,
             connected: false,
-            confirmed: false,
+            joiner: Some(hello::joiner()),
             ended: false,
         };
         // The first ClientHello was answered before there was an engine; its answer is swallowed.
@@ -392,14 +387,19 @@ impl Session {
         frames: &mut Frames,
         send: &mut impl FnMut(&[u8]),
     ) {
-        let cookie = (!self.connected).then_some(self.cookie);
-        self.call(buffer, frames, send, |engine| {
-            engine.handle_timeout(now)?;
-            match cookie {
-                Some(cookie) => identity::with_cookie(cookie, || engine.handle_packet(datagram)),
-                None => engine.handle_packet(datagram),
-            }
-        });
+        let records = match &mut self.joiner {
+            Some(joiner) => joiner.take(datagram),
+            None => (meridian_dtls_guard::first_epoch(datagram) != Some(0)).then(|| vec![Cow::Borrowed(datagram)]),
+        };
+        let Some(records) = records else { return };
+        self.call(buffer, frames, send, |engine| engine.handle_timeout(now));
+        for record in records {
+            let cookie = (!self.connected).then_some(self.cookie);
+            self.call(buffer, frames, send, |engine| match cookie {
+                Some(cookie) => identity::with_cookie(cookie, || engine.handle_packet(&record)),
+                None => engine.handle_packet(&record),
+            });
+        }
     }
 
     /// Calls the engine and drains it. Its error or panic ends this session, not the thread.
@@ -438,7 +438,7 @@ impl Session {
                 Output::Packet(packet) if hello::is_hello_verify_request(packet) => {}
                 Output::Packet(packet) => send(packet),
                 Output::ApplicationData(frame) => {
-                    self.confirmed = true;
+                    self.joiner = None;
                     frames.push(frame);
                 }
                 Output::Connected => self.connected = true,

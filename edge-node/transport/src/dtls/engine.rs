@@ -1,11 +1,13 @@
 //! The `Dtls` trait and its implementation over `dimpl`, DTLS 1.2 only: with 1.3 Chromium ends in AES_CM_128_HMAC_SHA1_80.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dimpl::{Config, DtlsCertificate, Error, Output};
+use meridian_dtls_guard::Joiner;
 
 use super::last_flight::LastFlight;
 use super::{DtlsIdentity, Fingerprint};
@@ -81,11 +83,11 @@ pub(crate) struct DimplDtls {
     /// An error was met: report it once what was queued before is drained.
     failed: bool,
     connected: bool,
-    /// Authenticated data came after the handshake: the client has our last flight, plaintext is noise from here on.
-    confirmed: bool,
     /// The handshake is done, the keys have not come out yet.
     awaiting_keys: bool,
     dropped: u64,
+    /// Until authenticated data has come after the handshake: then the client has our last flight, and plaintext is noise.
+    joiner: Option<Joiner>,
     /// Everything of the last flight has been polled.
     settled: bool,
     /// Of a server only, until the client has it.
@@ -118,9 +120,9 @@ impl DimplDtls {
             pending: true,
             failed: false,
             connected: false,
-            confirmed: false,
             awaiting_keys: false,
             dropped: 0,
+            joiner: Some(Joiner::new(MESSAGE_LEN_MAX)),
             settled: false,
             last_flight: (!client).then(LastFlight::default),
             copies: VecDeque::new(),
@@ -187,7 +189,7 @@ impl DimplDtls {
                 }
                 Output::PeerCert(der) => return Some(DtlsEvent::Certificate(Fingerprint::of(der))),
                 Output::ApplicationData(data) => {
-                    self.confirmed = true;
+                    self.joiner = None;
                     self.last_flight = None;
                     return Some(DtlsEvent::Data(data.to_vec()));
                 }
@@ -216,19 +218,19 @@ impl DimplDtls {
 
 impl Dtls for DimplDtls {
     fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
-        let refused = match self.connected {
-            false => !meridian_dtls_guard::is_plausible(datagram, MESSAGE_LEN_MAX),
-            true => self.confirmed && meridian_dtls_guard::first_epoch(datagram) == Some(0),
+        let records = match &mut self.joiner {
+            Some(joiner) => joiner.take(datagram),
+            None => (meridian_dtls_guard::first_epoch(datagram) != Some(0)).then(|| vec![Cow::Borrowed(datagram)]),
         };
-        if refused {
+        let Some(records) = records else {
             self.dropped += 1;
             return;
-        }
+        };
         self.begin_flight(now);
-        self.drive(|engine| {
-            engine.handle_timeout(now)?;
-            engine.handle_packet(datagram)
-        });
+        self.drive(|engine| engine.handle_timeout(now));
+        for record in records {
+            self.drive(|engine| engine.handle_packet(&record));
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -2,6 +2,8 @@
 //! the data is the session's business.
 
 mod engine;
+#[cfg(test)]
+mod fragments_tests;
 mod last_flight;
 
 use std::fmt;

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use aws_lc_rs::hmac;
+use meridian_dtls_guard::Joiner;
 
 use super::COOKIE_LEN;
 
@@ -105,9 +106,9 @@ pub(super) fn is_hello_verify_request(packet: &[u8]) -> bool {
         && packet.get(RECORD_HEADER_LEN) == Some(&HELLO_VERIFY_REQUEST)
 }
 
-/// Whether a datagram may reach the engine before there are keys.
-pub(super) fn is_plausible(datagram: &[u8]) -> bool {
-    meridian_dtls_guard::is_plausible(datagram, MESSAGE_LEN_MAX)
+/// What stands before the engine of a session until its client has keys.
+pub(super) fn joiner() -> Joiner {
+    Joiner::new(MESSAGE_LEN_MAX)
 }
 
 #[cfg(test)]
@@ -132,7 +133,7 @@ mod tests {
         let parsed = Hello::parse(&hello).unwrap();
         assert!(parsed.cookie.is_empty() && parsed.message_seq == 0);
         let answer = parsed.answer(&[9; COOKIE_LEN]);
-        assert!(is_hello_verify_request(&answer) && is_plausible(&answer) && is_plausible(&hello));
+        assert!(is_hello_verify_request(&answer) && joiner().take(&hello).is_some());
         let shortest = (0..hello.len()).find(|&n| {
             let mut cut = hello[..n].to_vec();
             // The record says how long it is.

@@ -278,30 +278,50 @@ fn a_client_that_begins_anew_from_the_same_port_replaces_its_session() {
     assert_eq!(world.sessions.table.len(), 1);
 }
 
+/// One fragment of a message that is a datagram of its own.
+fn fragment(datagram: &[u8], from: usize, to: usize) -> Vec<u8> {
+    let (header, body) = datagram[13..].split_at(12);
+    let mut out = datagram[..10].to_vec();
+    out.push(1 + from as u8);
+    out.extend(((to - from + 12) as u16).to_be_bytes());
+    out.extend(&header[..6]);
+    out.extend(&(from as u32).to_be_bytes()[1..]);
+    out.extend(&((to - from) as u32).to_be_bytes()[1..]);
+    out.extend(&body[from..to]);
+    out
+}
+
+/// The first fragment has the cookie in any case: without it nothing is remembered.
 #[test]
-fn a_hello_in_two_fragments_is_put_together() {
+fn a_hello_is_put_together_however_it_was_cut_and_whatever_of_it_was_lost() {
     let mut world = World::new(&Limits::default());
-    let mut caller = Caller::new(&world, at([192, 0, 2, 1], 5_000));
-    let hello = caller.knock(&mut world);
-    let (header, body) = hello[13..].split_at(12);
-    let half = 80;
-    let parts = [(0, &body[..half]), (half, &body[half..])].map(|(offset, part)| {
-        let mut datagram = hello[..10].to_vec();
-        datagram.push(1 + u8::from(offset > 0));
-        datagram.extend(((part.len() + 12) as u16).to_be_bytes());
-        datagram.extend(&header[..6]);
-        datagram.extend(&(offset as u32).to_be_bytes()[1..]);
-        datagram.extend(&(part.len() as u32).to_be_bytes()[1..]);
-        datagram.extend(part);
-        datagram
-    });
-    assert!(world.hear(caller.at, &parts[0]).0.is_empty());
-    let (flight, ..) = world.hear(caller.at, &parts[1]);
-    for packet in flight {
-        caller.engine.handle_packet(&packet).unwrap();
+    let (mut port, mut cases) = (5_000, 0);
+    let cookie_end = 2 + 32 + 1 + 1 + COOKIE_LEN;
+    for (first, second) in [(cookie_end, 90), (105, cookie_end), (100, 101), (101, 100), (110, 80)] {
+        for lost in [0, 1, 2] {
+            (port, cases) = (port + 1, cases + 1);
+            let mut caller = Caller::new(&world, at([192, 0, 2, 1], port));
+            let hello = caller.knock(&mut world);
+            let end = hello.len() - 25;
+            let sent = [(0, first), (first, end), (0, second), (second, end)];
+            let mut flight = Vec::new();
+            for (n, (from, to)) in sent.into_iter().enumerate() {
+                if n != lost && flight.is_empty() {
+                    flight = world.hear(caller.at, &fragment(&hello, from, to)).0;
+                }
+            }
+            for packet in flight {
+                caller.engine.handle_packet(&packet).unwrap();
+            }
+            caller.engine.send_application_data(b"hello").unwrap();
+            assert_eq!(
+                caller.talk(&mut world).0,
+                [b"hello"],
+                "cut at {first}, then {second}, {lost} is lost"
+            );
+        }
     }
-    caller.engine.send_application_data(b"hello").unwrap();
-    assert_eq!(caller.talk(&mut world).0, [b"hello"]);
+    assert_eq!(world.sessions.table.len(), cases);
 }
 
 #[test]
