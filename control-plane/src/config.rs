@@ -6,7 +6,7 @@ use meridian_geo::{LearnConfig, Policy};
 pub use meridian_geodns::DnsConfig;
 use meridian_registry::settings::{DiscoverySettings, RegistrySettings};
 use meridian_serving::listener::HttpKeys;
-use meridian_turn::settings::SECRET_BYTES_MIN;
+use meridian_turn_credentials::SECRET_BYTES_MIN;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -15,7 +15,7 @@ use meridian_access::network::limit_key;
 use meridian_access::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenError, unix_now_s, verify_at};
 use meridian_geo::{Client, Location, Policy, Probe, regions};
 use meridian_registry::nodes::NodeRecord;
-use meridian_turn::credentials::{self, IceServer, permitted_urls};
+use meridian_turn_credentials::{IceServer, permitted_urls};
 use meridian_wire::join::{AVOID_MAX, NAME_CHARS_MAX, PROBES_MAX, Refusal};
 use meridian_wire::v1;
 use rand::Rng as _;
@@ -501,7 +501,9 @@ impl JoinService {
         permitted: Option<&[String]>,
     ) -> Vec<v1::IceServer> {
         let expires_s = unix_now_s() + u64::from(self.turn.ttl_s);
-        let mint = |urls: &[String]| credentials::ice_servers(urls, self.turn.secret.as_bytes(), identity, expires_s);
+        let mint = |urls: &[String]| {
+            meridian_turn_credentials::ice_servers(urls, self.turn.secret.as_bytes(), identity, expires_s)
+        };
         let mut servers = nearest.map(|edge| mint(&edge.turn)).unwrap_or_default();
         let anywhere = std::iter::once((String::new(), self.turn.urls.clone()));
         let regional = self.turn.regions.clone().into_iter().chain(anywhere);

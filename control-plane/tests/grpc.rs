@@ -5,7 +5,7 @@ mod support;
 use meridian_access::token::{Claims, KeyRing, mint, verify};
 use meridian_pki::NodeIdentity;
 use meridian_pki::enrolment::{Enrolment, EnrolmentError};
-use meridian_turn::credentials::Credentials;
+use meridian_turn_core::credentials::Credentials;
 use meridian_wire::v1::{self, edge_command::Command, join_answer::Answer};
 use serde_json::json;
 use std::time::{Duration, Instant};

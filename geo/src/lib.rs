@@ -4,6 +4,7 @@
 //! API calls it now; GeoDNS and `meridian assign explain` call the same. Around it: an MMDB reader ([`GeoDatabase`]), a table of
 //! [`regions`], and the distance model ([`predicted_rtt_ms`]). It knows no network, no clock and no other crate of ours.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod assign;
 mod learn;

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::credentials::Credentials;
 use crate::io::{GATHER, GATHER_MAX, TurnConfig};
-use crate::limits::{Limits, Quota, Rate};
-use crate::policy::Network;
-use crate::server::{RelayAddress, ServerConfig};
-use crate::sockets::Family;
+use meridian_turn_core::Family;
+use meridian_turn_core::credentials::Credentials;
+use meridian_turn_core::limits::{Limits, Quota, Rate};
+use meridian_turn_core::policy::Network;
+use meridian_turn_core::server::{RelayAddress, ServerConfig};
+use meridian_turn_credentials::SECRET_BYTES_MIN;
 
 /// Listens nowhere by default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,8 +118,6 @@ impl Default for LimitSettings {
     }
 }
 
-/// Shorter shared secrets could be found by trying.
-pub const SECRET_BYTES_MIN: usize = 16;
 /// So that an answer to a stranger stays within 160 bytes.
 const REALM_BYTES_MAX: usize = 48;
 /// RFC 8489 §14.3.

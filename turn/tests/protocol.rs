@@ -5,11 +5,12 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use meridian_turn::credentials::{PasswordAlgorithm, time_limited_credential};
+use meridian_turn::credentials::PasswordAlgorithm;
 use meridian_turn::limits::Rate;
 use meridian_turn::policy::MediaPorts;
 use meridian_turn::stun::{Class, Message, MessageWriter, Method, TransactionId, attribute};
 use meridian_turn::{Framing, Relayed};
+use meridian_turn_credentials::time_limited_credential;
 use support::*;
 
 fn peer() -> SocketAddr {

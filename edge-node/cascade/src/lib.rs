@@ -5,6 +5,7 @@
 //! [`wire`] has its control messages. [`link`] is one link's media half: congestion control, heartbeats, hop repair. Not
 //! here: QUIC (`meridian_node::link`), what room state means (`meridian_room`), media forwarding (`meridian_shard`).
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod directory;
 pub mod link;

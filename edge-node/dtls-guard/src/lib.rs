@@ -3,6 +3,7 @@
 //! dimpl 0.9 joins only fragments that touch exactly. No DTLS.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod join;
 

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use meridian_serving::listener::{Certificate, Pem, Takeover};
 use meridian_shard::Shards;
-use meridian_turn::credentials::{IceServer, ice_servers, permitted_urls};
 use meridian_turn::framing::begins_turn;
 use meridian_turn::io::{DtlsIdentity, TurnServer, own_addresses};
 use meridian_turn::policy::MediaPorts;
 use meridian_turn::settings::urls;
 use meridian_turn::{Family, RelayAddress};
+use meridian_turn_credentials::{IceServer, ice_servers, permitted_urls};
 use meridian_wire::v1;
 use rand::Rng;
 use rand::distr::Alphanumeric;

@@ -7,6 +7,7 @@
 //!
 //! The manifest (`manifest`) is lines of JSON, each whole in itself: what was recorded when, where it is, and what is missing.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod clock;
 pub mod frame;

@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 //! One room's state as one edge sees it, and how edges agree on it. Sans-IO: messages, the clock and randomness come in;
 //! events, messages and the next timeout come out.
 //!

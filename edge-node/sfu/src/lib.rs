@@ -8,6 +8,7 @@
 //! 3. [`Source`] (one per track and shard) holds the [`PacketRing`]s, liveness and sender reports that subscribers need.
 //! 4. [`Downlink`] (one per subscription) selects the layer and writes the outgoing packet into the shard's batch.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod codec;
 pub mod downlink;

@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 //! The client protocol: LiveKit's wire messages on the one side, the room's state on the other. Sans-IO: frames, room
 //! events and the time come in; frames and [`Action`]s come out.
 //!

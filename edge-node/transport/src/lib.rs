@@ -4,6 +4,7 @@
 //! [`Peer`] is the server's half, driven by a media shard. [`client::Client`] is the other half, for tests and load
 //! generators. What a packet carries (RTP semantics, layers, feedback) is `meridian-sfu`'s business, not this crate's.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod client;
 mod demux;

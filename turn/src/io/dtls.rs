@@ -29,11 +29,11 @@ use meridian_dtls_guard::Joiner;
 use rand::Rng;
 
 use super::Gauges;
-use crate::limits::{Limits, source_of};
-use crate::sockets::ClientSocket;
 use hello::Hello;
 use identity::HANDSHAKE_MAX;
 pub use identity::{DtlsIdentity, DtlsIdentityError};
+use meridian_turn_core::ClientSocket;
+use meridian_turn_core::limits::{Limits, source_of};
 
 const COOKIE_LEN: usize = 32;
 /// A cookie is good in the span it was made in, and in the next.

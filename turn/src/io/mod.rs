@@ -26,11 +26,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use meridian_udp::LocalPorts;
 use rand::Rng;
 
-use crate::credentials::Credentials;
-use crate::server::{ConfigError, Counters, ServerConfig, Shared};
-use crate::sockets::Family;
 pub use dtls::{DtlsIdentity, DtlsIdentityError};
 pub use interfaces::own_addresses;
+use meridian_turn_core::Family;
+use meridian_turn_core::credentials::Credentials;
+use meridian_turn_core::server::{ConfigError, Counters, ServerConfig, Shared};
 use outbound::Local;
 use worker::{Inbox, Newcomer, Sockets, Worker};
 
@@ -204,7 +204,7 @@ impl TurnServer {
         for (number, mut worker) in workers.into_iter().enumerate() {
             worker.know(inboxes.clone());
             if let Some(local) = &config.local {
-                worker.neighbour(Local::new(local.clone(), shared.config.policy.media.clone()));
+                worker.neighbour(Local::new(local.clone(), shared.config().policy.media.clone()));
             }
             let (waker, counters, gauges) = worker.handles();
             let thread = std::thread::Builder::new()

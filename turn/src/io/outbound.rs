@@ -18,10 +18,10 @@ use super::dtls::{DtlsIdentity, Sessions};
 use super::splice::{Peers, listen_relay};
 use super::stream::Stream;
 use super::to_peers::ToPeers;
-use crate::limits::Limits;
-use crate::policy::MediaPorts;
-use crate::server::{Protocol, RelayId, ToClient, ToPeer};
-use crate::sockets::{ClientSocket, Family, Transport};
+use meridian_turn_core::limits::Limits;
+use meridian_turn_core::policy::MediaPorts;
+use meridian_turn_core::server::{Protocol, RelayId, ToClient, ToPeer};
+use meridian_turn_core::{ClientSocket, Family, Transport};
 
 /// 64 messages of eight full packets.
 pub(super) const BATCH_BYTES: usize = 640 * 1024;

@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use rand::Rng;
 
 use super::outbound::Outbound;
-use crate::server::{ConnectionId, Server};
+use meridian_turn_core::server::{ConnectionId, Server};
 
 /// Bytes that may wait in one direction.
 const WAITING_BYTES_MAX: usize = 64 * 1024;

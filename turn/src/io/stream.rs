@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use mio::net::TcpStream;
 
-use crate::framing::{FRAME_BYTES_MAX, Frame, next_frame};
-use crate::sockets::ClientSocket;
+use meridian_turn_core::ClientSocket;
+use meridian_turn_core::framing::{FRAME_BYTES_MAX, Frame, next_frame};
 
 /// Most frames are packets; longer ones make the buffer grow.
 const INPUT_BYTES: usize = 4 * 1024;

@@ -22,8 +22,8 @@ use super::pace::Pace;
 use super::splice::Pumped;
 use super::stream::Stream;
 use super::{Gauges, wall_clock};
-use crate::server::{Command, Counters, RelayId, Relayed, Server, Shared};
-use crate::sockets::{ClientSocket, Transport};
+use meridian_turn_core::server::{Command, Counters, RelayId, Relayed, Server, Shared};
+use meridian_turn_core::{ClientSocket, Transport};
 
 mod dtls;
 mod inbox;
@@ -110,7 +110,7 @@ impl Worker {
         let waker = Arc::new(mio::Waker::new(registry, WAKER)?);
         let now = Instant::now();
         let datagrams = sockets.udp.into_iter().chain(sockets.dtls).collect();
-        let out = Outbound::new(datagrams, dtls, &shared.config.limits, now);
+        let out = Outbound::new(datagrams, dtls, &shared.config().limits, now);
         Ok(Worker {
             number,
             inbox: Arc::new(Inbox::new(waker.clone())),
@@ -332,7 +332,7 @@ impl Worker {
         transport: Transport,
         tls: Option<rustls::ServerConnection>,
     ) -> io::Result<()> {
-        let limits = &self.shared.config.limits;
+        let limits = &self.shared.config().limits;
         let same = self.per_source.get(&remote.ip()).copied().unwrap_or(0);
         if self.out.stream_of.len() >= limits.connections || same >= limits.connections_per_source {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections"));
@@ -505,7 +505,8 @@ impl Worker {
             self.server.handle_timeout(self.now);
             let server = &self.server;
             let busy = |client| server.has_allocation(client);
-            self.out.end_idle(self.now, self.shared.config.limits.stream_idle, busy);
+            self.out
+                .end_idle(self.now, self.shared.config().limits.stream_idle, busy);
             if self.number == 0 {
                 self.shared.set_wall_clock(self.now, wall_clock());
             }

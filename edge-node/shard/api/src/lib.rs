@@ -1,6 +1,7 @@
 //! The words between those who decide (`meridian-conference`, the node's mesh) and the media threads: commands in, events out.
 //! Plain data only, so that neither side drags in the other's sockets and threads.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 use std::fmt;
 

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use meridian_turn::credentials::{IntegrityKey, PasswordAlgorithm, time_limited_credential};
+use meridian_turn::credentials::{IntegrityKey, PasswordAlgorithm};
 use meridian_turn::stun::{
     Class, Integrity, Message, MessageWriter, Method, TransactionId, attribute, decode_xor_address,
 };
+use meridian_turn_credentials::time_limited_credential;
 use meridian_udp::{RecvBatch, Socket};
 
 use super::server::{REALM, SECRET};

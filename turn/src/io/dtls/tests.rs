@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::sockets::Transport;
+use meridian_turn_core::Transport;
 
 fn issued() -> rcgen::CertifiedKey<rcgen::KeyPair> {
     rcgen::generate_simple_self_signed(["turn.test".to_owned()]).unwrap()

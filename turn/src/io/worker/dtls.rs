@@ -1,8 +1,8 @@
 //! Datagrams of DTLS clients: like those of UDP clients, through a session.
 
 use super::{CLIENT_BUFFERS, DTLS, ROUNDS, Worker, execute, token};
-use crate::server::Relayed;
-use crate::sockets::{ClientSocket, Transport};
+use meridian_turn_core::server::Relayed;
+use meridian_turn_core::{ClientSocket, Transport};
 
 impl Worker {
     pub(super) fn receive_from_dtls(&mut self, index: usize) {

@@ -10,7 +10,7 @@ use mio::Interest;
 
 use super::{STREAM, Worker, token};
 use crate::io::stream::Stream;
-use crate::sockets::Transport;
+use meridian_turn_core::Transport;
 
 /// A TLS connection that somebody else accepted, after its handshake.
 pub(crate) struct Newcomer {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use meridian_udp::{Socket, SocketOptions};
 
 use crate::io::{StartError, TurnConfig};
-use crate::sockets::Transport;
+use meridian_turn_core::Transport;
 
 /// Bound, not yet served.
 pub(crate) struct Sockets {

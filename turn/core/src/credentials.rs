@@ -1,14 +1,12 @@
-//! Long-term credentials (RFC 8489 §9.2) and the time-limited ones of the TURN REST convention
-//! (draft-uberti-behave-turn-rest): username = `expiry:id` in Unix seconds, password = base64(HMAC-SHA1(secret, username)).
-//! Pure functions of their inputs; nonces and challenges live in `nonce` and `server`.
+//! Long-term credentials (RFC 8489 §9.2), and who may allocate: fixed users, and whoever shows a time-limited credential of
+//! `meridian-turn-credentials`. Pure functions of their inputs; nonces and challenges live in `nonce` and `server`.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use aws_lc_rs::{digest, hmac};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
+use meridian_turn_credentials::time_limited_password;
 
 use crate::stun::Integrity;
 
@@ -144,70 +142,14 @@ impl Credentials {
     }
 }
 
-/// A username and password for `id`, valid until `expires_unix` (Unix seconds): what a join API hands to clients.
-pub fn time_limited_credential(secret: &[u8], id: &str, expires_unix: u64) -> (String, String) {
-    let username = format!("{expires_unix}:{id}");
-    let password = time_limited_password(secret, &username);
-    (username, password)
-}
-
-/// One entry of a client's list of ICE servers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IceServer {
-    pub urls: Vec<String>,
-    /// Empty for STUN.
-    pub username: String,
-    pub credential: String,
-}
-
-/// URLs of servers by the region they stand in ("" = none in particular): those of `permitted` regions (`None` = of all), `near` first.
-pub fn permitted_urls(
-    regional: impl IntoIterator<Item = (String, Vec<String>)>,
-    near: &str,
-    permitted: Option<&[String]>,
-) -> Vec<String> {
-    let permits = |region: &String| permitted.is_none_or(|regions| regions.contains(region));
-    let mut servers: Vec<_> = regional.into_iter().filter(|(region, _)| permits(region)).collect();
-    servers.sort_by_key(|(region, _)| region != near);
-    servers.into_iter().flat_map(|(_, urls)| urls).collect()
-}
-
-/// The entries for one person: STUN without, TURN with a credential for `id` that holds until `expires_unix`. None for no URLs.
-pub fn ice_servers(urls: &[String], secret: &[u8], id: &str, expires_unix: u64) -> Vec<IceServer> {
-    let (stun, turn): (Vec<String>, Vec<String>) = urls.iter().cloned().partition(|url| url.starts_with("stun"));
-    let mut servers = Vec::new();
-    if !stun.is_empty() {
-        servers.push(IceServer {
-            urls: stun,
-            ..IceServer::default()
-        });
-    }
-    if !turn.is_empty() {
-        let (username, credential) = time_limited_credential(secret, id, expires_unix);
-        servers.push(IceServer {
-            urls: turn,
-            username,
-            credential,
-        });
-    }
-    servers
-}
-
-fn time_limited_password(secret: &[u8], username: &str) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
-    STANDARD.encode(hmac::sign(&key, username.as_bytes()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meridian_turn_credentials::time_limited_credential;
 
     #[test]
-    fn time_limited_passwords_are_what_the_convention_says() {
-        // python3 -c 'import hmac,hashlib,base64;print(base64.b64encode(hmac.new(b"north",b"1700000000:anna",hashlib.sha1).digest()).decode())'
+    fn secrets_that_are_rotated_are_tried_one_after_the_other() {
         let (username, password) = time_limited_credential(b"north", "anna", 1_700_000_000);
-        assert_eq!(username, "1700000000:anna");
-        assert_eq!(password, PYTHON_SAYS);
         let account = Credentials::default()
             .with_secret("old")
             .with_secret("north")
@@ -219,8 +161,6 @@ mod tests {
             (Some(1_700_000_000), "anna")
         );
     }
-
-    const PYTHON_SAYS: &str = "WS1fjjHj2gNlXzhc/ZcwmC3ofIo=";
 
     #[test]
     fn nobody_is_found_without_users_or_secrets() {

@@ -184,7 +184,7 @@ impl Shared {
     }
 
     /// The worker with an open relay at this port.
-    pub(crate) fn owner(&self, family: Family, port: u16) -> Option<u8> {
+    pub fn owner(&self, family: Family, port: u16) -> Option<u8> {
         let owner = self.owners[family.index()][usize::from(port)].load(Ordering::Relaxed);
         owner.checked_sub(1)
     }
@@ -198,6 +198,11 @@ impl Shared {
     /// Who may allocate from now on. Allocations made under earlier credentials last until they need a refresh.
     pub fn set_credentials(&self, credentials: Credentials) {
         *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(credentials);
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
     }
 
     pub(crate) fn credentials(&self) -> Arc<Credentials> {

@@ -122,7 +122,8 @@ impl<R: Rng> Server<R> {
         self.send(client, writer);
     }
 
-    pub(crate) fn may_answer(&mut self, client: ClientSocket) -> bool {
+    /// Whether a stranger may have an answer now: there are few of them, so that we do not help to flood somebody else.
+    pub fn may_answer(&mut self, client: ClientSocket) -> bool {
         let rate = &self.shared.config.limits.unauthenticated;
         let permitted = self
             .shared

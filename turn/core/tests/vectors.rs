@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use meridian_turn::credentials::{IntegrityKey, PasswordAlgorithm};
-use meridian_turn::stun::{Class, Integrity, Message, MessageWriter, Method, ParseError, TransactionId, attribute};
+use meridian_turn_core::credentials::{IntegrityKey, PasswordAlgorithm};
+use meridian_turn_core::stun::{
+    Class, Integrity, Message, MessageWriter, Method, ParseError, TransactionId, attribute,
+};
 use proptest::prelude::*;
 
 const USERNAME: &str = "\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}";
@@ -129,7 +131,7 @@ proptest! {
             framed[2..4].copy_from_slice(&length.to_be_bytes());
         }
         touch(&framed);
-        meridian_turn::framing::next_frame(&bytes);
+        meridian_turn_core::framing::next_frame(&bytes);
     }
 
     #[test]
