@@ -72,6 +72,11 @@ pub const TARGETS: &[Target] = &[
         seeds: mesh::delta_seeds,
     },
     Target {
+        name: "sfu_bandwidth",
+        run: media::bandwidth,
+        seeds: media::bandwidth_seeds,
+    },
+    Target {
         name: "sfu_rtcp",
         run: media::rtcp,
         seeds: media::rtcp_seeds,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use meridian_sfu::bandwidth::{Estimator, RATE_MAX_BPS, RATE_MIN_BPS};
 use meridian_sfu::packet::PacketPool;
 use meridian_sfu::rtcp::{self, Rtcp};
 use meridian_sfu::{Codec, ExtensionMap, Layer, MediaKind, PayloadType, TrackId, Uplink, UplinkMedia, UplinkReceiver};
@@ -137,5 +138,56 @@ pub(crate) fn rtcp_seeds() -> Vec<Vec<u8>> {
             &[0x81, 203, 0, 1, 0, 0, 0, 1],
         ]
         .concat(),
+    ]
+}
+
+/// What a subscriber says about packets it was sent, 5 ms apart: whatever it is, the estimate stays in its bounds.
+pub(crate) fn bandwidth(input: &[u8]) {
+    let start = Instant::now();
+    let mut now = start;
+    let mut estimator = Estimator::new(now);
+    estimator.set_wanted(2_000_000);
+    let mut sequence = 0u16;
+    for data in messages(input) {
+        now += Duration::from_millis(5);
+        estimator.sent(now, sequence, data.len());
+        sequence = sequence.wrapping_add(1);
+        for packet in rtcp::parse(data) {
+            if let Rtcp::TransportFeedback(feedback) = packet {
+                estimator.handle_feedback(now, &feedback);
+            }
+        }
+        estimator.handle_timeout(now);
+        let mut padding = 0;
+        while let Some(due) = estimator.poll_probe(now) {
+            estimator.sent(now, sequence, due.bytes.min(280));
+            sequence = sequence.wrapping_add(1);
+            padding += 1;
+            assert!(padding < 1_000, "a cluster ends");
+        }
+        if let Some(bps) = estimator.estimate_bps(now) {
+            assert!((RATE_MIN_BPS..=RATE_MAX_BPS).contains(&bps), "{bps}");
+        }
+        assert!(
+            estimator.stats().received <= u64::from(sequence),
+            "nothing is received twice"
+        );
+    }
+}
+
+pub(crate) fn bandwidth_seeds() -> Vec<Vec<u8>> {
+    // A feedback: base, count 4, reference 2, a vector of small deltas; then one with a loss and a large delta.
+    let feedback = |base: u8, reference: u8| {
+        let mut packet = vec![
+            0x8f, 205, 0, 6, 0, 0, 0, 1, 0, 0, 0, 2, 0, base, 0, 4, 0, 0, reference, base,
+        ];
+        packet.extend_from_slice(&[0xd4, 0x90, 20, 20, 2, 0, 40, 0]);
+        packet
+    };
+    let told: Vec<_> = (0..40u8).map(|n| feedback(n, n / 4)).collect();
+    let back: Vec<_> = (0..40u8).map(|n| feedback(n, 250 - n)).collect();
+    vec![
+        joined(told.iter().map(Vec::as_slice)),
+        joined(back.iter().map(Vec::as_slice)),
     ]
 }
