@@ -14,7 +14,7 @@ use meridian_registry::nodes::{KeeperConfig, NODE_RECORD_VERSION, NodeRecord, No
 use meridian_registry::{RegistryError, SharedRegistry};
 use meridian_room::{NodeId, RoomName};
 use meridian_serving::listener;
-use meridian_shard::{Shards, ShardsConfig};
+use meridian_shard::{Shards, ShardsConfig, TapSenders};
 use meridian_transport::{DtlsIdentity, Fingerprint};
 use meridian_wire::v1;
 use tokio::net::TcpListener;
@@ -323,7 +323,12 @@ impl Edge {
         let tls = tls.transpose().map_err(EdgeError::Tls)?;
         let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
         let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
-        let (taps, tapped) = mpsc::channel(TAP_BATCHES);
+        let (mesh_taps, tapped) = mpsc::channel(TAP_BATCHES);
+        let (recorder_taps, _recorded) = mpsc::channel(TAP_BATCHES);
+        let taps = TapSenders {
+            mesh: mesh_taps,
+            recorder: recorder_taps,
+        };
         let shards = Shards::start(shards_config(&config), dtls.clone(), events, taps).map_err(EdgeError::Media)?;
         let turn = Arc::new(Turn::start(&config, certificate.as_deref(), http_address, &shards)?);
         let (link_events, links) = mpsc::channel(LINK_EVENTS);

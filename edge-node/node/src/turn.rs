@@ -335,7 +335,11 @@ mod tests {
             ..Default::default()
         };
         let identity = std::sync::Arc::new(meridian_transport::DtlsIdentity::generate().unwrap());
-        let (events, taps) = (tokio::sync::mpsc::channel(1).0, tokio::sync::mpsc::channel(1).0);
+        let events = tokio::sync::mpsc::channel(1).0;
+        let taps = meridian_shard::TapSenders {
+            mesh: tokio::sync::mpsc::channel(1).0,
+            recorder: tokio::sync::mpsc::channel(1).0,
+        };
         (config, Shards::start(shards, identity, events, taps).unwrap())
     }
 

@@ -15,6 +15,7 @@ pub mod manifest;
 mod matroska;
 mod order;
 mod recording;
+pub mod salvage;
 mod segment;
 pub mod track;
 

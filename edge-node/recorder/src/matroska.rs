@@ -7,6 +7,7 @@ use meridian_sfu::{Codec, MediaKind};
 use mkv_element::io::blocking_impl::WriteTo;
 use mkv_element::prelude::*;
 
+use crate::WallMs;
 use crate::frame::{Format, OPUS_PRE_SKIP};
 
 /// Frames longer than this are not written.
@@ -17,12 +18,17 @@ pub const MAX_FRAME_BYTES: usize = crate::frame::FRAME_BYTES_MAX;
 const CLUSTER_MS: i64 = 1000;
 /// Or once it has so many bytes.
 const CLUSTER_BYTES: usize = 256 << 10;
+/// Matroska counts dates from 2001-01-01, in nanoseconds.
+const DATE_EPOCH_MS: i64 = 978_307_200_000;
+/// The id of a Segment and a size of all ones (RFC 8794 §6.2): it ends where the file ends.
+pub(crate) const SEGMENT_OF_UNKNOWN_SIZE: [u8; 12] =
+    [0x18, 0x53, 0x80, 0x67, 0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF];
 const OPUS_SAMPLES_PER_MS: u64 = 48;
 /// What a decoder needs to converge after a seek (RFC 7845 §4.6), nanoseconds.
 const OPUS_SEEK_PRE_ROLL_NS: u64 = 80_000_000;
 
-/// The beginning of the file, up to the first cluster.
-pub(crate) fn header(codec: Codec, format: &Format, title: &str) -> Bytes {
+/// The beginning of the file, up to the first cluster. It tells whose it is and when it began, so that a file alone can be placed.
+pub(crate) fn header(codec: Codec, format: &Format, track: &str, layer: u8, at: WallMs) -> Bytes {
     let mut out = Vec::with_capacity(512);
     let ebml = Ebml {
         doc_type: Some(DocType("matroska".into())),
@@ -32,7 +38,8 @@ pub(crate) fn header(codec: Codec, format: &Format, title: &str) -> Bytes {
     };
     let info = Info {
         timestamp_scale: TimestampScale(1_000_000),
-        title: Some(Title(title.into())),
+        title: Some(Title(format!("{track} layer {layer}"))),
+        date_utc: Some(DateUtc(at.0.saturating_sub(DATE_EPOCH_MS).saturating_mul(1_000_000))),
         muxing_app: MuxingApp("meridian".into()),
         writing_app: WritingApp("meridian".into()),
         ..Info::default()
@@ -45,12 +52,23 @@ pub(crate) fn header(codec: Codec, format: &Format, title: &str) -> Bytes {
     let written = ebml
         .write_to(&mut out)
         .and_then(|()| {
-            out.extend_from_slice(&[0x18, 0x53, 0x80, 0x67, 0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
+            out.extend_from_slice(&SEGMENT_OF_UNKNOWN_SIZE);
             info.write_to(&mut out)
         })
         .and_then(|()| tracks.write_to(&mut out));
     debug_assert!(written.is_ok());
     out.into()
+}
+
+/// Track and layer out of a title that [`header`] wrote.
+pub(crate) fn parse_title(title: &str) -> Option<(String, u8)> {
+    let (track, layer) = title.split_once(" layer ")?;
+    Some((track.to_owned(), layer.parse().ok()?))
+}
+
+/// When a file with this date began.
+pub(crate) fn from_date(date_ns: i64) -> WallMs {
+    WallMs(date_ns / 1_000_000 + DATE_EPOCH_MS)
 }
 
 fn track_entry(codec: Codec, format: &Format) -> TrackEntry {

@@ -29,7 +29,7 @@ pub(crate) struct Opening<'a> {
 impl Segment {
     /// The segment, and the beginning of its file.
     pub(crate) fn open(opening: Opening<'_>, first: &Frame<'_>) -> (Segment, Bytes) {
-        let header = matroska::header(opening.codec, first.format, opening.track);
+        let header = matroska::header(opening.codec, first.format, opening.track, opening.layer, opening.at);
         let entry = SegmentEntry {
             track: opening.track.to_owned(),
             file: opening.file,

@@ -74,6 +74,7 @@ metrics! {
     Counter drop_protect = "Packets that SRTP refused to encrypt.",
     Counter drop_cross_shard = "Packets for another shard whose queue was full.",
     Counter drop_tap = "Packets for the mesh whose queue was full.",
+    Counter drop_recorder = "Packets for the recorder whose queue was full.",
     Counter drop_commands = "Media of links and data messages that found the shard behind.",
     Counter drop_data_out = "Data messages to clients whose channel was not open or full.",
     Counter drop_data_in = "Data messages from clients that the node did not take.",

@@ -15,8 +15,9 @@ use tokio::sync::mpsc;
 use crate::config::ShardsConfig;
 use crate::inbox::{Mailbox, Note, Routes, inbox};
 use crate::metrics::{Counters, ShardMetrics};
+use crate::taps::TapSenders;
 use crate::thread::{Shard, Shared};
-use meridian_shard_api::{Command, Event, PeerId, TapBatch};
+use meridian_shard_api::{Command, Event, PeerId};
 
 struct Front {
     mailbox: Mailbox,
@@ -49,7 +50,7 @@ impl Shards {
         config: ShardsConfig,
         identity: Arc<DtlsIdentity>,
         events: mpsc::Sender<Event>,
-        taps: mpsc::Sender<TapBatch>,
+        taps: TapSenders,
     ) -> io::Result<Shards> {
         if config.bind.is_empty() || config.bind.len() > 8 {
             return Err(io::Error::new(
@@ -432,7 +433,11 @@ mod tests {
     #[test]
     fn a_media_thread_that_ends_is_missed() {
         let identity = Arc::new(DtlsIdentity::generate().unwrap());
-        let (events, taps) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let events = mpsc::channel(1).0;
+        let taps = TapSenders {
+            mesh: mpsc::channel(1).0,
+            recorder: mpsc::channel(1).0,
+        };
         let config = ShardsConfig {
             bind: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             shards: 1,

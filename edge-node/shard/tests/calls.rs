@@ -325,12 +325,22 @@ fn what_is_tapped_here_can_be_fed_into_another_edge() {
     far.connect(&mut [&mut c]);
     world.shards.send(Command::Tap {
         track: AUDIO,
+        consumer: meridian_shard::TapConsumer::Mesh,
         layers: LayerSet::up_to(Layer::LOW),
     });
     world.shards.send(Command::Tap {
         track: VIDEO,
+        consumer: meridian_shard::TapConsumer::Mesh,
         layers: LayerSet::up_to(Layer::LOW),
     });
+
+    // Beside the mesh, a recorder takes what it wants of the same track.
+    world.shards.send(Command::Tap {
+        track: AUDIO,
+        consumer: meridian_shard::TapConsumer::Recorder,
+        layers: LayerSet::up_to(Layer::LOW),
+    });
+    let (mut crossed, mut recorded) = (0, 0);
 
     far.until(&mut [&mut a, &mut b, &mut c], "media two edges away", |far, clients| {
         microphone.send(clients[0]);
@@ -346,12 +356,17 @@ fn what_is_tapped_here_can_be_fed_into_another_edge() {
         }) > 0;
         camera.send_frame(clients[0], wanted);
         std::thread::sleep(Duration::from_millis(2));
+        while let Ok(batch) = world.recorder.try_recv() {
+            assert!(batch.packets.iter().all(|tapped| tapped.track == AUDIO));
+            recorded += batch.packets.len();
+        }
         while let Ok(batch) = world.taps.try_recv() {
             for meridian_shard::Tapped {
                 track, layer, packet, ..
             } in batch.packets
             {
                 assert_eq!(layer, Layer::LOW);
+                crossed += usize::from(track == AUDIO);
                 let packets = vec![Bytes::copy_from_slice(packet.link_bytes())];
                 far.shards.send(Command::RemoteMedia {
                     track,
@@ -363,6 +378,10 @@ fn what_is_tapped_here_can_be_fed_into_another_edge() {
         }
         clients[2].of_ssrc(VIDEO_OUT).len() > 8 && clients[2].of_ssrc(AUDIO_OUT).len() > 8
     });
+    assert!(
+        crossed > 8 && recorded >= crossed - 1,
+        "{recorded} recorded, {crossed} crossed"
+    );
     assert_eq!(far.count(|e| matches!(e, Event::MediaStarted { .. })), 2);
     let video = c.of_ssrc(VIDEO_OUT);
     for pair in video.windows(2) {

@@ -67,6 +67,11 @@ pub const TARGETS: &[Target] = &[
         seeds: recording::frame_seeds,
     },
     Target {
+        name: "recorder_segment",
+        run: recording::segment,
+        seeds: recording::segment_seeds,
+    },
+    Target {
         name: "room_delta",
         run: mesh::delta,
         seeds: mesh::delta_seeds,

@@ -21,6 +21,13 @@ const CODECS: [Codec; 5] = [
     Codec::Red,
 ];
 
+/// Files that somebody else may have bent.
+pub(crate) fn segment(input: &[u8]) {
+    if let Some(kept) = meridian_recorder::salvage::salvage(input, "TR_1/000000.mkv") {
+        assert!(kept.len <= input.len() && kept.entry.bytes == kept.len as u64);
+    }
+}
+
 /// Each message is one payload; its first byte says how it is numbered, the first message's which codec it is.
 pub(crate) fn frames(input: &[u8]) {
     let Ok(id) = RecordingId::new("fuzz") else { return };
@@ -74,6 +81,43 @@ pub(crate) fn frames(input: &[u8]) {
     written += appended(&mut recording);
     // Lengths, indices and block headers, at most so many bytes for each byte of payload.
     assert!(written <= 48 * taken, "{written} bytes out of {taken}");
+}
+
+pub(crate) fn segment_seeds() -> Vec<Vec<u8>> {
+    let Ok(id) = RecordingId::new("fuzz") else {
+        return Vec::new();
+    };
+    let (now, wall) = (Instant::now(), WallMs(1_800_000_000_000));
+    let mut recording = Recording::new(&id, "room", "edge", 0, wall);
+    let info = TrackInfo {
+        id: TRACK,
+        sid: "TR_1".into(),
+        participant: "PA_1".into(),
+        source: "microphone".into(),
+        codec: Codec::Opus,
+    };
+    recording.track_added(wall, info);
+    let mut pool = PacketPool::new(8);
+    let origin = PacketOrigin {
+        arrival: now,
+        encoding: Encoding(0),
+        layer: Layer(0),
+        codec: Codec::Opus,
+    };
+    let data = [0x80, 111, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0xfc, 0xff, 0xfe];
+    if let Ok(header) = RtpHeader::parse(&data)
+        && let Ok(packet) = pool.build(&data, &header, &ExtensionMap::default(), origin)
+    {
+        let live = LayerSet(1);
+        recording.packet(now, wall, TRACK, TrackPacket { packet, live });
+    }
+    recording.finish(now, wall);
+    let bytes = |output: Output| match output {
+        Output::Open { header, .. } => header.to_vec(),
+        Output::Append { bytes, .. } => bytes.to_vec(),
+        _ => Vec::new(),
+    };
+    vec![recording.drain().flat_map(bytes).collect()]
 }
 
 fn appended(recording: &mut Recording) -> usize {

@@ -9,7 +9,7 @@ use meridian_cascade::{ConnectionGrade, Data, Edge, Mesh, Output, RoomInput};
 use meridian_registry::nodes::{NodeWatch, View};
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Encoding, LayerSet, MediaKind, SenderReportInfo, TrackId};
-use meridian_shard::{Command, TapBatch};
+use meridian_shard::{Command, TapBatch, TapConsumer};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 
@@ -261,7 +261,11 @@ impl Driver {
         }
         for (node, forward) in waiting.forwards {
             let layers = self.crossing.forward(id, kind, &node, forward);
-            self.edge.shards.send(Command::Tap { track: id, layers });
+            self.edge.shards.send(Command::Tap {
+                track: id,
+                consumer: TapConsumer::Mesh,
+                layers,
+            });
         }
     }
 
@@ -403,7 +407,11 @@ impl Driver {
         };
         if let Some(&(id, kind)) = member.tracks.get(&track) {
             let layers = self.crossing.forward(id, kind, &to, forward);
-            self.edge.shards.send(Command::Tap { track: id, layers });
+            self.edge.shards.send(Command::Tap {
+                track: id,
+                consumer: TapConsumer::Mesh,
+                layers,
+            });
             return;
         }
         let waiting = member.waiting.entry(track.clone()).or_default();

@@ -6,7 +6,8 @@ mod support;
 
 use std::time::Duration;
 
-use meridian_recorder::{Entry, SEGMENT_MAX};
+use meridian_recorder::salvage::salvage;
+use meridian_recorder::{Entry, SEGMENT_MAX, SegmentEntry};
 use meridian_sfu::{Codec, Layer, LayerSet, Packet};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -71,6 +72,29 @@ fn comes_back(name: &str, codec: Codec) {
     assert_eq!(segments.iter().map(|segment| segment.frames).sum::<u32>(), 150);
     assert_eq!(world.lost(), 0);
     assert_eq!(world.decoded(&folder), checksums(&original));
+    for segment in segments {
+        cut_off_anywhere(&folder, segment, &world.files[&segment.file]);
+    }
+}
+
+/// What a crash leaves of a file is whole up to its last whole cluster.
+fn cut_off_anywhere(folder: &std::path::Path, segment: &SegmentEntry, file: &[u8]) {
+    let whole = salvage(file, &segment.file).unwrap();
+    assert_eq!((whole.len, &whole.entry), (file.len(), segment));
+    let mut lengths = std::collections::BTreeSet::new();
+    for cut in (0..file.len()).step_by(97) {
+        let Some(kept) = salvage(&file[..cut], &segment.file) else {
+            continue;
+        };
+        assert!(kept.len <= cut && kept.entry.frames < segment.frames);
+        assert_eq!((kept.entry.at, kept.entry.size), (segment.at, segment.size));
+        lengths.insert((kept.len, kept.entry.frames));
+    }
+    assert!(!lengths.is_empty(), "a cluster a second");
+    let &(len, frames) = lengths.last().unwrap();
+    let path = folder.join("cut.mkv");
+    std::fs::write(&path, &file[..len]).unwrap();
+    assert_eq!(checksums(&path).len(), frames as usize);
 }
 
 #[test]

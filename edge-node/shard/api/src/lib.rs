@@ -109,9 +109,10 @@ pub enum Command {
         channel: Channel,
         payload: Bytes,
     },
-    /// Deliver packets of these layers as [`TapBatch`]es and sender reports of them as events; an empty set stops.
+    /// Deliver packets of these layers as [`TapBatch`]es to this consumer, and sender reports of them as events; an empty set stops.
     Tap {
         track: TrackId,
+        consumer: TapConsumer,
         layers: LayerSet,
     },
     /// Somebody beyond a link needs a keyframe of this layer. Rate-limited on its way to the publisher.
@@ -202,13 +203,25 @@ pub struct PeerStats {
     pub jitter_ms: f32,
 }
 
-/// Packets of tapped layers in order of arrival, for the mesh.
+/// Who gets packets of tracks as they pass through a media thread, besides subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TapConsumer {
+    /// Links to other edges.
+    Mesh,
+    Recorder,
+}
+
+impl TapConsumer {
+    pub const ALL: [TapConsumer; 2] = [TapConsumer::Mesh, TapConsumer::Recorder];
+}
+
+/// Packets of tapped layers in order of arrival, for one consumer.
 #[derive(Clone)]
 pub struct TapBatch {
     pub packets: Vec<Tapped>,
 }
 
-/// One packet for the mesh.
+/// One packet of a tapped track.
 #[derive(Clone, Debug)]
 pub struct Tapped {
     pub track: TrackId,

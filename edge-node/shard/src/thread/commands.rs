@@ -113,7 +113,11 @@ impl Shard {
                 report,
             } => self.sender_report(track, encoding, report, now),
             Command::SetAbsent { track, layers } => self.set_absent(track, layers, now),
-            Command::Tap { track, layers } => self.set_tap(track, layers, now),
+            Command::Tap {
+                track,
+                consumer,
+                layers,
+            } => self.set_tap(track, consumer, layers, now),
             Command::RequestKeyframe { track, layer } => self.keyframe_wanted(track, layer, now),
         }
     }

@@ -13,7 +13,7 @@ use super::Shard;
 use super::peers::{PeerSlot, SendPath};
 use super::subscriptions::Subscription;
 use crate::metrics::{Counters, add};
-use meridian_shard_api::{Event, TapBatch};
+use meridian_shard_api::Event;
 
 /// Outgoing bytes collected before they must be sent: 64 messages of a frame's four packets.
 const BATCH_BYTES: usize = 384 * 1024;
@@ -175,13 +175,7 @@ impl Shard {
         }
         self.dirty = dirty;
         self.egress.send_all(&self.sockets);
-        if !self.tapped.is_empty() {
-            let packets = std::mem::take(&mut self.tapped);
-            let count = packets.len() as u64;
-            if self.taps.try_send(TapBatch { packets }).is_err() {
-                add(&self.shared.counters.drop_tap, count);
-            }
-        }
+        self.taps.flush();
         for peer in failed.drain(..) {
             self.peer_panicked(peer);
         }

@@ -28,8 +28,9 @@ use crate::config::ShardsConfig;
 use crate::events::EventSink;
 use crate::inbox::{Inbox, Mailbox, Note, Routes};
 use crate::metrics::{Counters, add};
+use crate::taps::{TapSenders, TapSink};
 use egress::Egress;
-use meridian_shard_api::{Event, PeerCloseReason, TapBatch, Tapped};
+use meridian_shard_api::{Event, PeerCloseReason};
 use peers::Peers;
 use slab::Slab;
 use subscriptions::Subscription;
@@ -77,8 +78,7 @@ pub(crate) struct Shard {
     pool: PacketPool,
     speakers: Speakers,
     events: EventSink,
-    taps: mpsc::Sender<TapBatch>,
-    tapped: Vec<Tapped>,
+    taps: TapSink,
     /// Shards that were queued something since the last flush, one bit each.
     to_wake: Vec<bool>,
     clock: tick::Clock,
@@ -97,12 +97,7 @@ struct Scratch {
 }
 
 impl Shard {
-    pub(crate) fn new(
-        shared: Shared,
-        sockets: Vec<Socket>,
-        events: mpsc::Sender<Event>,
-        taps: mpsc::Sender<TapBatch>,
-    ) -> Shard {
+    pub(crate) fn new(shared: Shared, sockets: Vec<Socket>, events: mpsc::Sender<Event>, taps: TapSenders) -> Shard {
         let counters = shared.counters.clone();
         let now = Instant::now();
         Shard {
@@ -117,8 +112,7 @@ impl Shard {
             pool: PacketPool::new(IDLE_PACKETS_MAX),
             speakers: Speakers::new(),
             events: EventSink::new(events, counters),
-            taps,
-            tapped: Vec::new(),
+            taps: TapSink::new(taps, shared.counters.clone()),
             to_wake: vec![false; shared.mailboxes.len()],
             clock: tick::Clock::new(now),
             rng: StdRng::from_os_rng(),
@@ -304,7 +298,9 @@ mod tests {
     /// A shard that does not run: its turns are the test's.
     fn shard() -> (Shard, mpsc::Receiver<Event>) {
         let (events, events_rx) = mpsc::channel(16);
-        let (taps, _) = mpsc::channel(1);
+        let (mesh, _) = mpsc::channel(1);
+        let (recorder, _) = mpsc::channel(1);
+        let taps = TapSenders { mesh, recorder };
         let (mailbox, _inbox) = inbox().expect("eventfd");
         let shared = Shared {
             index: 0,

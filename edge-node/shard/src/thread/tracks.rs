@@ -14,7 +14,8 @@ use meridian_transport::sdp::Publication;
 use super::Shard;
 use crate::inbox::{Mirrored, Note};
 use crate::metrics::add;
-use meridian_shard_api::{Event, Tapped};
+use crate::taps::Tapping;
+use meridian_shard_api::{Event, TapConsumer};
 
 const MESH_REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,7 +47,7 @@ pub(crate) struct Track {
     pub(crate) fresh: Vec<Packet>,
     /// Shards that get every packet.
     mirrors: Vec<u16>,
-    tap: LayerSet,
+    tap: Tapping,
     /// When the mesh was last told what the publisher's sender reports say.
     told_mesh: Option<Instant>,
     started: LayerSet,
@@ -60,7 +61,7 @@ impl Track {
             subscribers: Vec::new(),
             fresh: Vec::new(),
             mirrors: Vec::new(),
-            tap: LayerSet::EMPTY,
+            tap: Tapping::default(),
             told_mesh: None,
             started: LayerSet::EMPTY,
             muted: false,
@@ -195,7 +196,7 @@ impl Shard {
             home: None,
         };
         track.fresh.clear();
-        track.tap = LayerSet::EMPTY;
+        track.tap = Tapping::default();
         self.unmute(id);
         let Some(track) = self.tracks.get_mut(&id) else { return };
         // The front has told the mirrors, unless this shard ended the track by itself (its peer is gone).
@@ -297,7 +298,7 @@ impl Shard {
             };
             track.fresh.clear();
             track.mirrors.clear();
-            track.tap = LayerSet::EMPTY;
+            track.tap = Tapping::default();
         } else if let Origin::Mirror { home, .. } = &mut track.origin {
             *home = new_home;
         }
@@ -339,10 +340,9 @@ impl Shard {
         self.pull_keyframes(id, now);
     }
 
-    pub(super) fn set_tap(&mut self, id: TrackId, layers: LayerSet, now: Instant) {
+    pub(super) fn set_tap(&mut self, id: TrackId, consumer: TapConsumer, layers: LayerSet, now: Instant) {
         let Some(track) = self.tracks.get_mut(&id) else { return };
-        let new = LayerSet(layers.0 & !track.tap.0);
-        track.tap = layers;
+        let new = track.tap.set(consumer, layers);
         if !new.is_empty() {
             track.told_mesh = None;
         }
@@ -423,14 +423,16 @@ impl Shard {
                 add(&self.shared.counters.drop_cross_shard, 1);
             }
         }
-        let live = live_for(track.tap, track.origin.source());
-        if layers::serves(layer, track.tap, live, LayerSet::EMPTY) {
-            self.tapped.push(Tapped {
-                track: id,
-                layer,
-                live,
-                packet: packet.clone(),
-            });
+        for consumer in TapConsumer::ALL {
+            let wanted = track.tap.of(consumer);
+            if wanted.is_empty() {
+                continue;
+            }
+            let live = live_for(wanted, track.origin.source());
+            if !layers::serves(layer, wanted, live, LayerSet::EMPTY) {
+                continue;
+            }
+            self.taps.push(consumer, id, live, &packet);
             self.flush_at.get_or_insert(now + self.shared.config.flush_delay);
             self.flush_now |= packet.marker || packet.codec.kind() == MediaKind::Audio;
         }
@@ -481,7 +483,7 @@ impl Shard {
                 report,
             });
         }
-        if !track.tap.is_empty() {
+        if !track.tap.all().is_empty() {
             self.events.send(Event::SenderReport {
                 track: id,
                 encoding,
@@ -498,14 +500,14 @@ impl Shard {
     pub(super) fn tell_mesh_reports(&mut self, now: Instant) {
         for (&id, track) in &mut self.tracks {
             let told = track.told_mesh.is_some_and(|at| now < at + MESH_REPORT_EVERY);
-            if track.tap.is_empty() || told {
+            if track.tap.all().is_empty() || told {
                 continue;
             }
             let source = track.origin.source();
             for encoding in source.encodings() {
                 let layers = source.carried_by(encoding);
                 let report = source.sender_report_now(now, encoding);
-                let Some(report) = report.filter(|_| layers.intersects(track.tap)) else {
+                let Some(report) = report.filter(|_| layers.intersects(track.tap.all())) else {
                     continue;
                 };
                 track.told_mesh = Some(now);

@@ -58,6 +58,7 @@ fn an_edge_that_subscribes_late_has_the_publishers_report_before_the_first_packe
     far.connect(&mut [&mut c]);
     world.shards.send(Command::Tap {
         track: AUDIO,
+        consumer: meridian_shard::TapConsumer::Mesh,
         layers: LayerSet::up_to(Layer::LOW),
     });
     let mut told = None;

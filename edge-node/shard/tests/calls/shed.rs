@@ -29,6 +29,7 @@ impl Near {
     fn tap(&self, layers: u8) {
         self.world.shards.send(Command::Tap {
             track: VIDEO,
+            consumer: meridian_shard::TapConsumer::Mesh,
             layers: LayerSet(layers),
         });
     }

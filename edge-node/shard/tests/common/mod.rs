@@ -10,7 +10,7 @@ use bytes::Bytes;
 use meridian_sfu::packet::RtpHeader;
 use meridian_sfu::rtcp::{Rtcp, Writer, parse};
 use meridian_sfu::{Codec, ExtensionMap, MediaKind, PayloadType, TrackId};
-use meridian_shard::{Command, Event, PeerId, Shards, ShardsConfig, TapBatch};
+use meridian_shard::{Command, Event, PeerId, Shards, ShardsConfig, TapBatch, TapSenders};
 use meridian_transport::client::{Client, ClientConfig};
 use meridian_transport::sdp::{Publication, SubscriptionMedia};
 use meridian_transport::{Channel, DtlsIdentity, IceCredentials, Output, PeerEvent, Received, SrtpStream};
@@ -46,6 +46,7 @@ pub struct World {
     pub shards: Shards,
     pub events: mpsc::Receiver<Event>,
     pub taps: mpsc::Receiver<TapBatch>,
+    pub recorder: mpsc::Receiver<TapBatch>,
     pub seen: Vec<Event>,
     identity: Arc<DtlsIdentity>,
     rng: StdRng,
@@ -81,17 +82,23 @@ impl World {
         let identity = Arc::new(DtlsIdentity::generate().expect("certificate"));
         let (events_tx, events) = mpsc::channel(1024);
         let (taps_tx, taps) = mpsc::channel(1024);
+        let (recorder_tx, recorder) = mpsc::channel(1024);
         let config = ShardsConfig {
             bind: bind.iter().map(|a| a.parse().expect("literal")).collect(),
             advertise: advertise.iter().map(|a| a.parse().expect("literal")).collect(),
             shards,
             ..ShardsConfig::default()
         };
+        let taps_tx = TapSenders {
+            mesh: taps_tx,
+            recorder: recorder_tx,
+        };
         let shards = Shards::start(config, identity.clone(), events_tx, taps_tx).expect("start");
         World {
             shards,
             events,
             taps,
+            recorder,
             seen: Vec::new(),
             identity,
             rng: StdRng::seed_from_u64(7),

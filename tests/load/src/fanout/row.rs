@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use meridian_shard::{Command as ShardCommand, Event, Shards, ShardsConfig};
+use meridian_shard::{Command as ShardCommand, Event, Shards, ShardsConfig, TapSenders};
 use meridian_transport::{DtlsIdentity, Fingerprint, SrtpProfile};
 use meridian_udp::process_cpu_time;
 use serde_json::{Value, json};
@@ -92,7 +92,9 @@ pub(crate) fn run_row(options: &RowOptions) -> anyhow::Result<()> {
     let identity = Arc::new(DtlsIdentity::generate()?);
     let fingerprint = identity.fingerprint();
     let (events_tx, mut events) = mpsc::channel(8 * options.viewers + 1_024);
-    let (taps, _taps) = mpsc::channel(1);
+    let (mesh, _mesh) = mpsc::channel(1);
+    let (recorder, _recorder) = mpsc::channel(1);
+    let taps = TapSenders { mesh, recorder };
     let config = ShardsConfig {
         bind: vec![([127, 0, 0, 1], 0).into()],
         shards: options.shards,
