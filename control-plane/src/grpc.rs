@@ -1,8 +1,8 @@
 //! gRPC for edges. Who they are is what our CA signed into their certificate, never what they say.
 
 use crate::fleet::{Attachment, Fleet};
-use crate::join::JoinService;
 use crate::learning::Learning;
+use crate::meetings::join::JoinService;
 use crate::metrics::Metrics;
 use meridian_access::limits::Limiter;
 use meridian_pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_name_of};

@@ -3,27 +3,24 @@
 //!
 //! One [`ControlPlane`] is one replica; several find each other in the registry and share what they do (`replicas`). It holds no media
 //! and no room state: with every replica down, meetings go on. The join itself
-//! is [`join::JoinService`], a plain async struct: the HTTP API here and the edges (by gRPC) call the same.
+//! is [`meetings::join::JoinService`], a plain async struct: the HTTP API here and the edges (by gRPC) call the same.
 //!
 //! An edge reaches it with `EdgeControlClient` of `meridian_wire::v1` over `NodeIdentity::tonic_client`: `attach` (Hello first, then a
 //! LoadReport every `Policy.load_interval_ms`; the first command is the `Policy`) and `join` for the HTTP joins that it serves itself.
 #![forbid(unsafe_code)]
 
 pub mod config;
-mod dns;
-mod explain;
+mod database;
 pub mod fleet;
 mod grpc;
 pub mod http;
-pub mod join;
 mod learning;
+pub mod meetings;
 mod metrics;
-mod passcode;
-mod probes;
+mod placement;
 mod replicas;
 mod server;
-mod store;
 
 pub use config::ControlPlaneConfig;
+pub use database::StoreError;
 pub use server::{ControlPlane, StartError};
-pub use store::StoreError;

@@ -1,15 +1,16 @@
 //! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
 
 use crate::config::{ControlPlaneConfig, TurnConfig};
-use crate::dns::FleetWorld;
+use crate::database::{Database, StoreError, now_ms};
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
 use crate::http::{self, App, Operators};
-use crate::join::{JoinParts, JoinService};
 use crate::learning::Learning;
+use crate::meetings::join::{JoinParts, JoinService};
+use crate::meetings::{MeetingStore, SqliteMeetings};
 use crate::metrics::Metrics;
+use crate::placement::FleetWorld;
 use crate::replicas::{self, ReplicasService, Sharing};
-use crate::store::{MeetingStore, StoreError, now_ms};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -79,7 +80,7 @@ pub struct ControlPlane {
     authority: Arc<CertificateAuthority>,
     keys: KeyRing,
     joins: Arc<JoinService>,
-    store: MeetingStore,
+    database: Database,
     dns: Option<Arc<GeoDns>>,
     /// This replica's record in the registry; absent if others could not reach it.
     announced: Option<Registration>,
@@ -105,7 +106,7 @@ impl ControlPlane {
         )?);
         let signing_key = signing_key(&config.data_directory.join("pki/token.key"))?;
         let keys = key_ring(&config, &signing_key);
-        let store = MeetingStore::open(&config.data_directory.join("meridian.db")).await?;
+        let database = Database::open(&config.data_directory.join("meridian.db")).await?;
         let (shutdown, stopped) = watch::channel(false);
         // Vanishing "together" must span a lease: leases end at different moments.
         let window = Duration::from_secs(config.registry.lease_s + 2);
@@ -119,7 +120,7 @@ impl ControlPlane {
         let seen = follows(nodes.view(), stopped.clone());
         let fleet = Arc::new(Fleet::new(nodes, config.assignment.clone()));
         let learning = Arc::new(learning(&config, &signing_key));
-        let saved = learning.load(&store).await;
+        let saved = learning.load(&database).await;
         let turn = TurnConfig {
             secret: turn_secret(&config.turn, &signing_key),
             regions: turn_regions(&config),
@@ -127,8 +128,9 @@ impl ControlPlane {
         };
         let policy = policy(&turn, &keys);
         let metrics = Arc::new(Metrics::default());
+        let meetings: Arc<dyn MeetingStore> = Arc::new(SqliteMeetings(database.clone()));
         let joins = Arc::new(JoinService::new(JoinParts {
-            store: store.clone(),
+            store: meetings.clone(),
             fleet: fleet.clone(),
             metrics: metrics.clone(),
             learning: learning.clone(),
@@ -145,7 +147,8 @@ impl ControlPlane {
             )),
             false => None,
         };
-        let (http_address, http) = serve_http(&config, joins.clone(), dns.clone(), stopped.clone()).await?;
+        let (http_address, http) =
+            serve_http(&config, joins.clone(), database.clone(), dns.clone(), stopped.clone()).await?;
         let service = EdgeControlService {
             joins: joins.clone(),
             fleet: fleet.clone(),
@@ -156,8 +159,8 @@ impl ControlPlane {
             enrolments: Limiter::new(10),
             shutdown: stopped.clone(),
         };
-        let purge = purge(store.clone(), config.limits.meeting_idle_days, stopped.clone());
-        let learn = learning.clone().run(store.clone(), saved, stopped.clone());
+        let purge = purge(meetings, config.limits.meeting_idle_days, stopped.clone());
+        let learn = learning.clone().run(database.clone(), saved, stopped.clone());
         let sharing = Sharing {
             id: config.id.clone(),
             identity: authority.issue_control_plane(&config.id, &config.grpc.names)?,
@@ -185,7 +188,7 @@ impl ControlPlane {
             authority,
             keys,
             joins,
-            store,
+            database,
             dns,
             announced,
             shutdown,
@@ -256,7 +259,7 @@ impl ControlPlane {
                 task.abort();
             }
         }
-        self.store.close().await;
+        self.database.close().await;
     }
 }
 
@@ -315,7 +318,7 @@ async fn follows(mut view: watch::Receiver<Arc<View>>, mut stopped: watch::Recei
 }
 
 /// Removes meetings that nobody uses any more, now and then.
-async fn purge(store: MeetingStore, idle_days: u32, mut stopped: watch::Receiver<bool>) {
+async fn purge(meetings: Arc<dyn MeetingStore>, idle_days: u32, mut stopped: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(PURGE_EVERY);
     loop {
         tokio::select! {
@@ -323,7 +326,7 @@ async fn purge(store: MeetingStore, idle_days: u32, mut stopped: watch::Receiver
             _ = stopped.changed() => return,
         }
         let before_ms = now_ms().saturating_sub(u64::from(idle_days) * 24 * 3600 * 1000);
-        match store.purge(before_ms).await {
+        match meetings.purge(before_ms).await {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, idle_days, "unused meetings removed"),
             Err(error) => tracing::warn!(%error, "unused meetings could not be removed"),
@@ -405,6 +408,7 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 async fn serve_http(
     config: &ControlPlaneConfig,
     joins: Arc<JoinService>,
+    database: Database,
     dns: Option<Arc<GeoDns>>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
@@ -414,6 +418,7 @@ async fn serve_http(
     let proxies = config.keys().proxies();
     let app = App {
         joins,
+        database,
         dns,
         operators,
         trusted_proxies: proxies.clone(),

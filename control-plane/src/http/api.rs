@@ -1,7 +1,7 @@
 //! The handlers of `/api/v1`.
 
 use super::{App, ClientIp, bearer, refuse};
-use crate::join::{MeetingInfo, NewMeeting};
+use crate::meetings::join::{MeetingInfo, NewMeeting};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};

@@ -6,7 +6,8 @@ mod web;
 
 pub(crate) use operator::Operators;
 
-use crate::join::JoinService;
+use crate::database::Database;
+use crate::meetings::join::JoinService;
 use axum::Router;
 use axum::extract::rejection::ExtensionRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, State};
@@ -27,6 +28,7 @@ use std::time::Instant;
 /// What every handler shares.
 pub(crate) struct App {
     pub(crate) joins: Arc<JoinService>,
+    pub(crate) database: Database,
     pub(crate) dns: Option<Arc<GeoDns>>,
     pub(crate) operators: Operators,
     pub(crate) trusted_proxies: Vec<Network>,
@@ -81,7 +83,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// Ready to take joins: the database answers and the registry has been heard.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let database = app.joins.store.is_ready().await;
+    let database = app.database.is_ready().await;
     let view = app.joins.fleet.view();
     let ready = database && view.known;
     let body = serde_json::json!({

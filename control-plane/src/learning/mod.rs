@@ -1,7 +1,9 @@
 //! Feeds the map that learns (`meridian_geo::Learned`): with what edges measured, with what was saved, with what other replicas know;
 //! and keeps the address databases up to date with their files.
 
-use crate::store::MeetingStore;
+mod store;
+
+use crate::database::Database;
 use aws_lc_rs::hmac;
 use meridian_access::network::limit_key;
 use meridian_geo::{GeoDatabase, LearnConfig, Learned, Location, Measured, Row, Session, predicted_rtt_ms};
@@ -119,29 +121,29 @@ impl Learning {
     }
 
     /// Loads what was saved, then saves what changes and reloads the databases' files, until the process stops.
-    pub(crate) async fn run(self: Arc<Self>, store: MeetingStore, mut saved: u64, mut stopped: watch::Receiver<bool>) {
+    pub(crate) async fn run(self: Arc<Self>, database: Database, mut saved: u64, mut stopped: watch::Receiver<bool>) {
         let mut saves = tokio::time::interval(SAVE_EVERY);
         let mut looks = tokio::time::interval(RELOAD_EVERY);
         saves.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = saves.tick() => saved = self.save(&store, saved).await,
+                _ = saves.tick() => saved = self.save(&database, saved).await,
                 _ = looks.tick() => self.reload().await,
                 _ = stopped.changed() => break,
             }
         }
-        self.save(&store, saved).await;
+        self.save(&database, saved).await;
     }
 
     /// Takes in what earlier runs saved; gives the cursor from which on there is something to save.
-    pub(crate) async fn load(&self, store: &MeetingStore) -> u64 {
+    pub(crate) async fn load(&self, database: &Database) -> u64 {
         let rows_max = self.config.rows_max;
         let oldest = now_s().saturating_sub((self.config.half_life_h * 3600.0 * FORGET_HALF_LIVES) as u32);
-        if let Err(error) = store.purge_learned(oldest, rows_max).await {
+        if let Err(error) = database.purge_learned(oldest, rows_max).await {
             tracing::warn!(%error, "old learned round trips could not be removed");
         }
-        match store.load_learned(rows_max).await {
+        match database.load_learned(rows_max).await {
             Ok(rows) => {
                 self.merge(&rows);
                 tracing::info!(rows = rows.len(), "learned round trips loaded");
@@ -151,13 +153,13 @@ impl Learning {
         self.changes_since(0, usize::MAX).1
     }
 
-    async fn save(&self, store: &MeetingStore, mut saved: u64) -> u64 {
+    async fn save(&self, database: &Database, mut saved: u64) -> u64 {
         loop {
             let (rows, next) = self.changes_since(saved, SAVE_ROWS);
             if rows.is_empty() {
                 return saved;
             }
-            if let Err(error) = store.save_learned(&rows, now_s()).await {
+            if let Err(error) = database.save_learned(&rows, now_s()).await {
                 tracing::warn!(%error, "learned round trips could not be saved; they will be tried again");
                 return saved;
             }

@@ -3,7 +3,7 @@
 //! Queries may come by the ten thousand, so the fleet is looked at a few times a second only, and what was found for a network is kept
 //! for as long.
 
-use crate::join::JoinService;
+use crate::meetings::join::JoinService;
 use meridian_geo::{Candidate, CandidateState, Candidates, Policy};
 use meridian_geodns::{Choice, Target, World};
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Which regions a client should measure before it joins: the likeliest by the same scores as the join itself.
 
-use crate::join::JoinService;
+use crate::meetings::join::JoinService;
 use meridian_geo::assign;
 use meridian_wire::probes::{TARGETS_MAX, probe_url};
 use meridian_wire::v1;

@@ -1,6 +1,6 @@
 //! Learned round trips in the database, so that a restart keeps them.
 
-use super::{MeetingStore, StoreError};
+use crate::database::{Database, StoreError};
 use meridian_geo::{Observation, Row};
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
@@ -16,13 +16,13 @@ struct Body {
     regions: BTreeMap<String, Vec<(u32, u32, u16, u16)>>,
 }
 
-impl MeetingStore {
+impl Database {
     /// Writes rows over what was saved of them.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) async fn save_learned(&self, rows: &[Row], now_s: u32) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool().begin().await?;
         for row in rows {
             let body = serde_json::to_string(&Body::of(row)).unwrap_or_default();
             sqlx::query(
@@ -46,7 +46,7 @@ impl MeetingStore {
     pub(crate) async fn load_learned(&self, rows_max: u32) -> Result<Vec<Row>, StoreError> {
         let rows = sqlx::query("SELECT key, body FROM learned ORDER BY changed_at DESC LIMIT ?")
             .bind(i64::from(rows_max))
-            .fetch_all(&self.pool)
+            .fetch_all(self.pool())
             .await?;
         let read = |row: &sqlx::sqlite::SqliteRow| {
             let key = row.try_get::<String, _>("key").ok()?.parse().ok()?;
@@ -65,7 +65,7 @@ impl MeetingStore {
             "DELETE FROM learned WHERE changed_at < ? OR key NOT IN (SELECT key FROM learned ORDER BY changed_at DESC LIMIT ?)",
         );
         let purge = purge.bind(i64::from(before_s)).bind(i64::from(rows_max));
-        Ok(purge.execute(&self.pool).await?.rows_affected())
+        Ok(purge.execute(self.pool()).await?.rows_affected())
     }
 }
 
@@ -97,5 +97,37 @@ impl Body {
             key,
             regions: regions.collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::testing::Scratch;
+
+    fn row(key: &str) -> Row {
+        let session = Observation {
+            at_s: 9,
+            source: u32::MAX,
+            rtt_dms: 123,
+            expected_dms: 0,
+        };
+        Row {
+            key: key.parse().unwrap(),
+            regions: vec![("fra".to_owned(), vec![session])],
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_learned_comes_back_and_the_oldest_goes_first() {
+        let database = Scratch::open().await;
+        database.save_learned(&[row("203.0.113.0/24")], 100).await.unwrap();
+        let newer = [row("AS64500"), row("2001:db8::/48")];
+        database.save_learned(&newer, 200).await.unwrap();
+        assert_eq!(database.load_learned(10).await.unwrap().len(), 3);
+        assert_eq!(database.load_learned(10).await.unwrap()[0], row("203.0.113.0/24"));
+        assert_eq!(database.purge_learned(150, 1).await.unwrap(), 2);
+        assert_eq!(database.load_learned(10).await.unwrap().len(), 1);
+        database.close().await;
     }
 }

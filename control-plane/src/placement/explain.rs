@@ -2,7 +2,7 @@
 
 use crate::fleet::Reckoning;
 use crate::learning::Known;
-use crate::store::Meeting;
+use crate::meetings::Meeting;
 use meridian_geo::{BeliefSource, Candidate, Client, Location, Measured, Policy, Ranked, RttSource, Stat, regions};
 use serde::Serialize;
 use std::net::IpAddr;

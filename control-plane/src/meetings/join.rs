@@ -1,12 +1,14 @@
 //! Joining and keeping meetings: what the HTTP API here and the edges, by gRPC, both call.
 
+use super::codes::{MeetingCode, normalise};
+use super::passcode::{PASSCODE_BYTES_MAX, Passcodes};
+use super::{Meeting, MeetingStore};
 use crate::config::{LimitsConfig, TurnConfig};
-use crate::explain::Explanation;
+use crate::database::{StoreError, now_ms};
 use crate::fleet::{Fleet, Note};
 use crate::learning::Learning;
 use crate::metrics::Metrics;
-use crate::passcode::{PASSCODE_BYTES_MAX, Passcodes};
-use crate::store::{Meeting, MeetingCode, MeetingStore, normalise, now_ms};
+use crate::placement::Explanation;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,12 +34,14 @@ const RULES_MAX: usize = 16;
 const RULE_CHARS_MAX: usize = 40;
 /// Lists of regions to measure, a minute, for one client address: an office opens many lobbies at ten o'clock.
 const PROBE_LISTS_PER_MINUTE: u32 = 600;
+/// How often the use of a meeting is written.
+const TOUCH_EVERY_MS: u64 = 3_600_000;
 /// Longest title of a meeting, in characters.
 const TITLE_CHARS_MAX: usize = 120;
 
 /// Everything a join needs. Cheap to share: one per process, in an `Arc`.
 pub struct JoinService {
-    pub(crate) store: MeetingStore,
+    pub(crate) store: Arc<dyn MeetingStore>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) learning: Arc<Learning>,
@@ -61,7 +65,7 @@ struct Limits {
 
 /// What [`JoinService::new`] puts together.
 pub(crate) struct JoinParts {
-    pub(crate) store: MeetingStore,
+    pub(crate) store: Arc<dyn MeetingStore>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) learning: Arc<Learning>,
@@ -200,7 +204,7 @@ impl JoinService {
         if sha256(host_key) != meeting.host_key_hash {
             return Err(Refusal::NotHost);
         }
-        self.store.end(&meeting.code).await.map_err(unavailable)?;
+        self.store.end(&meeting.code, now_ms()).await.map_err(unavailable)?;
         let close = v1::CloseRoom {
             room: meeting.code,
             reason: "the host has ended the meeting".to_owned(),
@@ -257,7 +261,7 @@ impl JoinService {
         }
         let choice = format!("choice=\"{}\"", placement.choice.as_str());
         self.metrics.count("meridian_assignments_total", &choice);
-        if let Err(error) = self.store.touch(&meeting).await {
+        if let Err(error) = self.touch(&meeting).await {
             // Nobody is turned away because of bookkeeping.
             tracing::warn!(%error, "the use of a meeting could not be noted");
         }
@@ -283,6 +287,15 @@ impl JoinService {
             expires: claims.exp.unwrap_or_default(),
             title: meeting.title,
         })
+    }
+
+    /// Notes that a meeting is used; at most once an hour, so that joins mostly read.
+    async fn touch(&self, meeting: &Meeting) -> Result<(), StoreError> {
+        let now_ms = now_ms();
+        match now_ms.saturating_sub(meeting.used_at_ms) >= TOUCH_EVERY_MS {
+            true => self.store.touch(&meeting.code, now_ms).await,
+            false => Ok(()),
+        }
     }
 
     /// The open meeting of a code. Codes that do not exist are counted against whoever tries them.
