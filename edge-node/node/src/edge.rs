@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use meridian_access::limits::Limiter;
 use meridian_access::network::Network;
 use meridian_access::token::KeyRing;
+use meridian_conference::{CloseKind, Input, SessionReport};
 use meridian_pki::{NodeIdentity, PkiError};
 use meridian_process::Vital;
 use meridian_registry::nodes::{KeeperConfig, NODE_RECORD_VERSION, NodeRecord, NodeState, NodeWatch, View, announce};
@@ -28,7 +29,7 @@ use crate::http;
 use crate::link::{LinkConfig, LinkEndpoint, LinkError};
 use crate::media::{self, MediaRouter};
 use crate::mesh::{self, MeshHandle};
-use crate::rooms::{CloseKind, Rooms, ToRoom};
+use crate::rooms::{Rooms, ToRoom};
 use crate::turn::{self, Turn};
 use crate::usage::UsageMeter;
 
@@ -256,15 +257,24 @@ impl EdgeState {
         }
     }
 
-    /// What a session was like, once it has ended.
-    pub(crate) fn report_session(&self, report: v1::SessionReport) {
+    /// What a session was like, once it has ended and while a long one lasts.
+    pub(crate) fn report_session(&self, room: &RoomName, report: SessionReport) {
+        let report = v1::SessionReport {
+            room: room.to_string(),
+            participant: report.participant.to_string(),
+            client_address: report.address.to_string(),
+            rtt_ms: report.rtt_ms,
+            samples: report.samples,
+            duration_ms: report.duration.as_millis() as u64,
+            ended: report.ended,
+        };
         // The map learns from many: one that finds the queue full is no loss.
         let _ = self.sessions.try_send(report);
     }
 
     pub(crate) async fn close_room(&self, room: &str) {
         if let Some(room) = self.rooms.get(&RoomName::new(room)) {
-            let _ = room.send(ToRoom::Close(CloseKind::RoomClosed)).await;
+            let _ = room.send(ToRoom::Input(Input::Close(CloseKind::RoomClosed))).await;
         }
     }
 
@@ -447,7 +457,7 @@ impl Edge {
         })
         .await;
         for room in self.state.rooms.all() {
-            let _ = room.send(ToRoom::Close(CloseKind::EdgeLeaves)).await;
+            let _ = room.send(ToRoom::Input(Input::Close(CloseKind::EdgeLeaves))).await;
         }
         let _ = tokio::time::timeout(GOODBYE, self.state.rooms.emptied()).await;
         self.state.stop.send_replace(true);

@@ -3,7 +3,7 @@
 //! - [`config`]: what an operator may set.
 //! - `edge`: starts and stops the parts, holds what they share.
 //! - `http`: signalling sockets, the join API, health, metrics.
-//! - `rooms`: one task per room, which drives `meridian-room`, `meridian-signalling` and SDP for its people.
+//! - `rooms`: one task per room, with the sockets and the timer of its `meridian-conference`.
 //! - `media`: events of the media threads to their rooms.
 //! - `mesh`, [`link`]: rooms to other edges, over QUIC.
 //! - `turn`: the TURN server in this edge, and what clients are told about it.

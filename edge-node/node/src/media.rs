@@ -1,12 +1,14 @@
 //! From the media threads to the rooms: which room a peer or a track belongs to.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use meridian_conference::{Input, MediaPlane};
 use meridian_room::RoomName;
 use meridian_sfu::TrackId;
-use meridian_shard::{Event, PeerId};
+use meridian_shard::{Command, Event, PeerId, Shards};
 use tokio::sync::mpsc;
 
 use crate::edge::EdgeState;
@@ -32,23 +34,24 @@ impl MediaRouter {
         }
     }
 
-    pub(crate) fn route_peer(&self, peer: PeerId, room: &RoomHandle) {
-        self.lock().peers.insert(peer, room.clone());
-    }
-
-    pub(crate) fn forget_peer(&self, peer: PeerId) {
-        self.lock().peers.remove(&peer);
-    }
-
-    /// A number for a track of this room, never used before in this process.
-    pub(crate) fn allocate_track(&self, name: &RoomName, room: &RoomHandle) -> TrackId {
-        let track = TrackId(self.next_track.fetch_add(1, Ordering::Relaxed));
-        self.lock().tracks.insert(track, (name.clone(), room.clone()));
-        track
-    }
-
-    pub(crate) fn forget_track(&self, track: TrackId) {
-        self.lock().tracks.remove(&track);
+    /// Passes a room's command on. What the command makes known to the media threads is the room's from then on.
+    pub(crate) fn send(&self, shards: &Shards, room: &RoomHandle, name: &RoomName, command: Command) {
+        match &command {
+            Command::AddPeer { peer, .. } => {
+                self.lock().peers.insert(*peer, room.clone());
+            }
+            Command::RemovePeer { peer } => {
+                self.lock().peers.remove(peer);
+            }
+            Command::Publish { track, .. } | Command::AddRemoteTrack { track, .. } => {
+                self.lock().tracks.insert(*track, (name.clone(), room.clone()));
+            }
+            Command::Unpublish { track } | Command::RemoveTrack { track } => {
+                self.lock().tracks.remove(track);
+            }
+            _ => {}
+        }
+        shards.send(command);
     }
 
     fn of_peer(&self, peer: PeerId) -> Option<RoomHandle> {
@@ -61,6 +64,24 @@ impl MediaRouter {
 
     fn lock(&self) -> MutexGuard<'_, Routes> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl MediaPlane for EdgeState {
+    fn allocate_peer(&self) -> PeerId {
+        self.shards.allocate_peer()
+    }
+
+    fn allocate_peer_on(&self, shard: u16) -> PeerId {
+        self.shards.allocate_peer_on(shard)
+    }
+
+    fn candidates(&self, peer: PeerId) -> Vec<SocketAddr> {
+        self.shards.candidates(peer)
+    }
+
+    fn allocate_track(&self) -> TrackId {
+        TrackId(self.router.next_track.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -91,7 +112,7 @@ pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event
         };
         if let Some(room) = room {
             // A room that is behind holds the others' events back only as long as its queue is full.
-            let _ = room.send(ToRoom::Media(event)).await;
+            let _ = room.send(ToRoom::Input(Input::Media(event))).await;
         }
     }
 }
@@ -111,6 +132,6 @@ async fn route_levels(edge: &Arc<EdgeState>, levels: &[(TrackId, f32)]) {
         }
     }
     for (room, levels) in by_room.into_values() {
-        let _ = room.send(ToRoom::Media(Event::AudioLevels(levels))).await;
+        let _ = room.send(ToRoom::Input(Input::Media(Event::AudioLevels(levels)))).await;
     }
 }

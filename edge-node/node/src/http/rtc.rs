@@ -14,14 +14,16 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use meridian_access::token::Claims;
+use meridian_conference::SessionKey;
 use meridian_serving::listener::ClientAddress;
+use meridian_signalling::proto::IceServer;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::client_of;
 use crate::edge::EdgeState;
-use crate::rooms::{Connect, FrameLoss, Outgoing, RoomHandle, SessionKey, Slowness, ToRoom, ToSocket};
+use crate::rooms::{Connect, FrameLoss, Outgoing, RoomHandle, Slowness, ToRoom, ToSocket};
 
 /// A client's frames that may wait for the room's task before its socket is read again.
 const FRAMES_IN_FLIGHT: usize = 16;
@@ -127,9 +129,12 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
     let given_up = Arc::new(Notify::new());
     let mut writer = tokio::spawn(write(edge.clone(), sink, queued, given_up.clone()));
     let connect = Connect {
-        request,
-        claims,
-        address,
+        client: meridian_conference::Connect {
+            ice_servers: ice_servers(&edge, &claims),
+            request,
+            claims,
+            address,
+        },
         socket: ToSocket { frames, given_up },
     };
     match edge.rooms.connect(&edge, connect).await {
@@ -154,6 +159,18 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
     }
     // The room has dropped its sender, or will: the writer then flushes what is queued and ends.
     let _ = writer.await;
+}
+
+/// How this client gets past firewalls.
+fn ice_servers(edge: &EdgeState, claims: &Claims) -> Vec<IceServer> {
+    let relays = claims.meridian.as_ref().and_then(|meridian| meridian.relays.as_deref());
+    let servers = edge.turn.ice_servers(&claims.sub, &edge.config.node.region, relays);
+    let told = servers.into_iter().map(|server| IceServer {
+        urls: server.urls,
+        username: server.username,
+        credential: server.credential,
+    });
+    told.collect()
 }
 
 async fn read(

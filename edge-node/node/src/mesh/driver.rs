@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_cascade::{ConnectionGrade, Data, Edge, Mesh, Output, RoomInput};
+use meridian_conference::{Birth, FromMesh, Input, MeshData, ToMesh as Request};
 use meridian_registry::nodes::{NodeWatch, View};
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Encoding, LayerSet, MediaKind, SenderReportInfo, TrackId};
@@ -13,11 +14,11 @@ use meridian_shard::{Command, TapBatch, TapConsumer};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 
+use super::ToMesh;
 use super::crossing::{Crossing, Forward};
-use super::{Birth, ToMesh};
 use crate::edge::{EdgeState, unix_now_ms};
 use crate::link::{LinkEndpoint, LinkEvent, PeerAddress, SenderReport};
-use crate::rooms::{FromMesh, MeshData, RoomHandle, ToRoom};
+use crate::rooms::{RoomHandle, ToRoom};
 
 /// Messages taken from one source before the others get their turn.
 const BATCH: usize = 128;
@@ -81,7 +82,7 @@ pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
             .unwrap_or_else(|| Instant::now() + Duration::from_secs(1));
         tokio::select! {
             message = rooms.recv() => match message {
-                Some(message) => driver.room_message(message),
+                Some(message) => driver.mesh_message(message),
                 None => break,
             },
             event = links.recv() => match event {
@@ -140,15 +141,8 @@ impl Driver {
         self.mesh.view_changed(Instant::now(), edges);
     }
 
-    fn room_message(&mut self, message: ToMesh) {
+    fn mesh_message(&mut self, message: ToMesh) {
         let now = Instant::now();
-        if let Some(room) = message.room()
-            && let Some(member) = self.members.get_mut(room)
-            && std::mem::take(&mut member.missed)
-        {
-            // It speaks, so it has caught up.
-            self.mesh.repeat(room);
-        }
         match message {
             ToMesh::Enter {
                 room,
@@ -181,59 +175,7 @@ impl Driver {
                     }
                 }
             }
-            ToMesh::Delta { room, delta } => self.mesh.local_delta(&room, delta),
-            ToMesh::Relay { room, from, news } => self.mesh.relay_delta(&room, &from, &news),
-            ToMesh::Digest { room, to, digest } => self.mesh.send_digest(&room, &to, digest),
-            ToMesh::Answer { to, lacking } => lacking
-                .into_iter()
-                .for_each(|delta| self.mesh.answer_digest(&to, delta)),
-            ToMesh::Carry { room, track, id, kind } => self.carry(&room, track, id, kind),
-            ToMesh::Drop { room, track } => {
-                if let Some((id, _)) = self
-                    .members
-                    .get_mut(&room)
-                    .and_then(|member| member.tracks.remove(&track))
-                {
-                    self.crossing.drop_track(id);
-                }
-            }
-            ToMesh::Want {
-                room,
-                track,
-                origin,
-                epoch,
-                layers,
-            } => {
-                self.mesh.want(now, room, track, origin, epoch, layers);
-            }
-            ToMesh::Keyframe { room, track, layer } => self.mesh.request_keyframe(room, track, layer),
-            ToMesh::Data { room, data } => {
-                let MeshData {
-                    packet,
-                    reliable,
-                    destinations,
-                } = data;
-                // Addressed to nobody is not addressed to everybody.
-                if destinations.as_ref().is_none_or(|list| !list.is_empty()) {
-                    let destinations = destinations.unwrap_or_default();
-                    self.mesh.send_data(
-                        &room,
-                        None,
-                        Data {
-                            packet,
-                            reliable,
-                            destinations,
-                        },
-                    );
-                }
-            }
-            ToMesh::Grades { room, grades } => {
-                let grade = |(participant, score): (ParticipantSid, f32)| ConnectionGrade {
-                    participant: participant.to_string(),
-                    score,
-                };
-                self.mesh.send_grades(&room, grades.into_iter().map(grade).collect());
-            }
+            ToMesh::Room { room, request } => self.room_request(now, room, request),
             ToMesh::SenderReport {
                 track,
                 encoding,
@@ -241,6 +183,63 @@ impl Driver {
                 report,
             } => self.send_report(track, encoding, layers, report),
         }
+    }
+
+    fn room_request(&mut self, now: Instant, room: RoomName, request: Request) {
+        if let Some(member) = self.members.get_mut(&room)
+            && std::mem::take(&mut member.missed)
+        {
+            // It speaks, so it has caught up.
+            self.mesh.repeat(&room);
+        }
+        match request {
+            Request::Delta(delta) => self.mesh.local_delta(&room, delta),
+            Request::Relay { from, news } => self.mesh.relay_delta(&room, &from, &news),
+            Request::Digest { to, digest } => self.mesh.send_digest(&room, &to, digest),
+            Request::Answer { to, lacking } => lacking
+                .into_iter()
+                .for_each(|delta| self.mesh.answer_digest(&to, delta)),
+            Request::Carry { track, id, kind } => self.carry(&room, track, id, kind),
+            Request::Drop { track } => {
+                let member = self.members.get_mut(&room);
+                if let Some((id, _)) = member.and_then(|member| member.tracks.remove(&track)) {
+                    self.crossing.drop_track(id);
+                }
+            }
+            Request::Want {
+                track,
+                origin,
+                epoch,
+                layers,
+            } => self.mesh.want(now, room, track, origin, epoch, layers),
+            Request::Keyframe { track, layer } => self.mesh.request_keyframe(room, track, layer),
+            Request::Data(data) => self.send_data(&room, data),
+            Request::Grades(grades) => {
+                let grade = |(participant, score): (ParticipantSid, f32)| ConnectionGrade {
+                    participant: participant.to_string(),
+                    score,
+                };
+                self.mesh.send_grades(&room, grades.into_iter().map(grade).collect());
+            }
+        }
+    }
+
+    fn send_data(&mut self, room: &RoomName, data: MeshData) {
+        let MeshData {
+            packet,
+            reliable,
+            destinations,
+        } = data;
+        // Addressed to nobody is not addressed to everybody.
+        if destinations.as_ref().is_some_and(Vec::is_empty) {
+            return;
+        }
+        let data = Data {
+            packet,
+            reliable,
+            destinations: destinations.unwrap_or_default(),
+        };
+        self.mesh.send_data(room, None, data);
     }
 
     fn carry(&mut self, room: &RoomName, track: TrackSid, id: TrackId, kind: MediaKind) {
@@ -420,7 +419,9 @@ impl Driver {
         } else {
             waiting.forwards.insert(to, forward);
             // A track that only passes through: nobody here has asked for it yet.
-            member.handle.try_send(ToRoom::Mesh(FromMesh::PassThrough { track }));
+            member
+                .handle
+                .try_send(ToRoom::Input(Input::Mesh(FromMesh::PassThrough { track })));
         }
     }
 
@@ -464,7 +465,7 @@ impl Driver {
                     .collect(),
             ),
         };
-        if !member.handle.try_send(ToRoom::Mesh(message)) {
+        if !member.handle.try_send(ToRoom::Input(Input::Mesh(message))) {
             tracing::debug!(%room, "the room is behind: a message of the mesh was dropped");
             member.missed = true;
         }

@@ -10,31 +10,22 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use meridian_room::{Epoch, NodeId, ParticipantSid, RoomDelta, RoomDigest, RoomName, RoomSid, TrackSid};
+use meridian_conference::Birth;
+use meridian_room::{NodeId, RoomName, RoomSid};
 use meridian_serving::metrics::head;
-use meridian_sfu::{Encoding, Layer, LayerSet, MediaKind, SenderReportInfo, TrackId};
+use meridian_sfu::{Encoding, LayerSet, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::edge::unix_now_ms;
 use crate::link::LinkStats;
-use crate::rooms::{MeshData, RoomHandle};
+use crate::rooms::RoomHandle;
 
 pub(crate) use driver::{Inputs, run};
 
 /// Requests of rooms that may wait. State that is dropped here is repaired by the next digest.
 const QUEUE: usize = 16_384;
 
-/// Which life of a room name this is, as its home edge says.
-#[derive(Clone, Debug)]
-pub(crate) struct Birth {
-    pub(crate) sid: RoomSid,
-    pub(crate) incarnation: u64,
-    /// The same on every edge. Milliseconds since 1970.
-    pub(crate) created_at_ms: i64,
-    /// Other edges that have people in it: what they know is on its way, as far as they can be heard.
-    pub(crate) others: BTreeSet<NodeId>,
-}
-
+/// What rooms and media threads ask of the mesh.
 pub(crate) enum ToMesh {
     Enter {
         room: RoomName,
@@ -45,53 +36,9 @@ pub(crate) enum ToMesh {
     Leave {
         room: RoomName,
     },
-    Delta {
+    Room {
         room: RoomName,
-        delta: RoomDelta,
-    },
-    Relay {
-        room: RoomName,
-        from: NodeId,
-        news: RoomDelta,
-    },
-    Digest {
-        room: RoomName,
-        to: Vec<NodeId>,
-        digest: RoomDigest,
-    },
-    Answer {
-        to: NodeId,
-        lacking: Vec<RoomDelta>,
-    },
-    Carry {
-        room: RoomName,
-        track: TrackSid,
-        id: TrackId,
-        kind: MediaKind,
-    },
-    Drop {
-        room: RoomName,
-        track: TrackSid,
-    },
-    Want {
-        room: RoomName,
-        track: TrackSid,
-        origin: NodeId,
-        epoch: Epoch,
-        layers: LayerSet,
-    },
-    Keyframe {
-        room: RoomName,
-        track: TrackSid,
-        layer: Layer,
-    },
-    Data {
-        room: RoomName,
-        data: MeshData,
-    },
-    Grades {
-        room: RoomName,
-        grades: Vec<(ParticipantSid, f32)>,
+        request: meridian_conference::ToMesh,
     },
     SenderReport {
         track: TrackId,
@@ -99,25 +46,6 @@ pub(crate) enum ToMesh {
         layers: LayerSet,
         report: SenderReportInfo,
     },
-}
-
-impl ToMesh {
-    fn room(&self) -> Option<&RoomName> {
-        match self {
-            ToMesh::Enter { room, .. }
-            | ToMesh::Leave { room }
-            | ToMesh::Delta { room, .. }
-            | ToMesh::Relay { room, .. }
-            | ToMesh::Digest { room, .. }
-            | ToMesh::Carry { room, .. }
-            | ToMesh::Drop { room, .. }
-            | ToMesh::Want { room, .. }
-            | ToMesh::Keyframe { room, .. }
-            | ToMesh::Data { room, .. }
-            | ToMesh::Grades { room, .. } => Some(room),
-            ToMesh::Answer { .. } | ToMesh::SenderReport { .. } => None,
-        }
-    }
 }
 
 pub(crate) struct MeshHandle {
@@ -170,89 +98,10 @@ impl MeshHandle {
         self.send(ToMesh::Leave { room: room.clone() });
     }
 
-    /// To every edge of the room.
-    pub(crate) fn delta(&self, room: &RoomName, delta: RoomDelta) {
-        self.send(ToMesh::Delta {
+    pub(crate) fn room(&self, room: &RoomName, request: meridian_conference::ToMesh) {
+        self.send(ToMesh::Room {
             room: room.clone(),
-            delta,
-        });
-    }
-
-    /// News that came from one edge, for those that do not hear its writers themselves.
-    pub(crate) fn relay(&self, room: &RoomName, from: &NodeId, news: RoomDelta) {
-        self.send(ToMesh::Relay {
-            room: room.clone(),
-            from: from.clone(),
-            news,
-        });
-    }
-
-    pub(crate) fn digest(&self, room: &RoomName, to: Vec<NodeId>, digest: RoomDigest) {
-        self.send(ToMesh::Digest {
-            room: room.clone(),
-            to,
-            digest,
-        });
-    }
-
-    pub(crate) fn answer(&self, to: &NodeId, lacking: Vec<RoomDelta>) {
-        if !lacking.is_empty() {
-            self.send(ToMesh::Answer {
-                to: to.clone(),
-                lacking,
-            });
-        }
-    }
-
-    /// This edge carries the track under this number, whether it is published here or comes from elsewhere.
-    pub(crate) fn carry(&self, room: &RoomName, track: &TrackSid, id: TrackId, kind: MediaKind) {
-        self.send(ToMesh::Carry {
-            room: room.clone(),
-            track: track.clone(),
-            id,
-            kind,
-        });
-    }
-
-    pub(crate) fn drop_track(&self, room: &RoomName, track: &TrackSid) {
-        self.send(ToMesh::Drop {
-            room: room.clone(),
-            track: track.clone(),
-        });
-    }
-
-    /// These layers of a track published at `origin`, in its publisher's `epoch`, are wanted here now.
-    pub(crate) fn want(&self, room: &RoomName, track: &TrackSid, origin: &NodeId, epoch: Epoch, layers: LayerSet) {
-        let (room, track, origin) = (room.clone(), track.clone(), origin.clone());
-        self.send(ToMesh::Want {
-            room,
-            track,
-            origin,
-            epoch,
-            layers,
-        });
-    }
-
-    pub(crate) fn keyframe(&self, room: &RoomName, track: &TrackSid, layer: Layer) {
-        self.send(ToMesh::Keyframe {
-            room: room.clone(),
-            track: track.clone(),
-            layer,
-        });
-    }
-
-    pub(crate) fn data(&self, room: &RoomName, data: MeshData) {
-        self.send(ToMesh::Data {
-            room: room.clone(),
-            data,
-        });
-    }
-
-    /// How good the connections of this edge's people are, 0 to 5.
-    pub(crate) fn grades(&self, room: &RoomName, grades: Vec<(ParticipantSid, f32)>) {
-        self.send(ToMesh::Grades {
-            room: room.clone(),
-            grades,
+            request,
         });
     }
 

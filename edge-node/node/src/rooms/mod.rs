@@ -1,53 +1,33 @@
-//! The rooms with people on this edge: one task per room holds the room's state, its sessions and what they subscribe to.
+//! The rooms with people on this edge: one task per room drives the room's `meridian_conference::Conference`, which decides everything.
 //!
 //! Everything that concerns a room goes through its task's queue as a [`ToRoom`], so nothing in a room needs a lock and a
 //! room that misbehaves stops at its own door. A task ends when nobody is left on this edge; the next join starts another.
 
-mod backup;
-mod client;
-mod connect;
 mod counters;
-mod negotiate;
-mod relay;
 mod renewal;
-mod replay;
-mod simulate;
-mod subscribe;
 mod task;
-mod tracks;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use meridian_access::token::Claims;
-use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
-use meridian_sfu::{Layer, LayerSet};
-use meridian_signalling::{ConnectRequest, Frame};
+use meridian_conference::{Input, SessionKey};
+use meridian_room::RoomName;
+use meridian_signalling::Frame;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
 pub(crate) use counters::{FrameLoss, SignalCounters, Slowness};
 
 use crate::edge::EdgeState;
-use renewal::Renewed;
 
 /// Messages that may wait for one room. Sockets wait for room in the queue; media events wait in the router's task.
 const QUEUE: usize = 1024;
 /// Rooms one edge holds at most.
 const ROOMS_MAX: usize = 20_000;
 
-/// One client's connection to a room on this edge; a resumed one keeps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionKey(pub(crate) u64);
-
-/// A client at the door: a valid token that allows joining `claims.video.room`.
+/// A client at the door, and its socket.
 pub(crate) struct Connect {
-    pub(crate) request: ConnectRequest,
-    pub(crate) claims: Claims,
-    /// As far as this edge and its trusted proxies know.
-    pub(crate) address: IpAddr,
+    pub(crate) client: meridian_conference::Connect,
     pub(crate) socket: ToSocket,
 }
 
@@ -81,72 +61,7 @@ pub(crate) enum ToRoom {
     SocketClosed {
         session: SessionKey,
     },
-    /// What became of asking for another token for a client.
-    Renewed {
-        client: SessionKey,
-        renewed: Renewed,
-    },
-    Media(meridian_shard::Event),
-    Mesh(FromMesh),
-    /// Say goodbye to everybody: this edge is going away, or the room was closed.
-    Close(CloseKind),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseKind {
-    /// Clients shall come back at once (through the join API or to another edge).
-    EdgeLeaves,
-    RoomClosed,
-}
-
-/// What other edges send to a room.
-#[derive(Debug)]
-pub(crate) enum FromMesh {
-    /// The home edge fixed which life of the room this is.
-    Incarnation {
-        sid: RoomSid,
-        incarnation: u64,
-    },
-    Delta {
-        from: NodeId,
-        delta: meridian_room::RoomDelta,
-    },
-    /// `from` tells what it has; the answer is what it lacks.
-    Digest {
-        from: NodeId,
-        digest: meridian_room::RoomDigest,
-    },
-    /// Our digest, to these edges.
-    DigestWanted {
-        to: Vec<NodeId>,
-    },
-    NodeSilent(NodeId),
-    NodeHeard(NodeId),
-    /// The layers of one of our tracks that somebody beyond the link to any other edge wants now.
-    Wanted {
-        track: TrackSid,
-        layers: LayerSet,
-    },
-    Keyframe {
-        track: TrackSid,
-        layer: Layer,
-    },
-    /// A track that this edge passes on from one edge to another, whether or not anybody here wants it.
-    PassThrough {
-        track: TrackSid,
-    },
-    Data(MeshData),
-    /// How good the connections of another edge's people are, 0 to 5.
-    Grades(Vec<(ParticipantSid, f32)>),
-}
-
-/// A client's data packet on its way between edges: stamped with its sender, opaque otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MeshData {
-    pub(crate) packet: Bytes,
-    pub(crate) reliable: bool,
-    /// Identities it is for; `None` = everybody.
-    pub(crate) destinations: Option<Vec<String>>,
+    Input(Input),
 }
 
 #[derive(Clone)]
@@ -224,6 +139,7 @@ impl Rooms {
         connect: Connect,
     ) -> Result<(SessionKey, RoomHandle), ConnectError> {
         let room = connect
+            .client
             .claims
             .video
             .as_ref()
@@ -233,6 +149,7 @@ impl Rooms {
         let mut connect = connect;
         loop {
             let home = connect
+                .client
                 .claims
                 .meridian
                 .as_ref()

@@ -6,19 +6,19 @@
 
 use meridian_room::{Track, TrackSid};
 use meridian_sfu::{Codec, Layer, MediaKind};
-use meridian_shard::Command;
+use meridian_shard_api::Command;
 use meridian_transport::sdp::{Publication, WantedTrack};
 
-use super::SessionKey;
-use super::subscribe::{layer_count, quality_wanted, sync_group};
-use super::task::RoomTask;
-use super::tracks::{CarriedTrack, Origin, codec_of_mime};
+use crate::conference::Conference;
+use crate::io::{SessionKey, ToMesh};
+use crate::subscribe::{layer_count, quality_wanted, sync_group};
+use crate::tracks::{CarriedTrack, Origin, codec_of_mime};
 
 /// Parts a track's sid from the name of the backup codec.
 const MARK: char = '/';
 
 /// The sid that everybody knows, and the name of the backup codec if this is one.
-pub(super) fn published(sid: &TrackSid) -> (TrackSid, Option<&str>) {
+pub(crate) fn published(sid: &TrackSid) -> (TrackSid, Option<&str>) {
     match sid.as_str().split_once(MARK) {
         Some((published, codec)) => (TrackSid::from(published), Some(codec)),
         None => (sid.clone(), None),
@@ -39,12 +39,12 @@ fn backups(facts: &Track) -> impl Iterator<Item = Codec> {
     others.filter_map(|codec| codec_of_mime(&codec.mime))
 }
 
-pub(super) fn has_backup(facts: &Track) -> bool {
+pub(crate) fn has_backup(facts: &Track) -> bool {
     backups(facts).next().is_some()
 }
 
 /// That of them with this name.
-pub(super) fn backup_codec(facts: &Track, name: &str) -> Option<Codec> {
+pub(crate) fn backup_codec(facts: &Track, name: &str) -> Option<Codec> {
     backups(facts).find(|codec| is_named(&codec.to_string(), name))
 }
 
@@ -55,15 +55,15 @@ fn is_named(mime: &str, name: &str) -> bool {
 }
 
 /// Encodings to expect of it: backups are sent as simulcast whenever there are layers.
-pub(super) fn backup_layers(facts: &Track, name: &str) -> u8 {
+pub(crate) fn backup_layers(facts: &Track, name: &str) -> u8 {
     let codec = facts.codecs.iter().find(|codec| is_named(&codec.mime, name));
     let layers = codec.map_or(facts.layers.len(), |codec| codec.layers.len());
     (layers.clamp(1, Layer::COUNT) as u8).max(layer_count(facts))
 }
 
-impl RoomTask {
+impl Conference {
     /// The client cannot decode what the publisher sends: it shall get the backup. `false`: there is none.
-    pub(super) fn subscribe_to_backup(&mut self, key: SessionKey, track: &TrackSid) -> bool {
+    pub(crate) fn subscribe_to_backup(&mut self, key: SessionKey, track: &TrackSid) -> bool {
         let Some((owner, facts)) = self.room.track(track) else {
             return false;
         };
@@ -95,7 +95,7 @@ impl RoomTask {
     }
 
     /// Makes room for a backup of a track that is published here, before its publisher sends it. `false`: it offered none.
-    pub(super) fn carry_own_backup(&mut self, sid: &TrackSid) -> bool {
+    pub(crate) fn carry_own_backup(&mut self, sid: &TrackSid) -> bool {
         let (track, Some(name)) = published(sid) else {
             return false;
         };
@@ -109,7 +109,7 @@ impl RoomTask {
             return false;
         };
         let (session, layers) = (*session, backup_layers(facts, name));
-        let id = self.edge.router.allocate_track(&self.name, &self.handle);
+        let id = self.plane.allocate_track();
         self.tracks.insert(CarriedTrack {
             id,
             sid: sid.clone(),
@@ -132,7 +132,7 @@ impl RoomTask {
     }
 
     /// The publisher begins to send the backup.
-    pub(super) fn publish_backup(&mut self, key: SessionKey, facts: &Track, index: usize, publication: &Publication) {
+    pub(crate) fn publish_backup(&mut self, key: SessionKey, facts: &Track, index: usize, publication: &Publication) {
         let Some(codec) = facts.codecs.get(index).and_then(|codec| codec_of_mime(&codec.mime)) else {
             return;
         };
@@ -160,23 +160,27 @@ impl RoomTask {
         *held = Some(publication.clone());
         carried.layers = publication.rids.len().clamp(1, Layer::COUNT) as u8;
         let track = carried.id;
-        self.edge.shards.send(Command::Publish {
+        self.out.media(Command::Publish {
             peer,
             track,
             publication: publication.clone(),
         });
         // Not before: media threads tap only what they know. What other edges want of it waits in the mesh until then.
-        self.edge.mesh.carry(&self.name, &sid, track, MediaKind::Video);
+        self.out.mesh(ToMesh::Carry {
+            track: sid,
+            id: track,
+            kind: MediaKind::Video,
+        });
         let codecs = facts.codecs.clone();
         let muted = self.room.track(&facts.sid).is_some_and(|(_, held)| held.muted);
-        self.edge.shards.send(Command::SetMuted { track, muted });
+        self.out.media(Command::SetMuted { track, muted });
         self.write(key, |room, participant| {
             room.update_track(participant, &facts.sid, |held| held.codecs = codecs)
         });
     }
 
     /// The publisher has stopped sending the backup, but not the track: whoever still needs it asks anew.
-    pub(super) fn end_backup(&mut self, track: &TrackSid, backup: &TrackSid) {
+    pub(crate) fn end_backup(&mut self, track: &TrackSid, backup: &TrackSid) {
         let Some(id) = self.tracks.get(backup).map(|carried| carried.id) else {
             return;
         };
@@ -189,7 +193,7 @@ impl RoomTask {
     }
 
     /// Tells the publisher of a video which layers are wanted of each codec, the one it sends first.
-    pub(super) fn tell_publisher(&mut self, sid: &TrackSid) {
+    pub(crate) fn tell_publisher(&mut self, sid: &TrackSid) {
         let mut codecs = Vec::new();
         for sid in std::iter::once(sid.clone()).chain(self.tracks.backups_of(sid)) {
             let Some(track) = self.tracks.get(&sid) else { continue };

@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use meridian_room::{Epoch, NodeId, TrackSid};
 use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, TrackId};
-use meridian_shard::Demand;
+use meridian_shard_api::Demand;
 use meridian_transport::sdp::Publication;
 
-use super::SessionKey;
-use super::backup::published;
+use crate::backup::published;
+use crate::io::SessionKey;
 
 /// A layer that a subscriber looks away from goes on this long: it is shown until the other one's keyframe is there, which
 /// may be several round trips of the mesh away.
 const LINGER: Duration = Duration::from_secs(2);
 
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// Published by a client of this edge.
     Local {
         session: SessionKey,
@@ -32,28 +32,28 @@ pub(super) enum Origin {
     Remote { node: NodeId, epoch: Epoch },
 }
 
-pub(super) struct CarriedTrack {
-    pub(super) id: TrackId,
-    pub(super) sid: TrackSid,
-    pub(super) kind: MediaKind,
+pub(crate) struct CarriedTrack {
+    pub(crate) id: TrackId,
+    pub(crate) sid: TrackSid,
+    pub(crate) kind: MediaKind,
     /// What the publisher sends; the first is what it sends now.
-    pub(super) codecs: Vec<Codec>,
+    pub(crate) codecs: Vec<Codec>,
     /// Encodings the publisher announced, 1–3.
-    pub(super) layers: u8,
-    pub(super) origin: Origin,
+    pub(crate) layers: u8,
+    pub(crate) origin: Origin,
     /// What each subscriber on this edge wants.
-    pub(super) demands: HashMap<SessionKey, Demand>,
+    pub(crate) demands: HashMap<SessionKey, Demand>,
     /// Layers that subscribers have just left for another one, and until when they are still wanted. One entry a layer.
-    pub(super) lingering: Vec<(Layer, Instant)>,
+    pub(crate) lingering: Vec<(Layer, Instant)>,
     /// What other edges want.
-    pub(super) wanted_by_mesh: LayerSet,
+    pub(crate) wanted_by_mesh: LayerSet,
     /// The sum as it was last told to the publisher or to the edge it comes from.
-    pub(super) told: Option<LayerSet>,
+    pub(crate) told: Option<LayerSet>,
 }
 
 impl CarriedTrack {
     /// A subscriber that already receives wants something else now.
-    pub(super) fn change_demand(&mut self, session: SessionKey, demand: Demand, now: Instant) {
+    pub(crate) fn change_demand(&mut self, session: SessionKey, demand: Demand, now: Instant) {
         let Some(held) = self.demands.insert(session, demand) else {
             return;
         };
@@ -65,12 +65,12 @@ impl CarriedTrack {
         }
     }
 
-    pub(super) fn end_lingering(&mut self, now: Instant) {
+    pub(crate) fn end_lingering(&mut self, now: Instant) {
         self.lingering.retain(|(_, until)| now < *until);
     }
 
     /// The layers that subscribers on this edge want or are just leaving: exactly those, not the ones below.
-    pub(super) fn wanted_here(&self) -> LayerSet {
+    pub(crate) fn wanted_here(&self) -> LayerSet {
         let top = self.layers.saturating_sub(1);
         let mut wanted = LayerSet::EMPTY;
         for demand in self.demands.values().filter(|demand| demand.enabled) {
@@ -83,36 +83,36 @@ impl CarriedTrack {
     }
 
     /// Everything anybody wants, here and beyond our links.
-    pub(super) fn wanted(&self) -> LayerSet {
+    pub(crate) fn wanted(&self) -> LayerSet {
         self.wanted_here() | self.wanted_by_mesh
     }
 
-    pub(super) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         matches!(self.origin, Origin::Local { .. })
     }
 }
 
 /// All tracks of one room that this edge carries, by both their names.
 #[derive(Default)]
-pub(super) struct Tracks {
+pub(crate) struct Tracks {
     by_sid: HashMap<TrackSid, CarriedTrack>,
     sids: HashMap<TrackId, TrackSid>,
 }
 
 impl Tracks {
-    pub(super) fn insert(&mut self, track: CarriedTrack) {
+    pub(crate) fn insert(&mut self, track: CarriedTrack) {
         self.sids.insert(track.id, track.sid.clone());
         self.by_sid.insert(track.sid.clone(), track);
     }
 
-    pub(super) fn remove(&mut self, sid: &TrackSid) -> Option<CarriedTrack> {
+    pub(crate) fn remove(&mut self, sid: &TrackSid) -> Option<CarriedTrack> {
         let track = self.by_sid.remove(sid)?;
         self.sids.remove(&track.id);
         Some(track)
     }
 
     /// The backups of a track that are carried now.
-    pub(super) fn backups_of(&self, sid: &TrackSid) -> Vec<TrackSid> {
+    pub(crate) fn backups_of(&self, sid: &TrackSid) -> Vec<TrackSid> {
         let of = |track: &&CarriedTrack| match published(&track.sid) {
             (published, Some(_)) => published == *sid,
             (_, None) => false,
@@ -120,32 +120,32 @@ impl Tracks {
         self.iter().filter(of).map(|track| track.sid.clone()).collect()
     }
 
-    pub(super) fn get(&self, sid: &TrackSid) -> Option<&CarriedTrack> {
+    pub(crate) fn get(&self, sid: &TrackSid) -> Option<&CarriedTrack> {
         self.by_sid.get(sid)
     }
 
-    pub(super) fn get_mut(&mut self, sid: &TrackSid) -> Option<&mut CarriedTrack> {
+    pub(crate) fn get_mut(&mut self, sid: &TrackSid) -> Option<&mut CarriedTrack> {
         self.by_sid.get_mut(sid)
     }
 
-    pub(super) fn by_id(&self, id: TrackId) -> Option<&CarriedTrack> {
+    pub(crate) fn by_id(&self, id: TrackId) -> Option<&CarriedTrack> {
         self.by_sid.get(self.sids.get(&id)?)
     }
 
-    pub(super) fn by_id_mut(&mut self, id: TrackId) -> Option<&mut CarriedTrack> {
+    pub(crate) fn by_id_mut(&mut self, id: TrackId) -> Option<&mut CarriedTrack> {
         self.by_sid.get_mut(self.sids.get(&id)?)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &CarriedTrack> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &CarriedTrack> {
         self.by_sid.values()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut CarriedTrack> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut CarriedTrack> {
         self.by_sid.values_mut()
     }
 
     /// The track this client sends on that media section.
-    pub(super) fn published_on(&self, session: SessionKey, mid: &str) -> Option<TrackSid> {
+    pub(crate) fn published_on(&self, session: SessionKey, mid: &str) -> Option<TrackSid> {
         let found = self.iter().find(
             |track| matches!(&track.origin, Origin::Local { session: s, mid: m, .. } if *s == session && m == mid),
         );
@@ -153,7 +153,7 @@ impl Tracks {
     }
 
     /// Tracks this client publishes.
-    pub(super) fn published_by(&self, session: SessionKey) -> Vec<TrackSid> {
+    pub(crate) fn published_by(&self, session: SessionKey) -> Vec<TrackSid> {
         let of_session =
             |track: &&CarriedTrack| matches!(track.origin, Origin::Local { session: s, .. } if s == session);
         self.iter().filter(of_session).map(|track| track.sid.clone()).collect()
@@ -161,7 +161,7 @@ impl Tracks {
 }
 
 /// What a track of another edge is sent in, from the mime type its publisher's edge announced.
-pub(super) fn codec_of_mime(mime: &str) -> Option<Codec> {
+pub(crate) fn codec_of_mime(mime: &str) -> Option<Codec> {
     // Browsers' baseline H264 (constrained baseline 3.1, single NAL units aggregated): what a mime type alone can promise.
     const H264: Codec = Codec::H264 {
         profile_level_id: 0x42e01f,

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use meridian_room::ParticipantSid;
-use meridian_shard::{Command, PeerId, PeerStats};
+use meridian_shard_api::{Command, PeerId, PeerStats};
 use meridian_signalling::proto::ConnectionQuality;
 use meridian_transport::Channel;
 
-use super::task::{QUALITY, ROOM_UPDATE, RoomTask};
-use super::{MeshData, SessionKey};
+use crate::conference::{Conference, QUALITY, ROOM_UPDATE};
+use crate::io::{MeshData, Note, SessionKey, ToMesh};
 
-impl RoomTask {
+impl Conference {
     /// A client's message on one of its data channels.
-    pub(super) fn data(&mut self, peer: PeerId, channel: Channel, payload: &[u8]) {
+    pub(crate) fn data(&mut self, peer: PeerId, channel: Channel, payload: &[u8]) {
         let Some(&key) = self.peers.get(&peer) else { return };
         let Some(client) = self.clients.get_mut(&key) else {
             return;
@@ -35,7 +35,7 @@ impl RoomTask {
                     destinations,
                 };
                 self.deliver(&data, Some(peer));
-                self.edge.mesh.data(&self.name, data);
+                self.out.mesh(ToMesh::Data(data));
             }
             Ok(None) => {}
             Err(violation) => self.violation(key, &violation.to_string()),
@@ -43,13 +43,12 @@ impl RoomTask {
     }
 
     /// Sends a stamped packet to the clients of this edge that it is for, and keeps a reliable one for those who cannot take it now.
-    pub(super) fn deliver(&mut self, data: &MeshData, sender: Option<PeerId>) {
+    pub(crate) fn deliver(&mut self, data: &MeshData, sender: Option<PeerId>) {
         if data.reliable
             && let Some((sender, sequence)) = meridian_signalling::data::stamp(&data.packet)
         {
             let (packet, destinations) = (data.packet.clone(), data.destinations.clone());
-            self.replay
-                .keep(Instant::now(), &sender, sequence, packet, destinations);
+            self.replay.keep(self.now, &sender, sequence, packet, destinations);
         }
         let is_for = |identity: &str| match &data.destinations {
             None => true,
@@ -69,7 +68,7 @@ impl RoomTask {
             } else {
                 Channel::Lossy
             };
-            self.edge.shards.send(Command::SendData {
+            self.out.media(Command::SendData {
                 peers,
                 channel,
                 payload: data.packet.clone(),
@@ -78,7 +77,7 @@ impl RoomTask {
     }
 
     /// A client can take reliable data from now on: first what has come since it joined.
-    pub(super) fn channel_open(&mut self, peer: PeerId) {
+    pub(crate) fn channel_open(&mut self, peer: PeerId) {
         let Some(&key) = self.peers.get(&peer) else { return };
         let Some(client) = self.clients.get_mut(&key) else {
             return;
@@ -91,7 +90,7 @@ impl RoomTask {
 
     /// A client that resumes says which packet of each sender it received last. One that says nothing may not tell repeated
     /// packets apart.
-    pub(super) fn replay_after(&mut self, key: SessionKey, received: Vec<(ParticipantSid, u32)>) {
+    pub(crate) fn replay_after(&mut self, key: SessionKey, received: Vec<(ParticipantSid, u32)>) {
         let Some(client) = self.clients.get_mut(&key).filter(|_| !received.is_empty()) else {
             return;
         };
@@ -103,7 +102,7 @@ impl RoomTask {
         }
     }
 
-    fn replay_to(&self, key: SessionKey, unheard: u64, received: Option<&HashMap<ParticipantSid, u32>>) {
+    fn replay_to(&mut self, key: SessionKey, unheard: u64, received: Option<&HashMap<ParticipantSid, u32>>) {
         let Some(client) = self.clients.get(&key) else { return };
         let Some(peer) = client.peer() else { return };
         let lacking = self.replay.lacking(&client.sid, client.came_at, unheard, received);
@@ -111,19 +110,19 @@ impl RoomTask {
         let mut packets = 0;
         for kept in lacking {
             packets += 1;
-            self.edge.shards.send(Command::SendData {
+            self.out.media(Command::SendData {
                 peers: vec![peer],
                 channel: Channel::Reliable,
                 payload: kept.packet,
             });
         }
         if packets > 0 {
-            self.edge.rooms.counters.replayed(packets);
+            self.out.note(Note::Replayed { packets });
             tracing::debug!(room = %self.name, identity = %client.identity, packets, "reliable data replayed");
         }
     }
 
-    pub(super) fn audio_levels(&mut self, levels: &[(meridian_sfu::TrackId, f32)]) {
+    pub(crate) fn audio_levels(&mut self, levels: &[(meridian_sfu::TrackId, f32)]) {
         for (track, level) in levels {
             let Some(track) = self.tracks.by_id(*track) else {
                 continue;
@@ -141,7 +140,7 @@ impl RoomTask {
     }
 
     /// Who speaks, how large the room is, how good connections are: told at a pace people can follow.
-    pub(super) fn tell_periodically(&mut self, now: Instant) {
+    pub(crate) fn tell_periodically(&mut self, now: Instant) {
         if std::mem::take(&mut self.speaking_changed) {
             let mut speaking: Vec<_> = self.speaking.iter().map(|(sid, level)| (sid.clone(), *level)).collect();
             speaking.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -163,11 +162,11 @@ impl RoomTask {
                 .filter_map(|client| Some((client.sid.clone(), score(client.stats.as_ref()?))))
                 .collect();
             self.tell_grades(&grades);
-            self.edge.mesh.grades(&self.name, grades);
+            self.out.mesh(ToMesh::Grades(grades));
         }
     }
 
-    pub(super) fn tell_grades(&mut self, grades: &[(ParticipantSid, f32)]) {
+    pub(crate) fn tell_grades(&mut self, grades: &[(ParticipantSid, f32)]) {
         let qualities: Vec<_> = grades
             .iter()
             .map(|(sid, score)| (sid.clone(), quality(*score), *score))

@@ -4,22 +4,19 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use meridian_room::{DisconnectReason, Identity, ParticipantSid, RoomName, TrackSid};
+use meridian_room::{DisconnectReason, Identity, ParticipantSid, TrackSid};
 use meridian_sfu::TrackId;
-use meridian_shard::{Demand, PeerId, PeerStats};
+use meridian_shard_api::{Demand, PeerId, PeerStats};
 use meridian_signalling::Session;
 use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Negotiation, SubscriptionMedia};
-use meridian_wire::v1::SessionReport;
-use tokio::sync::mpsc;
 
-use super::counters::{FrameLoss, SignalCounters, Slowness};
-use super::renewal::ExpiringToken;
-use super::simulate::ResumeFailure;
-use super::{Outgoing, SessionKey, ToSocket};
+use crate::io::{Note, Outbox, Output, SessionKey, SessionReport};
+use crate::renewal::ExpiringToken;
+use crate::simulate::ResumeFailure;
 
 /// How long a client without a socket is waited for while its media still flows.
-pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const RESUME_PATIENCE: Duration = Duration::from_secs(20);
 /// Round trips kept per client: at one every 2 s, the last two minutes.
 const RTTS_MAX: usize = 60;
 /// How often a session that goes on is reported.
@@ -32,39 +29,37 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 const OFFER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The client's media transport on a shard.
-pub(super) struct Transport {
-    pub(super) peer: PeerId,
-    pub(super) local: IceCredentials,
-    pub(super) connected: bool,
+pub(crate) struct Transport {
+    pub(crate) peer: PeerId,
+    pub(crate) local: IceCredentials,
+    pub(crate) connected: bool,
 }
 
-pub(super) struct Client {
-    pub(super) key: SessionKey,
-    pub(super) identity: Identity,
-    pub(super) sid: ParticipantSid,
-    pub(super) signalling: Session,
-    pub(super) negotiation: Negotiation,
-    pub(super) transport: Option<Transport>,
+pub(crate) struct Client {
+    pub(crate) key: SessionKey,
+    pub(crate) identity: Identity,
+    pub(crate) sid: ParticipantSid,
+    pub(crate) signalling: Session,
+    pub(crate) negotiation: Negotiation,
+    pub(crate) transport: Option<Transport>,
     /// What flows to the client now, by track.
-    pub(super) subscriptions: HashMap<TrackId, SubscriptionMedia>,
+    pub(crate) subscriptions: HashMap<TrackId, SubscriptionMedia>,
     /// Tracks asked for; some still wait for a media section.
-    pub(super) wanted: HashSet<TrackId>,
+    pub(crate) wanted: HashSet<TrackId>,
     /// What the client said about tracks it receives or will receive.
-    pub(super) demands: HashMap<TrackSid, Demand>,
+    pub(crate) demands: HashMap<TrackSid, Demand>,
     /// The client's socket now; `None` between sockets.
-    pub(super) socket: Option<SessionKey>,
-    /// Its outgoing queue.
-    outgoing: Option<ToSocket>,
+    pub(crate) socket: Option<SessionKey>,
     /// The client asked for this to happen when it resumes next.
-    pub(super) resume_failure: Option<ResumeFailure>,
+    pub(crate) resume_failure: Option<ResumeFailure>,
     /// Reliable packets of the room before this serial are not for the client: it was not here yet.
-    pub(super) came_at: u64,
+    pub(crate) came_at: u64,
     /// First reliable packet that its data channel was not open for; `None`: it is open.
-    pub(super) unheard_from: Option<u64>,
+    pub(crate) unheard_from: Option<u64>,
     /// What it said, resuming, to have received last of each sender, while its data channel was not open.
-    pub(super) received: Option<HashMap<ParticipantSid, u32>>,
+    pub(crate) received: Option<HashMap<ParticipantSid, u32>>,
     /// The token it would come back with; `None`: it does not expire, or there is no other to be had.
-    pub(super) token: Option<ExpiringToken>,
+    pub(crate) token: Option<ExpiringToken>,
     joined_at: Instant,
     /// When a report of this session was last due.
     reported_at: Instant,
@@ -72,26 +67,25 @@ pub(super) struct Client {
     /// When the client closed its transport, if it has no other since.
     closed_at: Option<Instant>,
     /// Something changed that only a new offer of the client can carry.
-    pub(super) needs_offer: bool,
+    pub(crate) needs_offer: bool,
     offer_asked_at: Option<Instant>,
-    pub(super) stats: Option<PeerStats>,
+    pub(crate) stats: Option<PeerStats>,
     address: IpAddr,
     /// Round trips measured by this edge, the last ones, milliseconds.
     rtts_ms: VecDeque<f32>,
 }
 
-/// The client's queue was full: its socket has been given up.
+/// The client had more to read than the session may hold back: its socket has been given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooSlow;
+pub(crate) struct TooSlow;
 
 impl Client {
-    pub(super) fn new(
+    pub(crate) fn new(
         key: SessionKey,
         identity: Identity,
         sid: ParticipantSid,
         address: IpAddr,
         signalling: Session,
-        outgoing: ToSocket,
         (now, serial): (Instant, u64),
     ) -> Client {
         Client {
@@ -105,7 +99,6 @@ impl Client {
             wanted: HashSet::new(),
             demands: HashMap::new(),
             socket: Some(key),
-            outgoing: Some(outgoing),
             resume_failure: None,
             came_at: serial,
             unheard_from: Some(serial),
@@ -123,15 +116,15 @@ impl Client {
         }
     }
 
-    pub(super) fn peer(&self) -> Option<PeerId> {
+    pub(crate) fn peer(&self) -> Option<PeerId> {
         self.transport.as_ref().map(|transport| transport.peer)
     }
 
-    pub(super) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.transport.as_ref().is_some_and(|transport| transport.connected)
     }
 
-    pub(super) fn connected(&mut self) {
+    pub(crate) fn connected(&mut self) {
         self.closed_at = None;
         if let Some(transport) = &mut self.transport {
             transport.connected = true;
@@ -139,86 +132,65 @@ impl Client {
     }
 
     /// What the client said of a track before it got it, or everything.
-    pub(super) fn first_demand(&self, track: &TrackSid) -> Demand {
+    pub(crate) fn first_demand(&self, track: &TrackSid) -> Demand {
         self.demands.get(track).copied().unwrap_or_default()
     }
 
     /// Writes what is left to say and closes the socket, with the reason where there is one.
-    pub(super) fn close(&mut self, reason: &str, counters: &SignalCounters) {
-        let _ = self.flush(Instant::now(), counters);
-        if let Some(outgoing) = self.outgoing.take()
-            && !reason.is_empty()
-        {
-            let _ = outgoing.frames.try_send(Outgoing::Close(reason.to_owned()));
+    pub(crate) fn close(&mut self, now: Instant, reason: &str, out: &mut Outbox) {
+        let _ = self.flush(now, out);
+        if let Some(socket) = self.socket.take() {
+            let reason = reason.to_owned();
+            out.put(Output::Close { socket, reason });
         }
     }
 
-    pub(super) fn is_attached(&self) -> bool {
-        self.outgoing.is_some()
+    pub(crate) fn is_attached(&self) -> bool {
+        self.socket.is_some()
     }
 
     /// The socket is gone; the client may come back and resume.
-    pub(super) fn detach(&mut self, now: Instant) {
-        self.outgoing = None;
+    pub(crate) fn detach(&mut self, now: Instant) {
         self.socket = None;
         self.detached_at = Some(now);
         // Whatever was asked of the old socket may never have been read.
         self.offer_asked_at = None;
     }
 
-    pub(super) fn attach(&mut self, socket: SessionKey, outgoing: ToSocket) {
+    pub(crate) fn attach(&mut self, socket: SessionKey) {
         self.socket = Some(socket);
-        self.outgoing = Some(outgoing);
         self.detached_at = None;
     }
 
     /// Something waits to be said, or to be asked for again.
-    pub(super) fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         self.is_attached() && (self.needs_offer || self.signalling.has_frames() || self.signalling.is_overflowed())
     }
 
     /// Hands what the session has to say to the socket.
-    pub(super) fn flush(&mut self, now: Instant, counters: &SignalCounters) -> Result<(), TooSlow> {
-        if self.signalling.is_overflowed()
-            && let Some(outgoing) = &self.outgoing
-        {
-            counters.socket_dropped(Slowness::SessionOverflow);
-            outgoing.given_up.notify_one();
+    pub(crate) fn flush(&mut self, now: Instant, out: &mut Outbox) -> Result<(), TooSlow> {
+        // Between sockets the session keeps what it has to say: a resume tells it anew.
+        let Some(socket) = self.socket else {
+            return Ok(());
+        };
+        if self.signalling.is_overflowed() {
+            out.note(Note::SessionOverflow);
+            out.put(Output::GiveUp { socket });
             self.detach(now);
             return Err(TooSlow);
         }
-        // Between sockets the session keeps what it has to say: a resume tells it anew.
-        let Some(outgoing) = self.outgoing.clone() else {
-            return Ok(());
-        };
-        let frames = &outgoing.frames;
         while let Some(frame) = self.signalling.poll_frame() {
-            match frames.try_send(Outgoing::Frame(frame)) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Closed(_)) => {
-                    counters.frames_lost(FrameLoss::SocketClosed, 1);
-                    self.detach(now);
-                    break;
-                }
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    counters.frames_lost(FrameLoss::QueueFull, 1);
-                    counters.socket_dropped(Slowness::QueueFull);
-                    outgoing.given_up.notify_one();
-                    self.detach(now);
-                    return Err(TooSlow);
-                }
-            }
+            out.put(Output::Frame { socket, frame });
         }
-        counters.queued(frames.max_capacity() - frames.capacity());
         Ok(())
     }
 
     /// Asks the client for a new offer if one is needed and none is on its way.
-    pub(super) fn ask_for_offer(&mut self, now: Instant) {
+    pub(crate) fn ask_for_offer(&mut self, now: Instant) {
         let recently = |asked: Instant| now.saturating_duration_since(asked) < OFFER_PATIENCE;
         if !self.needs_offer
             || self.transport.is_none()
-            || self.outgoing.is_none()
+            || self.socket.is_none()
             || self.offer_asked_at.is_some_and(recently)
         {
             return;
@@ -228,13 +200,13 @@ impl Client {
         self.offer_asked_at = Some(now);
     }
 
-    pub(super) fn offer_arrived(&mut self) {
+    pub(crate) fn offer_arrived(&mut self) {
         self.offer_asked_at = None;
         self.needs_offer = false;
     }
 
     /// Takes measurements in; whether it is time to report a session that goes on.
-    pub(super) fn observe(&mut self, stats: PeerStats, now: Instant) -> bool {
+    pub(crate) fn observe(&mut self, stats: PeerStats, now: Instant) -> bool {
         if let Some(rtt_ms) = stats.rtt_ms {
             if self.rtts_ms.len() == RTTS_MAX {
                 self.rtts_ms.pop_front();
@@ -250,34 +222,33 @@ impl Client {
     }
 
     /// What assignment learns from, when the session ends and while a long one lasts.
-    pub(super) fn session_report(&self, room: &RoomName, ended: bool, now: Instant) -> SessionReport {
+    pub(crate) fn session_report(&self, ended: bool, now: Instant) -> SessionReport {
         let mut rtts_ms: Vec<f32> = self.rtts_ms.iter().copied().collect();
         rtts_ms.sort_by(f32::total_cmp);
         SessionReport {
-            room: room.to_string(),
-            participant: self.sid.to_string(),
-            client_address: self.address.to_string(),
+            participant: self.sid.clone(),
+            address: self.address,
             rtt_ms: rtts_ms.get(rtts_ms.len() / 2).copied().unwrap_or(0.0),
             samples: rtts_ms.len() as u32,
-            duration_ms: now.saturating_duration_since(self.joined_at).as_millis() as u64,
+            duration: now.saturating_duration_since(self.joined_at),
             ended,
         }
     }
 
     /// The client closed its transport in good order.
-    pub(super) fn transport_closed(&mut self, now: Instant) {
+    pub(crate) fn transport_closed(&mut self, now: Instant) {
         self.transport = None;
         self.subscriptions.clear();
         self.closed_at = Some(now);
     }
 
     /// The data channel went with the transport: packets from this serial on wait for the next.
-    pub(super) fn channel_lost(&mut self, serial: u64) {
+    pub(crate) fn channel_lost(&mut self, serial: u64) {
         self.unheard_from.get_or_insert(serial);
     }
 
     /// Why this client is to be given up, if it is.
-    pub(super) fn overdue(&self, now: Instant) -> Option<(DisconnectReason, &'static str)> {
+    pub(crate) fn overdue(&self, now: Instant) -> Option<(DisconnectReason, &'static str)> {
         let longer = |since: Instant, patience: Duration| now.saturating_duration_since(since) > patience;
         if self.closed_at.is_some_and(|since| longer(since, RETURN_PATIENCE)) {
             return Some((DisconnectReason::ClientInitiated, "closed its transport"));

@@ -2,21 +2,20 @@
 //! of other edges.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use meridian_room::{Track, TrackKind, TrackSid, TrackSource};
 use meridian_sfu::{Layer, LayerSet, MediaKind, TrackId};
-use meridian_shard::{Command, Demand};
+use meridian_shard_api::{Command, Demand};
 use meridian_signalling::{SubscriptionFailure, TrackSetting};
 use meridian_transport::sdp::{AudioPreferences, WantedTrack};
 
-use super::SessionKey;
-use super::backup::{backup_codec, backup_layers, has_backup, published};
-use super::task::RoomTask;
-use super::tracks::{CarriedTrack, Origin, codec_of_mime};
+use crate::backup::{backup_codec, backup_layers, has_backup, published};
+use crate::conference::Conference;
+use crate::io::{SessionKey, ToMesh};
+use crate::tracks::{CarriedTrack, Origin, codec_of_mime};
 
-impl RoomTask {
-    pub(super) fn subscribe(&mut self, key: SessionKey, sid: &TrackSid) {
+impl Conference {
+    pub(crate) fn subscribe(&mut self, key: SessionKey, sid: &TrackSid) {
         let Some((owner, facts)) = self.room.track(sid) else {
             return;
         };
@@ -52,21 +51,21 @@ impl RoomTask {
     }
 
     /// A track goes from one edge to another through this one.
-    pub(super) fn pass_through(&mut self, sid: &TrackSid) {
+    pub(crate) fn pass_through(&mut self, sid: &TrackSid) {
         if self.tracks.get(sid).is_none() && !self.carry_remote(sid) {
             tracing::debug!(room = %self.name, %sid, "asked to pass on a track that is not known here");
         }
     }
 
     /// Begins to carry a track of another edge, or a backup of one. Nothing crosses a link for it until somebody receives it.
-    pub(super) fn carry_remote(&mut self, sid: &TrackSid) -> bool {
+    pub(crate) fn carry_remote(&mut self, sid: &TrackSid) -> bool {
         let (published, backup) = published(sid);
         let Some((owner, facts)) = self.room.track(&published) else {
             return false;
         };
         let Some(kind) = media_kind(facts) else { return false };
         let (node, epoch) = (owner.node.clone(), owner.epoch);
-        if node == self.edge.node {
+        if node == self.node {
             return false;
         }
         let codec = match backup {
@@ -74,15 +73,19 @@ impl RoomTask {
             None => codec_of_mime(&facts.mime),
         };
         let Some(codec) = codec else { return false };
-        let id = self.edge.router.allocate_track(&self.name, &self.handle);
+        let id = self.plane.allocate_track();
         let layers = backup.map_or_else(|| layer_count(facts), |name| backup_layers(facts, name));
-        self.edge.shards.send(Command::AddRemoteTrack {
+        self.out.media(Command::AddRemoteTrack {
             track: id,
             kind,
             codec,
             layers,
         });
-        self.edge.mesh.carry(&self.name, sid, id, kind);
+        self.out.mesh(ToMesh::Carry {
+            track: sid.clone(),
+            id,
+            kind,
+        });
         self.tracks.insert(CarriedTrack {
             id,
             sid: sid.clone(),
@@ -105,7 +108,7 @@ impl RoomTask {
         }
     }
 
-    pub(super) fn subscription_unsupported(&mut self, key: SessionKey, track: TrackId) {
+    pub(crate) fn subscription_unsupported(&mut self, key: SessionKey, track: TrackId) {
         let Some(sid) = self.tracks.by_id(track).map(|track| track.sid.clone()) else {
             return;
         };
@@ -119,7 +122,7 @@ impl RoomTask {
     }
 
     /// Ends a client's subscription to a track, in whichever codec it receives it.
-    pub(super) fn unsubscribe(&mut self, key: SessionKey, sid: &TrackSid) {
+    pub(crate) fn unsubscribe(&mut self, key: SessionKey, sid: &TrackSid) {
         for backup in self.tracks.backups_of(sid) {
             self.unsubscribe_from(key, &backup);
         }
@@ -139,14 +142,14 @@ impl RoomTask {
             // The client's section goes quiet, and free for another track, with its next offer.
             client.needs_offer = true;
             if let Some(peer) = client.peer() {
-                self.edge.shards.send(Command::Unsubscribe { peer, track: id });
+                self.out.media(Command::Unsubscribe { peer, track: id });
             }
         }
         self.dirty.insert(key);
     }
 
     /// What a client says about a track it receives: whether it is visible, and how large.
-    pub(super) fn set_demand(&mut self, key: SessionKey, sid: &TrackSid, setting: TrackSetting) {
+    pub(crate) fn set_demand(&mut self, key: SessionKey, sid: &TrackSid, setting: TrackSetting) {
         let Some((_, facts)) = self.room.track(sid) else { return };
         let demand = Demand {
             enabled: setting.enabled,
@@ -166,15 +169,15 @@ impl RoomTask {
                 continue;
             };
             if track.demands.get(&key).is_some_and(|held| *held != demand) {
-                track.change_demand(key, demand, Instant::now());
+                track.change_demand(key, demand, self.now);
                 let track = track.id;
-                self.edge.shards.send(Command::SetDemand { peer, track, demand });
+                self.out.media(Command::SetDemand { peer, track, demand });
             }
         }
     }
 
     /// Tells publishers and other edges which layers are wanted now, where that has changed.
-    pub(super) fn tell_demand(&mut self) {
+    pub(crate) fn tell_demand(&mut self) {
         let mut publications = BTreeSet::new();
         for track in self.tracks.iter_mut() {
             let wanted = track.wanted();
@@ -188,7 +191,12 @@ impl RoomTask {
                     }
                 }
                 Origin::Local { .. } => continue,
-                Origin::Remote { node, epoch } => self.edge.mesh.want(&self.name, &track.sid, node, *epoch, wanted),
+                Origin::Remote { node, epoch } => self.out.mesh(ToMesh::Want {
+                    track: track.sid.clone(),
+                    origin: node.clone(),
+                    epoch: *epoch,
+                    layers: wanted,
+                }),
             }
             track.told = Some(wanted);
         }
@@ -198,7 +206,7 @@ impl RoomTask {
     }
 
     /// Other edges want these layers of one of our tracks.
-    pub(super) fn wanted_by_mesh(&mut self, sid: &TrackSid, layers: LayerSet) {
+    pub(crate) fn wanted_by_mesh(&mut self, sid: &TrackSid, layers: LayerSet) {
         if self.tracks.get(sid).is_none() && !layers.is_empty() {
             self.carry_own_backup(sid);
         }
@@ -214,7 +222,7 @@ impl RoomTask {
     }
 
     /// The first packet of a subscription has left: the publisher may want to know that somebody watches.
-    pub(super) fn subscription_started(&mut self, track: TrackId) {
+    pub(crate) fn subscription_started(&mut self, track: TrackId) {
         let Some(track) = self.tracks.by_id(track) else { return };
         if let Origin::Local { session, .. } = &track.origin
             && let Some(client) = self.clients.get_mut(session)
@@ -224,15 +232,18 @@ impl RoomTask {
         }
     }
 
-    pub(super) fn keyframe_wanted(&mut self, track: TrackId, layer: Layer) {
+    pub(crate) fn keyframe_wanted(&mut self, track: TrackId, layer: Layer) {
         let Some(track) = self.tracks.by_id(track) else { return };
         if !track.is_local() {
-            self.edge.mesh.keyframe(&self.name, &track.sid, layer);
+            self.out.mesh(ToMesh::Keyframe {
+                track: track.sid.clone(),
+                layer,
+            });
         }
     }
 
     /// How a track is to be encoded is said in the answer: browsers read it there.
-    pub(super) fn prepare(&mut self, key: SessionKey, sid: &TrackSid, kind: TrackKind) {
+    pub(crate) fn prepare(&mut self, key: SessionKey, sid: &TrackSid, kind: TrackKind) {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
@@ -262,19 +273,19 @@ impl RoomTask {
         }
     }
 
-    pub(super) fn mute(&mut self, key: SessionKey, sid: &TrackSid, muted: bool) {
+    pub(crate) fn mute(&mut self, key: SessionKey, sid: &TrackSid, muted: bool) {
         self.write(key, |room, participant| {
             room.update_track(participant, sid, |facts| facts.muted = muted)
         });
         let mut carried = self.tracks.backups_of(sid);
         carried.push(sid.clone());
         for track in carried.iter().filter_map(|sid| self.tracks.get(sid)) {
-            self.edge.shards.send(Command::SetMuted { track: track.id, muted });
+            self.out.media(Command::SetMuted { track: track.id, muted });
         }
     }
 
     /// The facts of a track changed.
-    pub(super) fn track_updated(&mut self, sid: &TrackSid) {
+    pub(crate) fn track_updated(&mut self, sid: &TrackSid) {
         let Some((_, facts)) = self.room.track(sid) else { return };
         if let Some(track) = self.tracks.get_mut(sid)
             && let Origin::Remote { .. } = track.origin
@@ -284,7 +295,7 @@ impl RoomTask {
     }
 
     /// The client withdrew a track of its own.
-    pub(super) fn unpublish(&mut self, key: SessionKey, sid: &TrackSid) {
+    pub(crate) fn unpublish(&mut self, key: SessionKey, sid: &TrackSid) {
         if let Some(client) = self.clients.get_mut(&key) {
             client.signalling.track_unpublished(sid);
             let participant = client.sid.clone();
@@ -296,7 +307,7 @@ impl RoomTask {
     }
 
     /// Stops carrying a track: nobody receives it any more.
-    pub(super) fn drop_track(&mut self, sid: &TrackSid) {
+    pub(crate) fn drop_track(&mut self, sid: &TrackSid) {
         for backup in self.tracks.backups_of(sid) {
             self.drop_track(&backup);
         }
@@ -316,19 +327,23 @@ impl RoomTask {
         for client in self.clients.values_mut() {
             client.demands.remove(sid);
         }
-        self.edge.router.forget_track(track.id);
-        self.edge.mesh.drop_track(&self.name, sid);
+        self.out.mesh(ToMesh::Drop { track: sid.clone() });
         match track.origin {
-            Origin::Local { .. } => self.edge.shards.send(Command::Unpublish { track: track.id }),
+            Origin::Local { .. } => self.out.media(Command::Unpublish { track: track.id }),
             Origin::Remote { node, epoch } => {
-                self.edge.mesh.want(&self.name, sid, &node, epoch, LayerSet::EMPTY);
-                self.edge.shards.send(Command::RemoveTrack { track: track.id });
+                self.out.mesh(ToMesh::Want {
+                    track: sid.clone(),
+                    origin: node,
+                    epoch,
+                    layers: LayerSet::EMPTY,
+                });
+                self.out.media(Command::RemoveTrack { track: track.id });
             }
         }
     }
 }
 
-pub(super) fn media_kind(facts: &Track) -> Option<MediaKind> {
+pub(crate) fn media_kind(facts: &Track) -> Option<MediaKind> {
     match facts.kind {
         TrackKind::Audio => Some(MediaKind::Audio),
         TrackKind::Video => Some(MediaKind::Video),
@@ -338,7 +353,7 @@ pub(super) fn media_kind(facts: &Track) -> Option<MediaKind> {
 
 /// The tracks of a publisher that are played in sync: those it names so, else camera with microphone and screen with its
 /// sound. `None`: the name would not do in an msid, or looks like a track's id.
-pub(super) fn sync_group(facts: &Track) -> Option<&str> {
+pub(crate) fn sync_group(facts: &Track) -> Option<&str> {
     let default = match facts.source {
         TrackSource::Camera | TrackSource::Microphone => "camera",
         TrackSource::ScreenShare | TrackSource::ScreenShareAudio => "screen_share",
@@ -354,7 +369,7 @@ pub(super) fn sync_group(facts: &Track) -> Option<&str> {
 }
 
 /// Encodings of a track: what simulcast publishers announce, else one.
-pub(super) fn layer_count(facts: &Track) -> u8 {
+pub(crate) fn layer_count(facts: &Track) -> u8 {
     if facts.kind == TrackKind::Video && facts.simulcast {
         facts.layers.len().clamp(1, Layer::COUNT) as u8
     } else {
@@ -363,7 +378,7 @@ pub(super) fn layer_count(facts: &Track) -> u8 {
 }
 
 /// A publisher with fewer encodings than three calls its best one HIGH, whatever our index of it.
-pub(super) fn quality_wanted(wanted: LayerSet, layers: u8, quality: u8) -> bool {
+pub(crate) fn quality_wanted(wanted: LayerSet, layers: u8, quality: u8) -> bool {
     let top = layers.saturating_sub(1);
     wanted.contains(Layer(quality)) || (quality > top && wanted.contains(Layer(top)))
 }

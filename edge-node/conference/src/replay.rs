@@ -18,19 +18,19 @@ const ROOM_BYTES_MAX: usize = 16 << 20;
 
 /// One packet, stamped with its sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// Place among all packets of the room that this edge has seen.
-    pub(super) serial: u64,
+    pub(crate) serial: u64,
     /// The sender's own number of it; 0 = it does not number them.
-    pub(super) sequence: u32,
-    pub(super) packet: Bytes,
+    pub(crate) sequence: u32,
+    pub(crate) packet: Bytes,
     /// Identities it is for; `None` = everybody.
-    pub(super) destinations: Option<Vec<String>>,
+    pub(crate) destinations: Option<Vec<String>>,
     at: Instant,
 }
 
 impl Kept {
-    pub(super) fn is_for(&self, identity: &str) -> bool {
+    pub(crate) fn is_for(&self, identity: &str) -> bool {
         self.destinations
             .as_ref()
             .is_none_or(|list| list.iter().any(|one| one == identity))
@@ -53,7 +53,7 @@ impl Sender {
 
 /// The packets of one room.
 #[derive(Default)]
-pub(super) struct Replay {
+pub(crate) struct Replay {
     senders: HashMap<ParticipantSid, Sender>,
     bytes: usize,
     next: u64,
@@ -61,11 +61,11 @@ pub(super) struct Replay {
 
 impl Replay {
     /// The serial that the next packet gets: who joins now has missed nothing before it.
-    pub(super) fn next_serial(&self) -> u64 {
+    pub(crate) fn next_serial(&self) -> u64 {
         self.next
     }
 
-    pub(super) fn keep(
+    pub(crate) fn keep(
         &mut self,
         now: Instant,
         sender: &ParticipantSid,
@@ -95,7 +95,7 @@ impl Replay {
     }
 
     /// Forgets what is too old.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         for held in self.senders.values_mut() {
             let old = |kept: &Kept| now.saturating_duration_since(kept.at) > AGE;
             while held.packets.front().is_some_and(old) {
@@ -107,7 +107,7 @@ impl Replay {
 
     /// What somebody who came at serial `since` lacks, in the order it arrived: everything from serial `unheard` on, and, where
     /// the client has said which number it last received of each sender, what follows that. Nothing of its own (`not_of`).
-    pub(super) fn lacking(
+    pub(crate) fn lacking(
         &self,
         not_of: &ParticipantSid,
         since: u64,

@@ -2,21 +2,20 @@
 
 use meridian_room::{TrackCodec, TrackKind};
 use meridian_sfu::{Codec, Layer, MediaKind, TrackId};
-use meridian_shard::{Command, PeerId};
+use meridian_shard_api::{Command, PeerId};
 use meridian_signalling::{Matched, PublicationKey};
 use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Answer, LocalMedia, Publication, SdpError, SubscriptionMedia};
 
-use super::SessionKey;
-use super::backup::published;
-use super::client::Transport;
-use super::task::RoomTask;
-use super::tracks::{CarriedTrack, Origin};
+use crate::backup::published;
+use crate::client::Transport;
+use crate::conference::Conference;
+use crate::io::{SessionKey, ToMesh};
+use crate::tracks::{CarriedTrack, Origin};
 
-impl RoomTask {
+impl Conference {
     /// Answers an offer and puts into effect what changed.
-    pub(super) fn offer(&mut self, key: SessionKey, id: u32, sdp: &str) -> Result<(), SdpError> {
-        let edge = self.edge.clone();
+    pub(crate) fn offer(&mut self, key: SessionKey, id: u32, sdp: &str) -> Result<(), SdpError> {
         let Some(client) = self.clients.get_mut(&key) else {
             return Ok(());
         };
@@ -25,13 +24,13 @@ impl RoomTask {
         let (peer, local) = match &client.transport {
             Some(transport) if !restarts => (transport.peer, transport.local.clone()),
             // RFC 8839 §4.4.1.1.1: new credentials of the client want new ones of ours.
-            Some(transport) => (transport.peer, IceCredentials::generate(&mut rand::rng())),
-            None => (edge.shards.allocate_peer(), IceCredentials::generate(&mut rand::rng())),
+            Some(transport) => (transport.peer, IceCredentials::generate(&mut self.rng)),
+            None => (self.plane.allocate_peer(), IceCredentials::generate(&mut self.rng)),
         };
-        let candidates = edge.shards.candidates(peer);
+        let candidates = self.plane.candidates(peer);
         let local = LocalMedia {
             ice: local,
-            fingerprint: edge.fingerprint,
+            fingerprint: self.fingerprint,
             candidates,
         };
         let answer = client.negotiation.answer(sdp, &local)?;
@@ -52,7 +51,6 @@ impl RoomTask {
     }
 
     fn set_transport(&mut self, key: SessionKey, peer: PeerId, local: IceCredentials, answer: &Answer) {
-        let edge = self.edge.clone();
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
@@ -60,7 +58,7 @@ impl RoomTask {
         match &mut client.transport {
             Some(transport) if !answer.remote.dtls_changed => {
                 if answer.remote.restarted {
-                    edge.shards.send(Command::RestartIce {
+                    self.out.media(Command::RestartIce {
                         peer,
                         local: local.clone(),
                         remote,
@@ -75,7 +73,7 @@ impl RoomTask {
         client.subscriptions.clear();
         // A new transport goes on the same shard: the answer already names that shard's candidates.
         let fresh = if replaced {
-            edge.shards.allocate_peer_on(peer.shard)
+            self.plane.allocate_peer_on(peer.shard)
         } else {
             peer
         };
@@ -93,9 +91,8 @@ impl RoomTask {
             local: local.clone(),
             connected: false,
         });
-        edge.router.route_peer(peer, &self.handle);
         self.peers.insert(peer, key);
-        edge.shards.send(Command::AddPeer {
+        self.out.media(Command::AddPeer {
             peer,
             local,
             remote,
@@ -127,7 +124,7 @@ impl RoomTask {
                 if held.as_ref() != Some(publication) {
                     *held = Some(publication.clone());
                     let (track, publication) = (track.id, publication.clone());
-                    self.edge.shards.send(Command::Publish {
+                    self.out.media(Command::Publish {
                         peer,
                         track,
                         publication,
@@ -176,7 +173,7 @@ impl RoomTask {
                 return;
             }
         };
-        let id = self.edge.router.allocate_track(&self.name, &self.handle);
+        let id = self.plane.allocate_track();
         let track = CarriedTrack {
             id,
             sid: facts.sid.clone(),
@@ -195,22 +192,26 @@ impl RoomTask {
             wanted_by_mesh: Default::default(),
             told: None,
         };
-        self.edge.mesh.carry(&self.name, &track.sid, id, track.kind);
+        self.out.mesh(ToMesh::Carry {
+            track: track.sid.clone(),
+            id,
+            kind: track.kind,
+        });
         self.tracks.insert(track);
-        self.edge.shards.send(Command::Publish {
+        self.out.media(Command::Publish {
             peer,
             track: id,
             publication: publication.clone(),
         });
         if facts.muted {
             // No packet will come to show that media is ready.
-            self.edge.shards.send(Command::SetMuted { track: id, muted: true });
+            self.out.media(Command::SetMuted { track: id, muted: true });
             self.announce(id, None);
         }
     }
 
     /// Shows a track to the room: its media flows, or it is muted from the start.
-    pub(super) fn announce(&mut self, id: TrackId, codec: Option<Codec>) {
+    pub(crate) fn announce(&mut self, id: TrackId, codec: Option<Codec>) {
         let Some(track) = self.tracks.by_id_mut(id) else { return };
         let Origin::Local {
             session,
@@ -261,12 +262,12 @@ impl RoomTask {
                 .demands
                 .entry(key)
                 .or_insert_with(|| client.first_demand(&published(&carried.sid).0));
-            self.edge.shards.send(Command::Subscribe {
+            self.out.media(Command::Subscribe {
                 peer,
                 track,
                 media: media.clone(),
             });
-            self.edge.shards.send(Command::SetDemand { peer, track, demand });
+            self.out.media(Command::SetDemand { peer, track, demand });
         }
     }
 }

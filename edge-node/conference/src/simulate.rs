@@ -6,8 +6,8 @@ use meridian_room::DisconnectReason;
 use meridian_signalling::LeaveAction;
 use meridian_signalling::proto::simulate_scenario::Scenario;
 
-use super::SessionKey;
-use super::task::RoomTask;
+use crate::conference::Conference;
+use crate::io::SessionKey;
 
 /// How long somebody may be shown as speaking at most, and how loudly (0..=1).
 const SPEAKING_MAX_S: u64 = 30;
@@ -15,15 +15,15 @@ const LOUDNESS: f32 = 0.9;
 
 /// What becomes of the socket with which a client resumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ResumeFailure {
+pub(crate) enum ResumeFailure {
     /// It closes once the first messages are written.
     AfterMessages,
     /// It closes without a message.
     BeforeMessages,
 }
 
-impl RoomTask {
-    pub(super) fn simulate(&mut self, key: SessionKey, scenario: Scenario) {
+impl Conference {
+    pub(crate) fn simulate(&mut self, key: SessionKey, scenario: Scenario) {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
@@ -32,7 +32,7 @@ impl RoomTask {
         match scenario {
             Scenario::SpeakerUpdate(seconds) => {
                 let seconds = u64::try_from(seconds).unwrap_or(0).clamp(1, SPEAKING_MAX_S);
-                let until = Instant::now() + Duration::from_secs(seconds);
+                let until = self.now + Duration::from_secs(seconds);
                 self.simulated_speakers.insert(sid.clone(), until);
                 self.speaking.insert(sid, LOUDNESS);
                 self.speaking_changed = true;
@@ -64,7 +64,7 @@ impl RoomTask {
     }
 
     /// Simulated speakers fall silent when their time is over.
-    pub(super) fn end_simulations(&mut self, now: Instant) {
+    pub(crate) fn end_simulations(&mut self, now: Instant) {
         let over: Vec<_> = self
             .simulated_speakers
             .extract_if(|_, until| *until <= now)

@@ -1,66 +1,58 @@
 //! Clients at the door of a room: new ones join, those who lost their socket resume.
 
-use std::time::Instant;
-
-use meridian_access::token::Claims;
 use meridian_room::{DisconnectReason, ParticipantSid};
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{LeaveAction, Session, SessionConfig};
 use rand::Rng;
-use tokio::sync::oneshot;
 
-use super::client::Client;
-use super::counters::FrameLoss;
-use super::renewal::ExpiringToken;
-use super::simulate::ResumeFailure;
-use super::task::RoomTask;
-use super::{Connect, Outgoing, SessionKey, ToSocket};
-use crate::edge::unix_now_ms;
+use crate::client::Client;
+use crate::conference::Conference;
+use crate::io::{Connect, Note, Output, SessionKey};
+use crate::renewal::ExpiringToken;
+use crate::simulate::ResumeFailure;
 
 /// Tells our app which PoP a participant is on: the SDKs do not show `ParticipantInfo.region`.
 const POP_ATTRIBUTE: &str = "meridian.pop";
 
-impl RoomTask {
-    pub(super) fn connect(&mut self, connect: Connect, joined: oneshot::Sender<Result<SessionKey, Connect>>) {
-        let socket = self.edge.rooms.next_session();
-        let done = if connect.request.reconnect {
+impl Conference {
+    pub(crate) fn connect(&mut self, socket: SessionKey, connect: Connect) {
+        let admitted = if connect.request.reconnect {
             self.resume(socket, connect)
         } else {
             self.join(socket, connect)
         };
-        if done.is_some() {
-            // Unanswered means refused: the socket's task then closes after what was queued.
-            let _ = joined.send(Ok(socket));
-        }
+        self.out.put(match admitted {
+            true => Output::Admitted { socket },
+            false => Output::Refused { socket },
+        });
     }
 
-    fn join(&mut self, socket: SessionKey, connect: Connect) -> Option<()> {
+    fn join(&mut self, socket: SessionKey, connect: Connect) -> bool {
         let Connect {
             request,
             claims,
             address,
-            socket: to_socket,
+            ice_servers,
         } = connect;
-        let now = Instant::now();
         if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
         let through_join_api = claims.meridian.is_some();
         let token = ExpiringToken::new(&request.token, claims.exp);
-        let mut signalling = Session::new(self.session_config(&claims), request, claims);
-        let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut rand::rng()));
+        let mut signalling = Session::new(self.session_config(ice_servers), request, claims);
+        let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut self.rng));
         if through_join_api {
             newcomer
                 .attributes
-                .insert(POP_ATTRIBUTE.to_owned(), self.edge.config.node.region.clone());
+                .insert(POP_ATTRIBUTE.to_owned(), self.region.clone());
         }
-        let joined = match self.room.join(now, unix_now_ms() as i64, newcomer) {
+        let joined = match self.room.join(self.now, self.wall_ms, newcomer) {
             Ok(joined) => joined,
             Err(error) => {
                 tracing::info!(room = %self.name, identity = %signalling.identity(), %error, "join refused");
                 signalling.leave(LeaveAction::Disconnect, DisconnectReason::JoinFailure);
-                say_last_words(&mut signalling, &to_socket);
-                return None;
+                self.say_last_words(socket, signalling);
+                return false;
             }
         };
         if let Some(evicted) = &joined.evicted {
@@ -75,21 +67,21 @@ impl RoomTask {
         let identity = signalling.identity().clone();
         let actions = signalling.start(&self.room, &joined.sid);
         tracing::info!(room = %self.name, %identity, sid = %joined.sid, "joined");
-        let came = (now, self.replay.next_serial());
-        let mut client = Client::new(socket, identity, joined.sid, address, signalling, to_socket, came);
+        let came = (self.now, self.replay.next_serial());
+        let mut client = Client::new(socket, identity, joined.sid, address, signalling, came);
         client.token = token;
         self.clients.insert(socket, client);
         self.sockets.insert(socket, socket);
         self.dirty.insert(socket);
         self.act(socket, actions);
-        Some(())
+        true
     }
 
-    fn resume(&mut self, socket: SessionKey, connect: Connect) -> Option<()> {
+    fn resume(&mut self, socket: SessionKey, connect: Connect) -> bool {
         let Connect {
             request,
             claims,
-            socket: to_socket,
+            ice_servers,
             ..
         } = connect;
         let sid = request.resume_sid.clone();
@@ -98,28 +90,27 @@ impl RoomTask {
             .values_mut()
             .find(|client| sid.as_ref().is_none_or(|sid| client.sid == *sid) && client.identity.as_str() == claims.sub);
         let Some(client) = found else {
-            let mut signalling = Session::new(self.session_config(&claims), request, claims);
+            let mut signalling = Session::new(self.session_config(ice_servers), request, claims);
             signalling.leave(LeaveAction::Reconnect, DisconnectReason::StateMismatch);
-            say_last_words(&mut signalling, &to_socket);
-            return None;
+            self.say_last_words(socket, signalling);
+            return false;
         };
         let key = client.key;
         let failure = client.resume_failure.take();
         if failure == Some(ResumeFailure::BeforeMessages) {
             // The client keeps what socket it has, and is owed another attempt.
-            return None;
+            return false;
         }
-        if let Some(former) = client.socket {
-            self.sockets.remove(&former);
-        }
-        let counters = &self.edge.rooms.counters;
-        counters.resumed();
-        client.attach(socket, to_socket);
+        let former = client.socket;
+        client.attach(socket);
         client.token = ExpiringToken::new(&request.token, claims.exp);
         let unsaid = client.signalling.frames_waiting();
-        counters.frames_lost(FrameLoss::Resumed, unsaid);
+        self.out.note(Note::Resumed { unsaid });
         let actions = client.signalling.resume(&self.room, &client.sid.clone(), request);
         tracing::info!(room = %self.name, identity = %client.identity, "resumed");
+        if let Some(former) = former {
+            self.close_socket(former);
+        }
         self.sockets.insert(socket, key);
         self.dirty.insert(key);
         // What the old socket was given last may never have been read: which layers to send is told again.
@@ -132,33 +123,31 @@ impl RoomTask {
         if failure == Some(ResumeFailure::AfterMessages)
             && let Some(client) = self.clients.get_mut(&key)
         {
-            let _ = client.flush(Instant::now(), &self.edge.rooms.counters);
-            client.detach(Instant::now());
+            let _ = client.flush(self.now, &mut self.out);
+            client.detach(self.now);
             self.sockets.remove(&socket);
-            return None;
+            return false;
         }
-        Some(())
+        true
     }
 
-    fn session_config(&self, claims: &Claims) -> SessionConfig {
-        let region = self.edge.config.node.region.clone();
-        let relays = claims.meridian.as_ref().and_then(|meridian| meridian.relays.as_deref());
-        let servers = self.edge.turn.ice_servers(&claims.sub, &region, relays).into_iter();
-        let mut config = SessionConfig::new(self.edge.node.as_str(), region, rand::rng().random());
-        config.ice_servers = servers
-            .map(|server| IceServer {
-                urls: server.urls,
-                username: server.username,
-                credential: server.credential,
-            })
-            .collect();
+    fn session_config(&mut self, ice_servers: Vec<IceServer>) -> SessionConfig {
+        let mut config = SessionConfig::new(self.node.as_str(), self.region.clone(), self.rng.random());
+        config.ice_servers = ice_servers;
         config
     }
-}
 
-/// Sends what a refused session has to say; the socket closes when `socket` is dropped.
-fn say_last_words(signalling: &mut Session, socket: &ToSocket) {
-    while let Some(frame) = signalling.poll_frame() {
-        let _ = socket.frames.try_send(Outgoing::Frame(frame));
+    /// Another socket has taken this one's place.
+    fn close_socket(&mut self, socket: SessionKey) {
+        self.sockets.remove(&socket);
+        let reason = String::new();
+        self.out.put(Output::Close { socket, reason });
+    }
+
+    /// What a refused session has to say.
+    fn say_last_words(&mut self, socket: SessionKey, mut signalling: Session) {
+        while let Some(frame) = signalling.poll_frame() {
+            self.out.put(Output::Frame { socket, frame });
+        }
     }
 }

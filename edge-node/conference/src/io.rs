@@ -1,0 +1,273 @@
+//! What goes into a conference and what comes out of it, as plain data.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use meridian_access::token::Claims;
+use meridian_room::{Epoch, NodeId, ParticipantSid, RoomDelta, RoomDigest, RoomSid, TrackSid};
+use meridian_sfu::{Layer, LayerSet, MediaKind, TrackId};
+use meridian_shard_api::{Command, Event, PeerId};
+use meridian_signalling::proto::IceServer;
+use meridian_signalling::{ConnectRequest, Frame};
+
+use crate::renewal::Renewed;
+
+/// A socket of a client. The client goes by the key of its first: one that resumes has a new socket, but keeps its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey(pub u64);
+
+/// A client at the door: a valid token that allows joining `claims.video.room`.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    pub request: ConnectRequest,
+    pub claims: Claims,
+    /// As far as this edge and its trusted proxies know.
+    pub address: IpAddr,
+    /// How the client gets past firewalls.
+    pub ice_servers: Vec<IceServer>,
+}
+
+/// What happens to a conference.
+#[derive(Debug)]
+pub enum Input {
+    /// Answered with [`Output::Admitted`] or [`Output::Refused`]. `socket` was never used before on this edge.
+    Connect {
+        socket: SessionKey,
+        connect: Connect,
+    },
+    Frame {
+        socket: SessionKey,
+        frame: Frame,
+    },
+    /// It broke, its client closed it, or did not read. No [`Output::Close`] follows.
+    SocketClosed {
+        socket: SessionKey,
+    },
+    /// What became of [`Output::RenewToken`].
+    Renewed {
+        client: SessionKey,
+        renewed: Renewed,
+    },
+    Media(Event),
+    Mesh(FromMesh),
+    /// The edges that can be heard now. Of use while [`Conference::is_learning`](crate::Conference::is_learning).
+    Audible(BTreeSet<NodeId>),
+    /// Say goodbye to everybody: this edge is going away, or the room was closed.
+    Close(CloseKind),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseKind {
+    /// Clients shall come back at once (through the join API or to another edge).
+    EdgeLeaves,
+    RoomClosed,
+}
+
+/// What other edges send to a room.
+#[derive(Debug)]
+pub enum FromMesh {
+    /// The home edge fixed which life of the room this is.
+    Incarnation {
+        sid: RoomSid,
+        incarnation: u64,
+    },
+    Delta {
+        from: NodeId,
+        delta: RoomDelta,
+    },
+    /// `from` tells what it has; the answer is what it lacks.
+    Digest {
+        from: NodeId,
+        digest: RoomDigest,
+    },
+    /// Our digest, to these edges.
+    DigestWanted {
+        to: Vec<NodeId>,
+    },
+    NodeSilent(NodeId),
+    NodeHeard(NodeId),
+    /// The layers of one of our tracks that somebody beyond the link to any other edge wants now.
+    Wanted {
+        track: TrackSid,
+        layers: LayerSet,
+    },
+    Keyframe {
+        track: TrackSid,
+        layer: Layer,
+    },
+    /// A track that this edge passes on from one edge to another, whether or not anybody here wants it.
+    PassThrough {
+        track: TrackSid,
+    },
+    Data(MeshData),
+    /// How good the connections of another edge's people are, 0 to 5.
+    Grades(Vec<(ParticipantSid, f32)>),
+}
+
+/// A client's data packet on its way between edges: stamped with its sender, opaque otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshData {
+    pub packet: Bytes,
+    pub reliable: bool,
+    /// Identities it is for; `None` = everybody.
+    pub destinations: Option<Vec<String>>,
+}
+
+/// Which life of a room name this is, as its home edge says.
+#[derive(Clone, Debug)]
+pub struct Birth {
+    pub sid: RoomSid,
+    pub incarnation: u64,
+    /// The same on every edge. Milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// Other edges that have people in it: what they know is on its way, as far as they can be heard.
+    pub others: BTreeSet<NodeId>,
+}
+
+/// What a conference has its driver do, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// The client behind this socket is in the room; its frames are awaited.
+    Admitted {
+        socket: SessionKey,
+    },
+    /// The client was turned away. The socket closes when everything before this is written.
+    Refused {
+        socket: SessionKey,
+    },
+    /// Dropped if there is no such socket any more.
+    Frame {
+        socket: SessionKey,
+        frame: Frame,
+    },
+    /// The socket closes when everything before this is written. A reason says what the client did wrong.
+    Close {
+        socket: SessionKey,
+        reason: String,
+    },
+    /// The client reads too slowly: the socket closes, nothing more is worth writing.
+    GiveUp {
+        socket: SessionKey,
+    },
+    Media(Command),
+    Mesh(ToMesh),
+    /// A token like this one, valid for longer, for whoever was let in with `claims`. Answered with [`Input::Renewed`].
+    RenewToken {
+        client: SessionKey,
+        token: String,
+        claims: Box<Claims>,
+    },
+    Report(SessionReport),
+    Note(Note),
+    /// Nobody has been here for a while: the conference is over, takes no more inputs and gives no more outputs.
+    Emptied,
+}
+
+/// What a room asks of other edges.
+#[derive(Debug)]
+pub enum ToMesh {
+    /// To every edge of the room.
+    Delta(RoomDelta),
+    /// News that came from one edge, for those that do not hear its writers themselves.
+    Relay {
+        from: NodeId,
+        news: RoomDelta,
+    },
+    Digest {
+        to: Vec<NodeId>,
+        digest: RoomDigest,
+    },
+    Answer {
+        to: NodeId,
+        lacking: Vec<RoomDelta>,
+    },
+    /// This edge carries the track under this number, whether it is published here or comes from elsewhere.
+    Carry {
+        track: TrackSid,
+        id: TrackId,
+        kind: MediaKind,
+    },
+    Drop {
+        track: TrackSid,
+    },
+    /// These layers of a track published at `origin`, in its publisher's `epoch`, are wanted here now.
+    Want {
+        track: TrackSid,
+        origin: NodeId,
+        epoch: Epoch,
+        layers: LayerSet,
+    },
+    Keyframe {
+        track: TrackSid,
+        layer: Layer,
+    },
+    Data(MeshData),
+    /// How good the connections of this edge's people are, 0 to 5.
+    Grades(Vec<(ParticipantSid, f32)>),
+}
+
+/// What a session was like, once it has ended or while it goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionReport {
+    pub participant: ParticipantSid,
+    pub address: IpAddr,
+    /// The median of the last round trips, milliseconds; 0 without any.
+    pub rtt_ms: f32,
+    /// Round trips that it is the median of.
+    pub samples: u32,
+    pub duration: Duration,
+    pub ended: bool,
+}
+
+/// What an operator may want counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A session had more to say than it may hold back.
+    SessionOverflow,
+    /// A session went on over another socket; so many frames had waited for one, and are said anew.
+    Resumed { unsaid: usize },
+    /// A session ended because the client broke the protocol.
+    Violation,
+    /// Reliable data packets were sent to a client once more, or late.
+    Replayed { packets: usize },
+}
+
+/// What a conference learns from the media threads at once. Everything else goes by [`Command`]s and [`Event`]s.
+pub trait MediaPlane: Send + Sync {
+    /// A number for a transport, on the shard with the least to do. Never given twice.
+    fn allocate_peer(&self) -> PeerId;
+    /// Likewise, on this shard.
+    fn allocate_peer_on(&self, shard: u16) -> PeerId;
+    /// Where a client reaches this transport.
+    fn candidates(&self, peer: PeerId) -> Vec<SocketAddr>;
+    /// A number for a track. Never given twice.
+    fn allocate_track(&self) -> TrackId;
+}
+
+/// Outputs that wait to be polled.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox(VecDeque<Output>);
+
+impl Outbox {
+    pub(crate) fn put(&mut self, output: Output) {
+        self.0.push_back(output);
+    }
+
+    pub(crate) fn media(&mut self, command: Command) {
+        self.put(Output::Media(command));
+    }
+
+    pub(crate) fn mesh(&mut self, message: ToMesh) {
+        self.put(Output::Mesh(message));
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        self.put(Output::Note(note));
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Output> {
+        self.0.pop_front()
+    }
+}
