@@ -2,7 +2,7 @@
 //!
 //! Headers are `mkv-element`'s; clusters are written here, because every recorded byte goes through them and shall be copied once.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use meridian_sfu::{Codec, MediaKind};
 use mkv_element::io::blocking_impl::WriteTo;
 use mkv_element::prelude::*;
@@ -110,52 +110,63 @@ fn track_entry(codec: Codec, format: &Format) -> TrackEntry {
     entry
 }
 
-/// The cluster that is being filled.
+/// The cluster that is being filled. Its buffer is handed out whole, and used again once the file has the bytes: no page of it is touched
+/// for the first time twice.
 #[derive(Default)]
 pub(crate) struct Cluster {
     start_ms: i64,
-    blocks: Vec<u8>,
+    /// Room for the header, then blocks; empty between clusters.
+    data: BytesMut,
 }
 
 impl Cluster {
+    /// Id, size, and the Timestamp element.
+    const HEADER: usize = 4 + 4 + 2 + 8;
+
     /// Whether a frame of this time must go into the next one. Times are milliseconds since the file's beginning.
     pub(crate) fn is_full(&self, at_ms: i64) -> bool {
-        !self.blocks.is_empty()
-            && (at_ms - self.start_ms >= CLUSTER_MS || at_ms < self.start_ms || self.blocks.len() >= CLUSTER_BYTES)
+        !self.data.is_empty()
+            && (at_ms - self.start_ms >= CLUSTER_MS || at_ms < self.start_ms || self.data.len() >= CLUSTER_BYTES)
     }
 
     /// Adds a frame as a SimpleBlock (RFC 9559 §10.2).
-    pub(crate) fn push(&mut self, at_ms: i64, keyframe: bool, data: &[u8]) {
-        if self.blocks.is_empty() {
+    pub(crate) fn push(&mut self, at_ms: i64, keyframe: bool, frame: &[u8]) {
+        if self.data.is_empty() {
             self.start_ms = at_ms;
+            self.data.extend_from_slice(&[0; Self::HEADER]);
         }
-        let relative = i16::try_from(at_ms - self.start_ms).unwrap_or(i16::MAX);
-        self.blocks.push(0xA3);
-        write_size(data.len() + 4, &mut self.blocks);
-        self.blocks.push(0x81);
-        self.blocks.extend_from_slice(&relative.to_be_bytes());
-        self.blocks.push(if keyframe { 0x80 } else { 0 });
-        self.blocks.extend_from_slice(data);
+        let relative = i16::try_from(at_ms - self.start_ms).unwrap_or(i16::MAX).to_be_bytes();
+        let size = size(frame.len() + 4);
+        let flags = if keyframe { 0x80 } else { 0 };
+        self.data.reserve(9 + frame.len());
+        self.data.extend_from_slice(&[
+            0xA3,
+            size[0],
+            size[1],
+            size[2],
+            size[3],
+            0x81,
+            relative[0],
+            relative[1],
+            flags,
+        ]);
+        self.data.extend_from_slice(frame);
     }
 
     /// The cluster as it stands in the file; empty if nothing is in it.
     pub(crate) fn take(&mut self) -> Bytes {
-        if self.blocks.is_empty() {
-            return Bytes::new();
+        let len = self.data.len();
+        if let Some((header, _)) = self.data.split_first_chunk_mut::<{ Self::HEADER }>() {
+            header[..4].copy_from_slice(&[0x1F, 0x43, 0xB6, 0x75]);
+            header[4..8].copy_from_slice(&size(len - 8));
+            header[8..10].copy_from_slice(&[0xE7, 0x88]);
+            header[10..].copy_from_slice(&(self.start_ms.max(0) as u64).to_be_bytes());
         }
-        let mut out = Vec::with_capacity(self.blocks.len() + 24);
-        let start = (self.start_ms.max(0) as u64).to_be_bytes();
-        out.extend_from_slice(&[0x1F, 0x43, 0xB6, 0x75]);
-        write_size(self.blocks.len() + 2 + start.len(), &mut out);
-        out.extend_from_slice(&[0xE7, 0x88]);
-        out.extend_from_slice(&start);
-        out.extend_from_slice(&self.blocks);
-        self.blocks.clear();
-        out.into()
+        self.data.split().freeze()
     }
 }
 
 /// An element's size in four bytes: enough for 256 MB (RFC 8794 §4.4).
-fn write_size(size: usize, out: &mut Vec<u8>) {
-    out.extend_from_slice(&(0x1000_0000 | size as u32).to_be_bytes());
+fn size(size: usize) -> [u8; 4] {
+    (0x1000_0000 | size as u32).to_be_bytes()
 }

@@ -28,7 +28,7 @@ pub(crate) struct Opening<'a> {
 
 impl Segment {
     /// The segment, and the beginning of its file.
-    pub(crate) fn open(opening: Opening<'_>, first: &Frame<'_>) -> (Segment, Bytes) {
+    pub(crate) fn open(opening: Opening<'_>, first: &Frame<'_>, cluster: Cluster) -> (Segment, Bytes) {
         let header = matroska::header(opening.codec, first.format, opening.track, opening.layer, opening.at);
         let entry = SegmentEntry {
             track: opening.track.to_owned(),
@@ -46,7 +46,7 @@ impl Segment {
             format: first.format.clone(),
             first_timestamp: first.timestamp,
             rate_hz: opening.rate_hz,
-            cluster: Cluster::default(),
+            cluster,
         };
         (segment, header)
     }
@@ -70,7 +70,13 @@ impl Segment {
         full
     }
 
-    pub(crate) fn flush(&mut self) -> Bytes {
+    /// What is left of it, and the buffer for the next one.
+    pub(crate) fn close(mut self) -> (SegmentEntry, Bytes, Cluster) {
+        let rest = self.flush();
+        (self.entry, rest, self.cluster)
+    }
+
+    fn flush(&mut self) -> Bytes {
         let bytes = self.cluster.take();
         self.entry.bytes += bytes.len() as u64;
         bytes

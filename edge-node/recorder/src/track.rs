@@ -6,6 +6,7 @@ use meridian_sfu::{Codec, Layer, LayerSet, MediaKind, Packet, SenderReportInfo, 
 
 use crate::clock::{PublisherClock, StreamClock};
 use crate::frame::{Assembler, Frame, Push};
+use crate::matroska::Cluster;
 use crate::order::{Order, Ordered};
 use crate::segment::{Opening, Segment};
 use crate::{Missing, Output, SEGMENT_MAX, SegmentId, TrackInfo, WallMs};
@@ -47,6 +48,8 @@ struct Files {
     /// Files begun so far.
     count: u32,
     closed_up_to: Option<WallMs>,
+    /// The last segment's buffer.
+    cluster: Cluster,
 }
 
 pub struct TrackRecorder {
@@ -80,6 +83,7 @@ impl TrackRecorder {
                 segment: None,
                 count: 0,
                 closed_up_to: None,
+                cluster: Cluster::default(),
             },
             stream: None,
             asked: None,
@@ -274,7 +278,7 @@ impl Files {
                 layer: layer.0,
                 rate_hz: rate_hz(codec),
             };
-            let (segment, header) = Segment::open(opening, frame);
+            let (segment, header) = Segment::open(opening, frame, std::mem::take(&mut self.cluster));
             let id = SegmentId(*cx.next_segment);
             *cx.next_segment += 1;
             self.count += 1;
@@ -294,17 +298,18 @@ impl Files {
     }
 
     fn close(&mut self, cx: &mut Context<'_>) {
-        let Some((id, mut segment, _)) = self.segment.take() else {
+        let Some((id, segment, _)) = self.segment.take() else {
             return;
         };
-        let bytes = segment.flush();
+        let (entry, bytes, cluster) = segment.close();
+        self.cluster = cluster;
         if !bytes.is_empty() {
             cx.out.push(Output::Append { segment: id, bytes });
         }
-        self.closed_up_to = Some(WallMs(segment.entry.at.0 + segment.entry.duration_ms));
+        self.closed_up_to = Some(WallMs(entry.at.0 + entry.duration_ms));
         cx.out.push(Output::Close {
             segment: id,
-            entry: Box::new(segment.entry),
+            entry: Box::new(entry),
         });
     }
 }

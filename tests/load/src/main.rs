@@ -4,6 +4,8 @@
 
 mod assign;
 mod fanout;
+mod record;
+mod report;
 mod turn;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +29,8 @@ enum Bench {
     /// The publisher and the viewers of one row (started by it).
     #[command(hide = true)]
     FanoutClients(fanout::ClientOptions),
+    /// Recording: tracks one core takes, and CPU per packet beside GStreamer muxing the same.
+    Record(record::Options),
     /// The same load through our TURN server and through coturn: CPU per relayed packet.
     Turn(turn::Options),
 }
@@ -37,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Fanout(options) => fanout::run(&options),
         Bench::FanoutRow(options) => fanout::run_row(&options),
         Bench::FanoutClients(options) => fanout::run_clients(&options),
+        Bench::Record(options) => record::run(&options),
         Bench::Turn(options) => turn::run(&options),
     }
 }
