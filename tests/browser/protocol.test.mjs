@@ -133,6 +133,19 @@ describe('the client protocol in Chromium', { skip: !READY && 'MERIDIAN_READY is
     assert.deepEqual(await wei.evaluate(() => heard()), ['one', 'two', 'three', 'four']);
   });
 
+  for (const pop of ['fra', 'sin']) {
+    test(`a byte stream of 5 MB from fra to ${pop} arrives byte for byte`, async (t) => {
+      t.after(leaveAll);
+      const room = newRoom();
+      const [ana, wei] = await Promise.all([enter(room, 'fra', 'ana'), enter(room, pop, 'wei')]);
+      await wei.evaluate(() => takeFiles());
+      await until(ana, 'ana sees wei', () => people(), (all) => all.join?.() === 'wei');
+      const sent = await ana.evaluate(() => sendFile(5_000_000));
+      const received = await until(wei, 'the file', () => files, (all) => all.length > 0);
+      assert.deepEqual(received, [sent]);
+    });
+  }
+
   test('a layer that nobody wants stays paused when the publisher adds a microphone, and is back when it is wanted', async (t) => {
     t.after(leaveAll);
     const room = newRoom();

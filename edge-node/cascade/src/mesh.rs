@@ -105,6 +105,11 @@ pub enum RoomInput {
         from: NodeId,
         data: Data,
     },
+    /// That edge does not take reliable data as fast as it comes: senders should pause for so long. Zero: go on.
+    Hold {
+        from: NodeId,
+        pause: Duration,
+    },
     /// How good connections to that edge are.
     Grades {
         from: NodeId,
@@ -337,6 +342,13 @@ impl Mesh {
     pub fn send_grades(&mut self, room: &RoomName, grades: Vec<ConnectionGrade>) {
         self.rooms
             .cast(&mut self.ctx, room, None, Content::Grades(wire::Grades { grades }));
+    }
+
+    /// Asks the room's other edges to hold back reliable data for so long.
+    pub fn send_hold(&mut self, room: &RoomName, pause: Duration) {
+        let pause_ms = u32::try_from(pause.as_millis()).unwrap_or(u32::MAX);
+        self.rooms
+            .cast(&mut self.ctx, room, None, Content::Hold(wire::Hold { pause_ms }));
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {

@@ -356,6 +356,10 @@ impl Rooms {
         }
         match cast.content {
             Some(Content::Data(data)) if deliver => ctx.room(&room, RoomInput::Data { from: origin, data }),
+            Some(Content::Hold(hold)) if deliver => {
+                let pause = Duration::from_millis(u64::from(hold.pause_ms));
+                ctx.room(&room, RoomInput::Hold { from: origin, pause });
+            }
             Some(Content::Grades(grades)) if deliver => {
                 ctx.room(
                     &room,

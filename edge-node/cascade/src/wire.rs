@@ -243,7 +243,7 @@ pub struct RoomCast {
     /// Only to be passed on.
     #[prost(bool, tag = "4")]
     pub relay_only: bool,
-    #[prost(oneof = "Content", tags = "5, 7")]
+    #[prost(oneof = "Content", tags = "5, 7, 8")]
     pub content: Option<Content>,
 }
 
@@ -254,6 +254,8 @@ pub enum Content {
     // 6 was never sent.
     #[prost(message, tag = "7")]
     Grades(Grades),
+    #[prost(message, tag = "8")]
+    Hold(Hold),
 }
 
 /// A client's data packet, stamped with its sender, opaque otherwise.
@@ -267,6 +269,14 @@ pub struct Data {
     #[prost(string, repeated, tag = "3")]
     pub destinations: Vec<String>,
     // 4 was never filled: the packet itself names its sender.
+}
+
+/// Somebody on the sender's edge does not take reliable data as fast as it comes: senders elsewhere should pause. Repeated while it lasts.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Hold {
+    /// If nothing more is heard; 0: go on.
+    #[prost(uint32, tag = "1")]
+    pub pause_ms: u32,
 }
 
 /// How good the connections of people on the sender's edge are.
@@ -370,7 +380,7 @@ fn check(body: &Body) -> Result<(), WireError> {
                     at_most("list of grades", grades.grades.len(), NAMES_MAX)?;
                     grades.grades.iter().try_for_each(|grade| ids([&grade.participant]))
                 }
-                None => Ok(()),
+                Some(Content::Hold(_)) | None => Ok(()),
             }
         }
     }

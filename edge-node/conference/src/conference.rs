@@ -14,6 +14,7 @@ use meridian_transport::{Channel, CloseReason, Fingerprint};
 use rand::rngs::StdRng;
 
 use crate::client::Client;
+use crate::hold::Hold;
 use crate::io::{Birth, CloseKind, FromMesh, Input, MediaPlane, Note, Outbox, Output, SessionKey, ToMesh};
 use crate::learn::Learning;
 use crate::replay::Replay;
@@ -77,6 +78,8 @@ pub struct Conference {
     edge_leaves: bool,
     /// Reliable data of the last seconds.
     pub(crate) replay: Replay,
+    /// Whether those who send reliable data must wait.
+    pub(crate) hold: Hold,
     pub(crate) last_room_update: Instant,
     pub(crate) last_quality: Instant,
     next_tick: Instant,
@@ -120,6 +123,7 @@ impl Conference {
             closed: false,
             edge_leaves: false,
             replay: Replay::default(),
+            hold: Hold::default(),
             last_room_update: now,
             last_quality: now,
             next_tick: now + TICK,
@@ -284,6 +288,9 @@ impl Conference {
                     return;
                 };
                 client.connected();
+                if self.hold.held {
+                    self.out.media(Command::HoldData { peer, held: true });
+                }
                 tracing::debug!(room = %self.name, identity = %client.identity, ?profile, "media transport stands");
                 let _ = self.room.set_state(&client.sid, ParticipantState::Active);
             }
@@ -291,6 +298,7 @@ impl Conference {
             Event::Data {
                 peer, channel, payload, ..
             } => self.data(peer, channel, &payload),
+            Event::DataQueue { peer, full } => self.data_queue(peer, full),
             Event::MediaStarted { track, codec, .. } => self.announce(track, Some(codec)),
             Event::KeyframeWanted { track, layer } => self.keyframe_wanted(track, layer),
             Event::AudioLevels(levels) => self.audio_levels(&levels),
@@ -372,6 +380,7 @@ impl Conference {
             }
             FromMesh::PassThrough { track } => self.pass_through(&track),
             FromMesh::Data(data) => self.deliver(&data, None),
+            FromMesh::Hold(pause) => self.hold_for(pause),
             FromMesh::Grades(grades) => self.tell_grades(&grades),
         }
     }
@@ -432,6 +441,7 @@ impl Conference {
 
     pub(crate) fn forget_peer(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
+        self.data_queue(peer, false);
         self.out.media(Command::RemovePeer { peer });
     }
 
@@ -458,6 +468,7 @@ impl Conference {
         self.renew_tokens();
         self.end_simulations(now);
         self.replay.expire(now);
+        self.tend_hold();
         self.tell_periodically(now);
         let pending = self.clients.values().filter(|client| client.has_pending());
         self.dirty.extend(pending.map(|client| client.key));

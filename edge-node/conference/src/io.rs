@@ -102,6 +102,8 @@ pub enum FromMesh {
         track: TrackSid,
     },
     Data(MeshData),
+    /// Senders of reliable data should pause for so long: another edge, or the link to it, does not take it as fast. Zero: go on.
+    Hold(Duration),
     /// How good the connections of another edge's people are, 0 to 5.
     Grades(Vec<(ParticipantSid, f32)>),
 }
@@ -204,6 +206,8 @@ pub enum ToMesh {
         layer: Layer,
     },
     Data(MeshData),
+    /// Somebody here does not take reliable data as fast as it comes: senders elsewhere should pause for so long. Zero: go on.
+    Hold(Duration),
     /// How good the connections of this edge's people are, 0 to 5.
     Grades(Vec<(ParticipantSid, f32)>),
 }
@@ -232,6 +236,8 @@ pub enum Note {
     Violation,
     /// Reliable data packets were sent to a client once more, or late.
     Replayed { packets: usize },
+    /// A client was disconnected because it did not take its reliable data, for which everybody else had to wait.
+    DataNotTaken,
 }
 
 /// What a conference learns from the media threads at once. Everything else goes by [`Command`]s and [`Event`]s.

@@ -14,6 +14,7 @@ mod backup;
 mod client;
 mod conference;
 mod connect;
+mod hold;
 mod io;
 mod learn;
 mod negotiate;

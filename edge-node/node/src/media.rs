@@ -93,6 +93,7 @@ pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event
             | Event::PeerClosed { peer, .. }
             | Event::ChannelOpen { peer, .. }
             | Event::Data { peer, .. }
+            | Event::DataQueue { peer, .. }
             | Event::PeerStats { peer, .. }
             | Event::SubscriptionStarted { peer, .. } => edge.router.of_peer(*peer),
             Event::MediaStarted { track, .. } | Event::KeyframeWanted { track, .. } => edge.router.of_track(*track),

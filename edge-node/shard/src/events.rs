@@ -6,14 +6,18 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::metrics::{Counters, add};
 use meridian_shard_api::Event;
+use meridian_transport::Channel;
 
-/// Data messages waiting for the node, beyond which further ones are dropped.
+use crate::metrics::{Counters, add};
+
+/// Events waiting for the node, beyond which lossy data is dropped.
 const DATA_BACKLOG_MAX: usize = 4_096;
+/// And from which on whoever sends reliable data is held back.
+const RELIABLE_BACKLOG: usize = 64;
 
 /// Changes of state that the full channel does not take wait here, in order, until it does. Their number is bounded by
-/// what the node itself created (peers, tracks, subscriptions); data is capped, statistics are dropped.
+/// what the node itself created (peers, tracks, subscriptions); reliable data is held back at its source, other data capped, statistics are dropped.
 pub(crate) struct EventSink {
     channel: mpsc::Sender<Event>,
     backlog: VecDeque<Event>,
@@ -43,7 +47,9 @@ impl EventSink {
     fn overflow(&mut self, event: Event) {
         match event {
             Event::AudioLevels(_) | Event::PeerStats { .. } => add(&self.counters.drop_stats, 1),
-            Event::Data { .. } if self.backlog.len() >= DATA_BACKLOG_MAX => add(&self.counters.drop_data_in, 1),
+            Event::Data { channel, .. } if channel != Channel::Reliable && self.backlog.len() >= DATA_BACKLOG_MAX => {
+                add(&self.counters.drop_data_in, 1);
+            }
             event => self.backlog.push_back(event),
         }
     }
@@ -65,6 +71,11 @@ impl EventSink {
         }
     }
 
+    /// Whoever sends reliable data should wait until there is no backlog.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.backlog.len() >= RELIABLE_BACKLOG
+    }
+
     pub(crate) fn has_backlog(&self) -> bool {
         !self.backlog.is_empty()
     }
@@ -75,7 +86,6 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use meridian_shard_api::{PeerId, PeerStats};
-    use meridian_transport::Channel;
     use std::sync::atomic::Ordering;
 
     const PEER: PeerId = PeerId { shard: 0, index: 1 };

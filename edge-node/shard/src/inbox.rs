@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use meridian_sfu::{Encoding, Layer, LayerSet, Packet, SenderReportInfo, TrackId};
+use meridian_transport::Channel;
 use meridian_udp::{Handover, Waker};
 
 use meridian_shard_api::Command;
 
 /// Packets from other shards that may wait: 20 ms of 200,000 packets a second.
 const MEDIA_QUEUE_MAX: usize = 4_096;
-/// `RemoteMedia` and `SendData` commands that may wait.
+/// `RemoteMedia` and lossy `SendData` commands that may wait. Senders of reliable data are held back instead.
 const BULK_QUEUE_MAX: usize = 8_192;
 
 /// A packet of a track whose home is another shard; its encoding and layer are the packet's.
@@ -107,7 +108,11 @@ pub(crate) fn inbox() -> std::io::Result<(Mailbox, Inbox)> {
 }
 
 fn is_bulk(command: &Command) -> bool {
-    matches!(command, Command::RemoteMedia { .. } | Command::SendData { .. })
+    match command {
+        Command::RemoteMedia { .. } => true,
+        Command::SendData { channel, .. } => *channel != Channel::Reliable,
+        _ => false,
+    }
 }
 
 impl Mailbox {

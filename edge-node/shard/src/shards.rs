@@ -214,7 +214,8 @@ impl Shards {
             | Command::RemovePeer { peer }
             | Command::Subscribe { peer, .. }
             | Command::Unsubscribe { peer, .. }
-            | Command::SetDemand { peer, .. } => Some(peer.shard),
+            | Command::SetDemand { peer, .. }
+            | Command::HoldData { peer, .. } => Some(peer.shard),
             Command::Unpublish { track } | Command::RemoveTrack { track } => {
                 let (home, attached) = {
                     let mut routes = self.routes();

@@ -1,6 +1,8 @@
 //! Whole calls over real sockets on loopback: the transport's client half against running media threads.
 
 mod common;
+#[path = "calls/data.rs"]
+mod data;
 #[path = "calls/reports.rs"]
 mod reports;
 #[path = "calls/shed.rs"]
@@ -15,7 +17,7 @@ use common::{
     Camera, Microphone, OPUS, TestClient, VP8, World, audio_publication, subscription, video_publication, video_tag,
 };
 use meridian_sfu::{Codec, Demand, Layer, LayerSet, MediaKind, TrackId};
-use meridian_shard::{Command, Event};
+use meridian_shard::{Command, Event, PeerCloseReason, PeerId};
 use meridian_transport::{Channel, CloseReason};
 
 const AUDIO: TrackId = TrackId(1);

@@ -257,7 +257,7 @@ impl Peer {
         self.session.is_connected()
     }
 
-    /// Queues one message on a channel the client opened. Bounded: a client that does not read gets `QueueFull`.
+    /// Queues one message on a channel the client opened. Bounded: a client that does not read gets `QueueFull`, on its reliable channel after 8 MB.
     pub fn send_data(
         &mut self,
         now: Instant,
@@ -268,6 +268,17 @@ impl Peer {
         let result = self.session.send_data(now, channel, payload, binary);
         self.drain_session();
         result
+    }
+
+    /// Stops taking messages of the client's reliable channel, or goes on: it can send some 128 KB more, and the rest waits in its own queue.
+    pub fn hold_data(&mut self, now: Instant, held: bool) {
+        self.session.hold_data(now, held);
+        self.drain_session();
+    }
+
+    /// Bytes that wait for the client on this channel, in flight or not.
+    pub fn data_queued(&mut self, channel: Channel) -> usize {
+        self.session.data_queued(channel)
     }
 
     /// New credentials of an ICE restart (RFC 8445 §9). DTLS, SRTP and SCTP stay, and the old path keeps serving until a

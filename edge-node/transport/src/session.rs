@@ -46,6 +46,8 @@ pub(crate) struct Session {
     sender: Option<Box<SrtpSender>>,
     receiver: Option<Box<SrtpReceiver>>,
     data: Option<Box<DataChannels>>,
+    /// Reliable data of the client is not taken.
+    data_held: bool,
     /// Channels the client half opens; empty on the server.
     to_open: Vec<Channel>,
     outputs: VecDeque<SessionOutput>,
@@ -87,6 +89,7 @@ impl Session {
             sender: None,
             receiver: None,
             data: None,
+            data_held: false,
             to_open,
             outputs: VecDeque::new(),
             stats: SessionStats::default(),
@@ -184,6 +187,18 @@ impl Session {
         result
     }
 
+    pub(crate) fn hold_data(&mut self, now: Instant, held: bool) {
+        self.data_held = held;
+        if let Some(data) = &mut self.data {
+            data.hold(now, held);
+            self.drain(now);
+        }
+    }
+
+    pub(crate) fn data_queued(&mut self, channel: Channel) -> usize {
+        self.data.as_mut().map_or(0, |data| data.queued(channel))
+    }
+
     /// Says goodbye and ends with `reason`.
     pub(crate) fn close(&mut self, now: Instant, reason: CloseReason) {
         if self.closed {
@@ -270,9 +285,13 @@ impl Session {
                 }
             }
             DtlsEvent::Data(packet) if self.connected => {
-                self.data
-                    .get_or_insert_with(|| Box::new(DataChannels::server()))
-                    .handle_packet(now, &packet);
+                let held = self.data_held;
+                let data = self.data.get_or_insert_with(|| {
+                    let mut channels = Box::new(DataChannels::server());
+                    channels.hold(now, held);
+                    channels
+                });
+                data.handle_packet(now, &packet);
             }
             DtlsEvent::Data(_) => {}
             DtlsEvent::Closed => self.close(now, CloseReason::ClosedByPeer),

@@ -177,6 +177,12 @@ impl LinkEndpoint {
             .send_control(message)
     }
 
+    /// Bytes of control messages that wait for the slowest link.
+    pub fn control_backlog(&self) -> usize {
+        let links = self.shared.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.values().map(|link| link.control_backlog()).max().unwrap_or(0)
+    }
+
     /// Sends a batch of media packets, as far as congestion control allows: what does not fit waits briefly or is dropped by
     /// whole layers. Never blocks. Give it whole batches: one call costs one wake-up.
     ///

@@ -58,6 +58,10 @@ impl Session {
         })
     }
 
+    pub(super) fn control_backlog(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
     /// Closes both connections; the first reason given stays.
     pub(super) fn close(&self, code: u32, reason: &str) {
         let (code, reason) = lock(&self.closing)

@@ -22,6 +22,9 @@ use crate::rooms::{RoomHandle, ToRoom};
 
 /// Messages taken from one source before the others get their turn.
 const BATCH: usize = 128;
+/// Bytes waiting for a link at which the room that adds to them pauses, and for how long: a link of 20 Mb/s carries most of them meanwhile.
+const LINK_BACKLOG_HIGH: usize = 1 << 20;
+const LINK_PAUSE: Duration = Duration::from_millis(300);
 
 pub(crate) struct Inputs {
     pub(crate) endpoint: LinkEndpoint,
@@ -214,6 +217,7 @@ impl Driver {
             } => self.mesh.want(now, room, track, origin, epoch, layers),
             Request::Keyframe { track, layer } => self.mesh.request_keyframe(room, track, layer),
             Request::Data(data) => self.send_data(&room, data),
+            Request::Hold(pause) => self.mesh.send_hold(&room, pause),
             Request::Grades(grades) => {
                 let grade = |(participant, score): (ParticipantSid, f32)| ConnectionGrade {
                     participant: participant.to_string(),
@@ -233,6 +237,14 @@ impl Driver {
         // Addressed to nobody is not addressed to everybody.
         if destinations.as_ref().is_some_and(Vec::is_empty) {
             return;
+        }
+        if reliable
+            && self.endpoint.control_backlog() > LINK_BACKLOG_HIGH
+            && let Some(member) = self.members.get(room)
+        {
+            // Said again with the next packet, should it last.
+            let pause = Input::Mesh(FromMesh::Hold(LINK_PAUSE));
+            member.handle.try_send(ToRoom::Input(pause));
         }
         let data = Data {
             packet,
@@ -458,6 +470,7 @@ impl Driver {
                 reliable: data.reliable,
                 destinations: Some(data.destinations).filter(|list| !list.is_empty()),
             }),
+            RoomInput::Hold { pause, .. } => FromMesh::Hold(pause),
             RoomInput::Grades { grades, .. } => FromMesh::Grades(
                 grades
                     .into_iter()

@@ -35,6 +35,7 @@ pub(crate) struct SignalCounters {
     resumes: AtomicU64,
     violations: AtomicU64,
     replayed: AtomicU64,
+    data_receivers_dropped: AtomicU64,
     queue_max: AtomicU64,
 }
 
@@ -57,6 +58,10 @@ impl SignalCounters {
 
     pub(crate) fn replayed(&self, packets: usize) {
         self.replayed.fetch_add(packets as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn data_receiver_dropped(&self) {
+        self.data_receivers_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A socket's queue holds this many frames now.
@@ -110,6 +115,12 @@ impl SignalCounters {
                 "counter",
                 "Reliable data packets sent to a client once more, or late because its channel was not open.",
                 &self.replayed,
+            ),
+            (
+                "meridian_data_receivers_dropped_total",
+                "counter",
+                "Clients disconnected because they did not take their reliable data, for which everybody else had to wait.",
+                &self.data_receivers_dropped,
             ),
         ];
         for (name, kind, help, value) in singles {

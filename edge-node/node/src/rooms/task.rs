@@ -182,6 +182,7 @@ impl RoomTask {
             }
             Note::Violation => counters.violated(),
             Note::Replayed { packets } => counters.replayed(packets),
+            Note::DataNotTaken => counters.data_receiver_dropped(),
         }
     }
 }

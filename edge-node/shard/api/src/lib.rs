@@ -103,11 +103,17 @@ pub enum Command {
         track: TrackId,
         demand: Demand,
     },
-    /// One message to each of these peers. Dropped and counted for a peer whose channel is not open or full.
+    /// One message to each of these peers. Dropped and counted for a peer whose channel is not open. A peer whose reliable channel
+    /// is full is closed: such a channel skips nothing.
     SendData {
         peers: Vec<PeerId>,
         channel: Channel,
         payload: Bytes,
+    },
+    /// Stop taking messages of the peer's reliable channel, or go on. What it sends meanwhile waits in its own queue.
+    HoldData {
+        peer: PeerId,
+        held: bool,
     },
     /// Deliver packets of these layers as [`TapBatch`]es to this consumer, and sender reports of them as events; an empty set stops.
     Tap {
@@ -138,12 +144,17 @@ pub enum Event {
         peer: PeerId,
         channel: Channel,
     },
-    /// One message from the peer. Dropped and counted while the node does not take events.
+    /// One message from the peer. Those of other channels than the reliable one are dropped and counted while the node does not take events.
     Data {
         peer: PeerId,
         channel: Channel,
         payload: Bytes,
         binary: bool,
+    },
+    /// Much reliable data waits for the peer, or (`full: false`) little again: whoever sends it should wait.
+    DataQueue {
+        peer: PeerId,
+        full: bool,
     },
     /// First packet of a layer, of the publisher's or of a remote track.
     MediaStarted {
@@ -184,6 +195,8 @@ pub enum PeerCloseReason {
     Transport(CloseReason),
     /// The shard has `peers_max` peers, or the transport could not be set up.
     Refused,
+    /// It did not take its reliable data.
+    DataQueueFull,
     /// A bug in handling this peer was contained to it.
     Panic,
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Shard;
+use super::data::Holder;
 use super::tracks::Origin;
 use crate::inbox::Note;
 use crate::metrics::add;
@@ -82,6 +83,11 @@ impl Shard {
             } => {
                 for slot in peers.into_iter().filter_map(|p| self.peers.find(p)).collect::<Vec<_>>() {
                     self.contained(slot, |shard| shard.send_data(slot, channel, &payload, now));
+                }
+            }
+            Command::HoldData { peer, held } => {
+                if let Some(slot) = self.peers.find(peer) {
+                    self.contained(slot, |shard| shard.hold_data(slot, Holder::Node, held, now));
                 }
             }
             Command::Unpublish { track } | Command::RemoveTrack { track } => self.end_track(track),

@@ -2,6 +2,7 @@
 //! the modules below; all of them are `impl Shard`.
 
 mod commands;
+mod data;
 mod egress;
 mod ingress;
 mod peers;
@@ -30,7 +31,7 @@ use crate::inbox::{Inbox, Mailbox, Note, Routes};
 use crate::metrics::{Counters, add};
 use crate::taps::{TapSenders, TapSink};
 use egress::Egress;
-use meridian_shard_api::{Event, PeerCloseReason};
+use meridian_shard_api::{Event, PeerCloseReason, PeerId};
 use peers::Peers;
 use slab::Slab;
 use subscriptions::Subscription;
@@ -78,6 +79,8 @@ pub(crate) struct Shard {
     pool: PacketPool,
     speakers: Speakers,
     events: EventSink,
+    /// Peers whose reliable data is held back until the events are taken.
+    held_back: Vec<PeerId>,
     taps: TapSink,
     /// Shards that were queued something since the last flush, one bit each.
     to_wake: Vec<bool>,
@@ -112,6 +115,7 @@ impl Shard {
             pool: PacketPool::new(IDLE_PACKETS_MAX),
             speakers: Speakers::new(),
             events: EventSink::new(events, counters),
+            held_back: Vec::new(),
             taps: TapSink::new(taps, shared.counters.clone()),
             to_wake: vec![false; shared.mailboxes.len()],
             clock: tick::Clock::new(now),

@@ -12,10 +12,10 @@ use meridian_transport::{
 };
 use rand::Rng;
 
+use super::data::DataFlow;
 use super::slab::Slab;
 use super::tick::Totals;
 use super::{IN_PROCESS, Shard};
-use crate::metrics::add;
 use meridian_shard_api::{Event, PeerCloseReason, PeerId};
 
 /// Addresses that lead to one peer: the selected path's and those before it, from which packets may still be under way.
@@ -46,6 +46,7 @@ pub(crate) struct PeerSlot {
     /// When the timer heap will look at the transport.
     pub(crate) armed: Option<Instant>,
     pub(crate) totals: Totals,
+    pub(super) data: DataFlow,
     ufrags: VecDeque<String>,
     addresses: VecDeque<SocketAddr>,
 }
@@ -242,6 +243,7 @@ impl Shard {
             subscriptions: Vec::new(),
             armed: None,
             totals: Totals::new(now),
+            data: DataFlow::default(),
             ufrags: VecDeque::new(),
             addresses: VecDeque::new(),
         });
@@ -274,6 +276,7 @@ impl Shard {
                 Output::Event(event) => self.transport_event(slot, event, now),
             }
         }
+        self.tell_data_queue(slot, false);
         self.peers.arm(slot);
     }
 
@@ -326,6 +329,7 @@ impl Shard {
                     payload,
                     binary,
                 });
+                self.hold_if_behind(slot, channel, now);
             }
             PeerEvent::Closed(reason) => self.remove_peer(slot, Some(PeerCloseReason::Transport(reason))),
         }
@@ -389,13 +393,5 @@ impl Shard {
                 shard.poll_feedback(slot, now);
             });
         }
-    }
-
-    pub(super) fn send_data(&mut self, slot: u32, channel: meridian_transport::Channel, payload: &[u8], now: Instant) {
-        let Some(peer) = self.peers.get_mut(slot) else { return };
-        if peer.transport.send_data(now, channel, payload, true).is_err() {
-            add(&self.shared.counters.drop_data_out, 1);
-        }
-        self.drain(slot, now);
     }
 }

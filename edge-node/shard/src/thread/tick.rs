@@ -78,6 +78,7 @@ impl Shard {
         self.clock.next = now + TICK;
         self.clock.ticks = self.clock.ticks.wrapping_add(1);
         self.events.retry();
+        self.release_held_back(now);
         self.visit_some_peers(now);
         if self.clock.ticks.is_multiple_of(TICKS_PER_ROUND) {
             self.repeat_keyframe_requests(now);

@@ -18,6 +18,8 @@ use crate::taps::Tapping;
 use meridian_shard_api::{Event, TapConsumer};
 
 const MESH_REPORT_EVERY: Duration = Duration::from_secs(1);
+/// What a publisher reports is passed on so often at most, its latest word: what it sends too often must not fill queues.
+const REPORT_GAP: Duration = Duration::from_millis(200);
 
 /// Where a track's packets come from.
 pub(crate) enum Origin {
@@ -50,8 +52,28 @@ pub(crate) struct Track {
     tap: Tapping,
     /// When the mesh was last told what the publisher's sender reports say.
     told_mesh: Option<Instant>,
+    /// Sender reports on their way to mirrors and mesh, by encoding.
+    passing: [Passing; Encoding::COUNT],
     started: LayerSet,
     pub(super) muted: bool,
+}
+
+/// When an encoding's sender report was passed on last, and which waits.
+#[derive(Clone, Copy, Default)]
+struct Passing {
+    at: Option<Instant>,
+    waiting: Option<SenderReportInfo>,
+}
+
+impl Passing {
+    fn due(&mut self, now: Instant) -> Option<SenderReportInfo> {
+        if self.at.is_some_and(|at| now < at + REPORT_GAP) {
+            return None;
+        }
+        let report = self.waiting.take()?;
+        self.at = Some(now);
+        Some(report)
+    }
 }
 
 impl Track {
@@ -63,6 +85,7 @@ impl Track {
             mirrors: Vec::new(),
             tap: Tapping::default(),
             told_mesh: None,
+            passing: [Passing::default(); Encoding::COUNT],
             started: LayerSet::EMPTY,
             muted: false,
         }
@@ -476,6 +499,16 @@ impl Shard {
             Origin::Remote(remote) => remote.source_mut().set_sender_report(now, encoding, report),
             Origin::Mirror { source, .. } => source.set_sender_report(now, encoding, report),
         }
+        track.passing[encoding.index()].waiting = Some(report);
+        self.pass_report(id, encoding, now);
+    }
+
+    /// Passes on the latest sender report of an encoding, if it is time.
+    fn pass_report(&mut self, id: TrackId, encoding: Encoding, now: Instant) {
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        let Some(report) = track.passing[encoding.index()].due(now) else {
+            return;
+        };
         for &shard in &track.mirrors {
             self.shared.mailboxes[usize::from(shard)].note(Note::SenderReport {
                 track: id,
@@ -498,6 +531,7 @@ impl Shard {
     /// Sender reports of what crosses links, again and again: publishers send one in five seconds for audio, an edge that has just
     /// subscribed must not wait for that, and a report may be lost on the way.
     pub(super) fn tell_mesh_reports(&mut self, now: Instant) {
+        self.pass_waiting_reports(now);
         for (&id, track) in &mut self.tracks {
             let told = track.told_mesh.is_some_and(|at| now < at + MESH_REPORT_EVERY);
             if track.tap.all().is_empty() || told {
@@ -517,6 +551,23 @@ impl Shard {
                     layers,
                     report,
                 });
+            }
+        }
+    }
+}
+
+impl Shard {
+    fn pass_waiting_reports(&mut self, now: Instant) {
+        let waits = |track: &Track| track.passing.iter().any(|passing| passing.waiting.is_some());
+        let waiting: Vec<TrackId> = self
+            .tracks
+            .iter()
+            .filter(|(_, track)| waits(track))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in waiting {
+            for encoding in (0..Encoding::COUNT as u8).map(Encoding) {
+                self.pass_report(id, encoding, now);
             }
         }
     }

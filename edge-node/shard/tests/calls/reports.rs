@@ -112,3 +112,48 @@ fn an_edge_that_subscribes_late_has_the_publishers_report_before_the_first_packe
         assert!(off_the_line(source).abs() <= 2, "{report:?} with {shift}");
     }
 }
+
+#[test]
+fn of_a_flood_of_reports_the_latest_goes_on_a_few_times_a_second() {
+    let (mut world, mut a, mut b, _, _) = call(1, Layer::LOW);
+    world.shards.send(Command::Tap {
+        track: AUDIO,
+        consumer: meridian_shard::TapConsumer::Mesh,
+        layers: LayerSet::up_to(Layer::LOW),
+    });
+    let last = 10 * 40 - 1;
+    let mut number = 0;
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        a.send_rtcp(|w| {
+            for _ in 0..40 {
+                let info = SenderReportInfo {
+                    ntp: REPORT.ntp + (u64::from(number) << 20),
+                    rtp_timestamp: number,
+                };
+                let report = SenderReport {
+                    ssrc: MICROPHONE,
+                    info,
+                    packets: 1,
+                    octets: 1,
+                };
+                w.sender_report(&report, &[]);
+                number += 1;
+            }
+        });
+    }
+    let told = |world: &World| {
+        let reports = world.seen.iter().filter_map(|event| match event {
+            Event::SenderReport { report, .. } => Some(report.rtp_timestamp),
+            _ => None,
+        });
+        reports.collect::<Vec<u32>>()
+    };
+    world.until(&mut [&mut a, &mut b], "the latest report", |world, _| {
+        told(world).contains(&last)
+    });
+    // One at once, one per 200 ms; and the mesh is told once a second what is known.
+    let most = 2 + began.elapsed().as_millis() as usize / 200 + began.elapsed().as_millis() as usize / 1_000 + 1;
+    let told = told(&world);
+    assert!(told.len() <= most, "{} reports told: {told:?}", told.len());
+}

@@ -20,12 +20,16 @@ use rtc_sctp::{
 use rtc_shared::TransportProtocol;
 use rtc_shared::marshal::{Marshal, Unmarshal};
 
-use super::guard::{MAX_STREAMS, PacketGuard, RECEIVE_BUFFER_LEN, Verdict};
+use super::guard::{MAX_STREAMS, PacketGuard, RECEIVE_BUFFER_LEN, Verdict, is_only_data};
 use super::{Channel, MAX_MESSAGE_LEN, SendDataError};
 
-/// Bytes queued for a client that does not acknowledge, per channel.
-const RELIABLE_QUEUE_LEN: usize = 512 * 1024;
+/// Bytes queued for a client that does not acknowledge, per channel. Whoever sends reliable data is held back long before
+/// (see [`DataChannels::hold`]): what comes nevertheless is already on its way.
+const RELIABLE_QUEUE_LEN: usize = 8 << 20;
 const LOSSY_QUEUE_LEN: usize = 128 * 1024;
+
+/// Channels that a client may open, again or anew: each is told to the node.
+const OPENS_MAX: u32 = 64;
 
 /// The library wants addresses; inside DTLS there are none.
 const ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5_000));
@@ -86,6 +90,12 @@ struct Inner {
     channels: Vec<(StreamId, Channel)>,
     /// Channels to open once connected (client half only).
     to_open: Vec<Channel>,
+    /// Channels that the client has opened so far.
+    opened: u32,
+    /// The reliable channel is not read.
+    held: bool,
+    /// A packet of data that came meanwhile.
+    came_while_held: Option<Bytes>,
 }
 
 impl DataChannels {
@@ -169,6 +179,16 @@ impl DataChannels {
         .unwrap_or(Err(SendDataError::NotOpen))
     }
 
+    /// Stops reading the reliable channel, or goes on. Meanwhile our receive window closes, which stops the client's sending.
+    pub(crate) fn hold(&mut self, now: Instant, held: bool) {
+        self.contained(|inner, out| inner.hold(now, held, out));
+    }
+
+    /// Bytes that wait for the client on this channel, acknowledged ones not counted.
+    pub(crate) fn queued(&mut self, channel: Channel) -> usize {
+        self.contained(|inner, _| inner.queued(channel)).unwrap_or(0)
+    }
+
     /// The next SCTP packet: one DTLS record each.
     pub(crate) fn poll_packet(&mut self) -> Option<Bytes> {
         self.packets.pop_front()
@@ -216,6 +236,9 @@ impl Inner {
             answered_init: None,
             channels: Vec::new(),
             to_open: Vec::new(),
+            opened: 0,
+            held: false,
+            came_while_held: None,
         }
     }
 
@@ -226,9 +249,25 @@ impl Inner {
                 return;
             }
             // Another INIT before the first led anywhere: begin again, with nothing left of the old one.
-            (Some(_), _) => *self = Inner::new(Some(Arc::clone(&SERVER))),
+            (Some(_), _) => {
+                let held = self.held;
+                *self = Inner::new(Some(Arc::clone(&SERVER)));
+                self.held = held;
+            }
             (None, _) => {}
         }
+        if self.held && is_only_data(&packet) {
+            self.came_while_held = Some(packet.clone());
+        }
+        self.take_in(now, packet);
+        let before = out.packets.len();
+        self.pump(now, out);
+        if let Some(tag) = init {
+            self.answered_init = Some((tag, out.packets.range(before..).cloned().collect()));
+        }
+    }
+
+    fn take_in(&mut self, now: Instant, packet: Bytes) {
         match self.endpoint.handle(now, ADDRESS, None, packet) {
             Some((handle, DatagramEvent::NewAssociation(association))) => {
                 self.association = Some((handle, association))
@@ -240,11 +279,38 @@ impl Inner {
             }
             _ => {}
         }
-        let before = out.packets.len();
-        self.pump(now, out);
-        if let Some(tag) = init {
-            self.answered_init = Some((tag, out.packets.range(before..).cloned().collect()));
+    }
+
+    fn hold(&mut self, now: Instant, held: bool, out: &mut Sink<'_>) {
+        let released = self.held && !held;
+        self.held = held;
+        if !released {
+            return;
         }
+        if let Some(id) = self.stream_of(Channel::Reliable) {
+            self.read(now, id, out);
+        }
+        // Nothing in the library tells the client that the window is open again; until it asks, a minute may pass. A packet that came
+        // before is answered with an acknowledgement, which does: the first time after a delay, the second at once.
+        if let Some(packet) = self.came_while_held.take() {
+            self.take_in(now, packet.clone());
+            self.take_in(now, packet);
+        }
+        self.pump(now, out);
+    }
+
+    fn stream_of(&self, channel: Channel) -> Option<StreamId> {
+        let known = self.channels.iter().find(|&&(_, known)| known == channel);
+        known.map(|&(stream, _)| stream)
+    }
+
+    fn queued(&mut self, channel: Channel) -> usize {
+        let stream = self.stream_of(channel);
+        let association = self.association.as_mut().map(|(_, association)| association);
+        let queued = stream
+            .zip(association)
+            .and_then(|(id, association)| association.stream(id).ok()?.buffered_amount().ok());
+        queued.unwrap_or(0)
     }
 
     /// Events, channels, then packets, until nothing is left.
@@ -324,6 +390,9 @@ impl Inner {
 
     /// Readiness is edge-triggered: everything there is must be read now.
     fn read(&mut self, now: Instant, id: StreamId, out: &mut Sink<'_>) {
+        if self.held && self.stream_of(Channel::Reliable) == Some(id) {
+            return;
+        }
         loop {
             let Some((_, association)) = &mut self.association else {
                 return;
@@ -369,13 +438,14 @@ impl Inner {
     fn handle_dcep(&mut self, now: Instant, id: StreamId, mut payload: Bytes, out: &mut Sink<'_>) {
         match Message::unmarshal(&mut payload) {
             Ok(Message::DataChannelOpen(open)) => {
-                if self.accept(now, id, &open).is_none() {
+                if self.opened >= OPENS_MAX || self.accept(now, id, &open).is_none() {
                     *out.ignored += 1;
                     return;
                 }
                 let Some(channel) = Channel::from_label(&open.label) else {
                     return;
                 };
+                self.opened += 1;
                 // A client that reopens a channel means the new stream from here on.
                 self.channels
                     .retain(|&(stream, known)| known != channel && stream != id);
@@ -405,12 +475,7 @@ impl Inner {
     }
 
     fn send(&mut self, now: Instant, channel: Channel, payload: &[u8], binary: bool) -> Result<(), SendDataError> {
-        let id = self
-            .channels
-            .iter()
-            .find(|&&(_, known)| known == channel)
-            .ok_or(SendDataError::NotOpen)?
-            .0;
+        let id = self.stream_of(channel).ok_or(SendDataError::NotOpen)?;
         let (_, association) = self.association.as_mut().ok_or(SendDataError::NotOpen)?;
         let mut stream = association.stream(id).map_err(|_| SendDataError::NotOpen)?;
         let limit = match channel {

@@ -11,7 +11,7 @@ const DATA_HEADER_LEN: usize = 16;
 const INIT_LEN: usize = 20;
 /// Streams a client may use. Browsers number channels from 0 in steps of 2; each stream costs about 500 bytes.
 pub(super) const MAX_STREAMS: u16 = 256;
-/// Bytes the client may have unread by us: incomplete messages and gaps only, as we read at once.
+/// Bytes the client may have unread by us: incomplete messages, gaps, and what is held back.
 pub(super) const RECEIVE_BUFFER_LEN: u32 = 128 * 1024;
 /// How far ahead of what we acknowledged a TSN may be: 4,096 full chunks are 4.7 MB, far beyond our receive window.
 const TSN_WINDOW: u32 = 4_096;
@@ -161,6 +161,22 @@ impl PacketGuard {
             rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
         }
     }
+}
+
+/// Whether a packet that has passed the guard brings data, and besides at most acknowledgements: to hand it in twice changes nothing.
+pub(super) fn is_only_data(packet: &[u8]) -> bool {
+    let mut rest = packet.get(COMMON_HEADER_LEN..).unwrap_or(&[]);
+    let mut data = false;
+    while let Some((header, _)) = rest.split_at_checked(CHUNK_HEADER_LEN) {
+        match header[0] {
+            DATA => data = true,
+            SACK => {}
+            _ => return false,
+        }
+        let len = usize::from(u16::from_be_bytes([header[2], header[3]])).max(CHUNK_HEADER_LEN);
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    data
 }
 
 /// Walks error causes exactly as the library does: without padding between them.

@@ -588,7 +588,7 @@ impl World {
                 node.data
                     .push((from, String::from_utf8_lossy(&data.packet).into_owned()));
             }
-            RoomInput::Grades { .. } => {}
+            RoomInput::Grades { .. } | RoomInput::Hold { .. } => {}
         }
     }
 }
