@@ -28,6 +28,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// A client asked to offer again that has not within this time is asked once more.
 const OFFER_PATIENCE: Duration = Duration::from_secs(3);
 
+/// RFC 6455 §7.4.1: a message that breaks our rules, not WebSocket's.
+pub(crate) const CLOSE_POLICY: u16 = 1008;
+
 /// The client's media transport on a shard.
 pub(crate) struct Transport {
     pub(crate) peer: PeerId,
@@ -60,6 +63,8 @@ pub(crate) struct Client {
     pub(crate) received: Option<HashMap<ParticipantSid, u32>>,
     /// The token it would come back with; `None`: it does not expire, or there is no other to be had.
     pub(crate) token: Option<ExpiringToken>,
+    /// With which its socket is closed when a reason is given.
+    pub(crate) close_code: u16,
     joined_at: Instant,
     /// When a report of this session was last due.
     reported_at: Instant,
@@ -104,6 +109,7 @@ impl Client {
             unheard_from: Some(serial),
             received: None,
             token: None,
+            close_code: CLOSE_POLICY,
             joined_at: now,
             reported_at: now,
             detached_at: None,
@@ -140,8 +146,8 @@ impl Client {
     pub(crate) fn close(&mut self, now: Instant, reason: &str, out: &mut Outbox) {
         let _ = self.flush(now, out);
         if let Some(socket) = self.socket.take() {
-            let reason = reason.to_owned();
-            out.put(Output::Close { socket, reason });
+            let (code, reason) = (self.close_code, reason.to_owned());
+            out.put(Output::Close { socket, code, reason });
         }
     }
 

@@ -197,6 +197,7 @@ impl Conference {
         match input {
             Input::Connect { socket, connect } => self.connect(socket, connect),
             Input::Frame { socket, frame } => self.frame(socket, frame),
+            Input::Violation { socket, code, reason } => self.socket_violation(socket, code, &reason),
             Input::SocketClosed { socket } => self.socket_closed(socket),
             Input::Renewed { client, renewed } => self.renewed(client, renewed),
             Input::Media(event) => self.media(event),
@@ -227,6 +228,18 @@ impl Conference {
         match client.signalling.handle(&self.room, self.wall_ms, frame) {
             Ok(actions) => self.act(key, actions),
             Err(violation) => self.violation(key, &violation.to_string()),
+        }
+    }
+
+    fn socket_violation(&mut self, socket: SessionKey, code: u16, reason: &str) {
+        let Some(&key) = self.sockets.get(&socket) else { return };
+        if let Some(client) = self
+            .clients
+            .get_mut(&key)
+            .filter(|client| client.socket == Some(socket))
+        {
+            client.close_code = code;
+            self.violation(key, reason);
         }
     }
 

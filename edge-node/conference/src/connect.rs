@@ -5,7 +5,7 @@ use meridian_signalling::proto::IceServer;
 use meridian_signalling::{LeaveAction, Session, SessionConfig};
 use rand::Rng;
 
-use crate::client::Client;
+use crate::client::{CLOSE_POLICY, Client};
 use crate::conference::Conference;
 use crate::io::{Connect, Note, Output, SessionKey};
 use crate::renewal::ExpiringToken;
@@ -140,8 +140,11 @@ impl Conference {
     /// Another socket has taken this one's place.
     fn close_socket(&mut self, socket: SessionKey) {
         self.sockets.remove(&socket);
-        let reason = String::new();
-        self.out.put(Output::Close { socket, reason });
+        self.out.put(Output::Close {
+            socket,
+            code: CLOSE_POLICY,
+            reason: String::new(),
+        });
     }
 
     /// What a refused session has to say.

@@ -41,6 +41,12 @@ pub enum Input {
         socket: SessionKey,
         frame: Frame,
     },
+    /// Its client broke the WebSocket protocol; the status code (RFC 6455 §7.4.1) and the reason that it is to be told.
+    Violation {
+        socket: SessionKey,
+        code: u16,
+        reason: String,
+    },
     /// It broke, its client closed it, or did not read. No [`Output::Close`] follows.
     SocketClosed {
         socket: SessionKey,
@@ -144,9 +150,11 @@ pub enum Output {
         socket: SessionKey,
         frame: Frame,
     },
-    /// The socket closes when everything before this is written. A reason says what the client did wrong.
+    /// The socket closes when everything before this is written. A reason says what the client did wrong, and goes with the status code of RFC
+    /// 6455 §7.4.1.
     Close {
         socket: SessionKey,
+        code: u16,
         reason: String,
     },
     /// The client reads too slowly: the socket closes, nothing more is worth writing.

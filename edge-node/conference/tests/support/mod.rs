@@ -176,7 +176,7 @@ impl Desk {
                     let said = SignalResponse::decode(bytes).unwrap().message.unwrap();
                     self.heard.entry(socket).or_default().push(said);
                 }
-                Output::Close { socket, reason } => {
+                Output::Close { socket, reason, .. } => {
                     self.closed.insert(socket, reason);
                 }
                 Output::GiveUp { socket } => {

@@ -14,12 +14,13 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use meridian_access::token::Claims;
-use meridian_conference::SessionKey;
+use meridian_conference::{Input, SessionKey};
 use meridian_serving::listener::ClientAddress;
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::client_of;
 use crate::edge::EdgeState;
@@ -31,7 +32,9 @@ const FRAMES_IN_FLIGHT: usize = 16;
 pub(crate) const FRAMES_QUEUED: usize = 512;
 /// RFC 6455 §7.4.1.
 const CLOSE_NORMAL: u16 = 1000;
-const CLOSE_POLICY: u16 = 1008;
+const CLOSE_PROTOCOL_ERROR: u16 = 1002;
+const CLOSE_INVALID_PAYLOAD: u16 = 1007;
+const CLOSE_TOO_BIG: u16 = 1009;
 /// A write that makes no progress for this long means the client is gone. What is left in the queue when the room has given the
 /// socket up gets no longer than this altogether.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -140,8 +143,8 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
     match edge.rooms.connect(&edge, connect).await {
         Ok((session, room)) => {
             let mut reading = std::pin::pin!(read(stream, session, &room));
-            let reason = tokio::select! {
-                reason = &mut reading => reason,
+            let ended = tokio::select! {
+                ended = &mut reading => ended,
                 written = &mut writer => {
                     if matches!(written, Ok(Written::ToTheEnd)) {
                         let _ = tokio::time::timeout(CLOSE_GRACE, reading).await;
@@ -152,7 +155,21 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
                     return;
                 }
             };
-            tracing::debug!(?session, reason, "socket closed");
+            let said = match &ended {
+                Ended::Closed(how) => how,
+                Ended::Violation(_, reason) => reason.as_str(),
+            };
+            tracing::debug!(?session, said, "socket closed");
+            if let Ended::Violation(code, reason) = ended {
+                let socket = session;
+                let violation = Input::Violation { socket, code, reason };
+                let _ = room.send(ToRoom::Input(violation)).await;
+                // What the client still sends is not read, and closing over it would take back what it is told.
+                if matches!((&mut writer).await, Ok(Written::ToTheEnd)) {
+                    tokio::time::sleep(CLOSE_GRACE).await;
+                }
+                return;
+            }
             let _ = room.send(ToRoom::SocketClosed { session }).await;
         }
         Err(error) => tracing::info!(%error, "join refused"),
@@ -173,26 +190,46 @@ fn ice_servers(edge: &EdgeState, claims: &Claims) -> Vec<IceServer> {
     told.collect()
 }
 
+/// Why a socket is read no more.
+enum Ended {
+    Closed(&'static str),
+    /// Its client broke the WebSocket protocol: the status code and what is wrong.
+    Violation(u16, String),
+}
+
+/// `None`: the connection broke, nobody is at fault.
+fn violation(error: axum::Error) -> Option<Ended> {
+    let error = error.into_inner().downcast::<tungstenite::Error>().ok()?;
+    let code = match *error {
+        tungstenite::Error::Capacity(_) => CLOSE_TOO_BIG,
+        tungstenite::Error::Utf8(_) => CLOSE_INVALID_PAYLOAD,
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return None,
+        tungstenite::Error::Protocol(_) => CLOSE_PROTOCOL_ERROR,
+        _ => return None,
+    };
+    Some(Ended::Violation(code, error.to_string()))
+}
+
 async fn read(
     mut stream: futures_util::stream::SplitStream<WebSocket>,
     session: SessionKey,
     room: &RoomHandle,
-) -> &'static str {
+) -> Ended {
     let in_flight = Arc::new(Semaphore::new(FRAMES_IN_FLIGHT));
     loop {
         let frame = match stream.next().await {
             Some(Ok(Message::Binary(bytes))) => Frame::Binary(bytes),
             Some(Ok(Message::Text(text))) => Frame::Text(text.to_string()),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-            Some(Ok(Message::Close(_))) => return "closed by the client",
-            Some(Err(_)) => return "broken",
-            None => return "ended",
+            Some(Ok(Message::Close(_))) => return Ended::Closed("closed by the client"),
+            Some(Err(error)) => return violation(error).unwrap_or(Ended::Closed("broken")),
+            None => return Ended::Closed("ended"),
         };
         let Ok(permit) = in_flight.clone().acquire_owned().await else {
-            return "ended";
+            return Ended::Closed("ended");
         };
         if room.send(ToRoom::Frame { session, frame, permit }).await.is_err() {
-            return "the room ended";
+            return Ended::Closed("the room ended");
         }
     }
 }
@@ -221,9 +258,9 @@ async fn write(
         let message = match outgoing {
             Outgoing::Frame(Frame::Binary(bytes)) => Message::Binary(bytes),
             Outgoing::Frame(Frame::Text(text)) => Message::Text(text.into()),
-            Outgoing::Close(reason) => {
+            Outgoing::Close { code, reason } => {
                 close = CloseFrame {
-                    code: CLOSE_POLICY,
+                    code,
                     reason: shorten(reason).into(),
                 };
                 break;

@@ -43,7 +43,10 @@ pub(crate) struct ToSocket {
 pub(crate) enum Outgoing {
     Frame(Frame),
     /// Close with this reason: the client broke the protocol or is gone for good.
-    Close(String),
+    Close {
+        code: u16,
+        reason: String,
+    },
 }
 
 pub(crate) enum ToRoom {

@@ -123,11 +123,11 @@ impl RoomTask {
                     self.sockets.remove(&socket);
                 }
                 Output::Frame { socket, frame } => self.write(socket, frame),
-                Output::Close { socket, reason } => {
+                Output::Close { socket, code, reason } => {
                     if let Some(to) = self.sockets.remove(&socket)
                         && !reason.is_empty()
                     {
-                        let _ = to.frames.try_send(Outgoing::Close(reason));
+                        let _ = to.frames.try_send(Outgoing::Close { code, reason });
                     }
                 }
                 Output::GiveUp { socket } => {

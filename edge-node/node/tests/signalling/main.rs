@@ -21,6 +21,8 @@ use meridian_signalling::proto::{
 };
 use support::{Client, House};
 use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame as FrameOnTheWire;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 fn metadata(number: usize) -> Ask {
     Ask::UpdateMetadata(proto::UpdateParticipantMetadata {
@@ -132,12 +134,25 @@ async fn a_client_that_breaks_the_protocol_is_told_why_and_harms_nobody() {
         assert!(!said.is_empty() && said.contains(reason), "{what}: {said}");
         assert!(witness.is_served().await, "{what}");
     }
-    // A frame larger than the limit is not even read to its end.
-    let mut client = house.join("breaker").await;
-    client.send(Frame::Binary(vec![0; FRAME_BYTES_MAX + 1].into())).await;
-    while client.hear().await.is_some() {}
-    assert!(witness.is_served().await);
-    assert_eq!(house.metric("meridian_signal_violations_total").await, 4);
+    // A frame larger than the limit is not even read to its end; RFC 6455 §7.4.1 has numbers for what breaks its own rules.
+    let not_text = FrameOnTheWire::message(vec![0xff, 0xfe], OpCode::Data(Data::Text), true);
+    let unknown = FrameOnTheWire::message(vec![1], OpCode::Data(Data::Reserved(5)), true);
+    let broken = [
+        (1009, Frame::Binary(vec![0; FRAME_BYTES_MAX + 1].into())),
+        (1007, Frame::Frame(not_text)),
+        (1002, Frame::Frame(unknown)),
+    ];
+    for (number, frame) in broken {
+        let mut client = house.join("breaker").await;
+        client.send(frame).await;
+        let leave = client.farewell().await.unwrap_or_else(|| panic!("{number}: no Leave"));
+        assert_eq!(leave.action(), Action::Disconnect, "{number}");
+        while client.hear().await.is_some() {}
+        let (code, said) = client.closed.unwrap_or_else(|| panic!("{number}: no close frame"));
+        assert!(code == number && !said.is_empty(), "{code} for {number}: {said}");
+        assert!(witness.is_served().await, "{number}");
+    }
+    assert_eq!(house.metric("meridian_signal_violations_total").await, 7);
     house.close().await;
 }
 
