@@ -1,7 +1,7 @@
 //! What arrives (clients, media events, other edges) changes the room; then everybody concerned is told what changed
 //! ([`Conference::settle`]).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use crate::tracks::Tracks;
 const TICK: Duration = Duration::from_millis(250);
 /// How long a room without people on this edge stays, so that somebody who reloads the page finds it as it was.
 const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
+/// Replaced stays remembered, so that a device that lost its place is told so when it returns.
+const REPLACED_MAX: usize = 1_024;
 /// Room size and the like are told this often at most.
 pub(crate) const ROOM_UPDATE: Duration = Duration::from_secs(2);
 pub(crate) const QUALITY: Duration = Duration::from_secs(5);
@@ -60,7 +62,8 @@ pub struct Conference {
     unsettled: bool,
     pub(crate) learning: Option<Learning>,
     pub(crate) room: Room,
-    pub(crate) clients: HashMap<SessionKey, Client>,
+    /// In the order they came: a seed must repeat everything.
+    pub(crate) clients: BTreeMap<SessionKey, Client>,
     /// Which client a socket belongs to; a resumed client has a new socket.
     pub(crate) sockets: HashMap<SessionKey, SessionKey>,
     pub(crate) peers: HashMap<PeerId, SessionKey>,
@@ -68,7 +71,7 @@ pub struct Conference {
     /// Clients with something to say.
     pub(crate) dirty: HashSet<SessionKey>,
     /// Loudness of those who speak now.
-    pub(crate) speaking: HashMap<ParticipantSid, f32>,
+    pub(crate) speaking: BTreeMap<ParticipantSid, f32>,
     pub(crate) speaking_changed: bool,
     /// Who is shown as speaking because it asked for that, and until when.
     pub(crate) simulated_speakers: HashMap<ParticipantSid, Instant>,
@@ -84,6 +87,10 @@ pub struct Conference {
     pub(crate) last_quality: Instant,
     next_tick: Instant,
     empty_since: Option<Instant>,
+    /// Stays whose identity has come anew, here or elsewhere, the last ones.
+    pub(crate) replaced: VecDeque<ParticipantSid>,
+    /// The room existed before the next join, here or elsewhere.
+    pub(crate) created: bool,
     /// [`Output::Emptied`] was given.
     over: bool,
 }
@@ -111,13 +118,15 @@ impl Conference {
             wall_ms: wall_ms as i64,
             out: Outbox::default(),
             unsettled: false,
+            replaced: VecDeque::new(),
+            created: !others.is_empty(),
             learning: Learning::new(now, others, setup.audible),
-            clients: HashMap::new(),
+            clients: BTreeMap::new(),
             sockets: HashMap::new(),
             peers: HashMap::new(),
             tracks: Tracks::default(),
             dirty: HashSet::new(),
-            speaking: HashMap::new(),
+            speaking: BTreeMap::new(),
             speaking_changed: false,
             simulated_speakers: HashMap::new(),
             closed: false,
@@ -438,9 +447,7 @@ impl Conference {
         for sid in self.tracks.published_by(key) {
             self.drop_track(&sid);
         }
-        for track in self.tracks.iter_mut() {
-            track.demands.remove(&key);
-        }
+        self.tracks.withdraw(key);
         self.speaking_changed |= self.speaking.remove(&client.sid).is_some();
         self.out.put(Output::Report(client.session_report(true, self.now)));
         // Whoever an edge that goes away sends elsewhere is not shown leaving: other edges keep the stay until it is outranked by the
@@ -477,7 +484,7 @@ impl Conference {
             }
             self.remove(key, reason, why);
         }
-        self.tracks.iter_mut().for_each(|track| track.end_lingering(now));
+        self.tracks.end_lingering(now);
         self.renew_tokens();
         self.end_simulations(now);
         self.replay.expire(now);
@@ -541,8 +548,15 @@ impl Conference {
     }
 
     fn before_telling(&mut self, event: &RoomEvent) {
-        if let RoomEvent::TrackUpdated { track, .. } = event {
-            self.track_updated(track);
+        match event {
+            RoomEvent::TrackUpdated { track, .. } => self.track_updated(track),
+            RoomEvent::ParticipantReplaced { previous, .. } => {
+                if self.replaced.len() == REPLACED_MAX {
+                    self.replaced.pop_front();
+                }
+                self.replaced.push_back(previous.sid.clone());
+            }
+            _ => {}
         }
     }
 

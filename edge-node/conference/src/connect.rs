@@ -1,6 +1,7 @@
 //! Clients at the door of a room: new ones join, those who lost their socket resume.
 
-use meridian_room::{DisconnectReason, ParticipantSid};
+use meridian_access::token::Claims;
+use meridian_room::{DisconnectReason, Identity, ParticipantSid};
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{LeaveAction, Session, SessionConfig};
 use rand::Rng;
@@ -34,6 +35,9 @@ impl Conference {
             address,
             ice_servers,
         } = connect;
+        if !std::mem::replace(&mut self.created, true) {
+            self.configure(&claims);
+        }
         if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
@@ -90,8 +94,16 @@ impl Conference {
             .values_mut()
             .find(|client| sid.as_ref().is_none_or(|sid| client.sid == *sid) && client.identity.as_str() == claims.sub);
         let Some(client) = found else {
+            // Another device has taken the place of a stay that is over: were it told to join anew, it would throw that one out.
+            let held = self.room.participant(&Identity::from(claims.sub.as_str()));
+            let (action, reason) = match (sid, held) {
+                (Some(sid), Some(held)) if held.sid != sid && self.replaced.contains(&sid) => {
+                    (LeaveAction::Disconnect, DisconnectReason::DuplicateIdentity)
+                }
+                _ => (LeaveAction::Reconnect, DisconnectReason::StateMismatch),
+            };
             let mut signalling = Session::new(self.session_config(ice_servers), request, claims);
-            signalling.leave(LeaveAction::Reconnect, DisconnectReason::StateMismatch);
+            signalling.leave(action, reason);
             self.say_last_words(socket, signalling);
             return false;
         };
@@ -129,6 +141,34 @@ impl Conference {
             return false;
         }
         true
+    }
+
+    /// The join that creates a room may bring the room's settings (`roomConfig`, LiveKit's RoomConfiguration in protojson).
+    fn configure(&mut self, claims: &Claims) {
+        let Some(config) = &claims.room_config else { return };
+        let field = |camel: &str, snake: &str| config.get(camel).or_else(|| config.get(snake));
+        let number = |camel, snake| {
+            field(camel, snake)?
+                .as_u64()
+                .and_then(|number| u32::try_from(number).ok())
+        };
+        let applied = self.room.update_info(|info| {
+            if let Some(seconds) = number("emptyTimeout", "empty_timeout") {
+                info.empty_timeout_s = seconds;
+            }
+            if let Some(seconds) = number("departureTimeout", "departure_timeout") {
+                info.departure_timeout_s = seconds;
+            }
+            if let Some(people) = number("maxParticipants", "max_participants") {
+                info.max_participants = people;
+            }
+            if let Some(metadata) = field("metadata", "metadata").and_then(|text| text.as_str()) {
+                info.metadata = metadata.to_owned();
+            }
+        });
+        if let Err(error) = applied {
+            tracing::warn!(room = %self.name, identity = claims.sub, %error, "roomConfig not applied");
+        }
     }
 
     fn session_config(&mut self, ice_servers: Vec<IceServer>) -> SessionConfig {

@@ -1,7 +1,7 @@
 //! Reliable data packets of the last seconds, kept for clients that could not take them: those whose data channel is not open
 //! yet, and those that resume and say what they have not received.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -54,7 +54,7 @@ impl Sender {
 /// The packets of one room.
 #[derive(Default)]
 pub(crate) struct Replay {
-    senders: HashMap<ParticipantSid, Sender>,
+    senders: BTreeMap<ParticipantSid, Sender>,
     bytes: usize,
     next: u64,
 }

@@ -179,7 +179,10 @@ impl Conference {
     /// Tells publishers and other edges which layers are wanted now, where that has changed.
     pub(crate) fn tell_demand(&mut self) {
         let mut publications = BTreeSet::new();
-        for track in self.tracks.iter_mut() {
+        for sid in self.tracks.take_touched() {
+            let Some(track) = self.tracks.get_told(&sid) else {
+                continue;
+            };
             let wanted = track.wanted();
             if track.told == Some(wanted) {
                 continue;

@@ -1,7 +1,7 @@
 //! The tracks of a room as this edge carries them: where each comes from, who here wants which layer of it, and what that
 //! adds up to. The facts of a track (name, source, muted…) are the room's; here is only what media needs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use meridian_room::{Epoch, NodeId, TrackSid};
@@ -65,8 +65,11 @@ impl CarriedTrack {
         }
     }
 
-    pub(crate) fn end_lingering(&mut self, now: Instant) {
+    /// Whether any did end.
+    pub(crate) fn end_lingering(&mut self, now: Instant) -> bool {
+        let before = self.lingering.len();
         self.lingering.retain(|(_, until)| now < *until);
+        self.lingering.len() < before
     }
 
     /// The layers that subscribers on this edge want or are just leaving: exactly those, not the ones below.
@@ -95,12 +98,20 @@ impl CarriedTrack {
 /// All tracks of one room that this edge carries, by both their names.
 #[derive(Default)]
 pub(crate) struct Tracks {
-    by_sid: HashMap<TrackSid, CarriedTrack>,
+    by_sid: BTreeMap<TrackSid, CarriedTrack>,
     sids: HashMap<TrackId, TrackSid>,
+    /// The backups that are carried, by the sid that everybody knows.
+    backups: HashMap<TrackSid, BTreeSet<TrackSid>>,
+    /// What may be wanted of them has changed since [`Tracks::take_touched`].
+    touched: BTreeSet<TrackSid>,
 }
 
 impl Tracks {
     pub(crate) fn insert(&mut self, track: CarriedTrack) {
+        if let (published, Some(_)) = published(&track.sid) {
+            self.backups.entry(published).or_default().insert(track.sid.clone());
+        }
+        self.touched.insert(track.sid.clone());
         self.sids.insert(track.id, track.sid.clone());
         self.by_sid.insert(track.sid.clone(), track);
     }
@@ -108,16 +119,20 @@ impl Tracks {
     pub(crate) fn remove(&mut self, sid: &TrackSid) -> Option<CarriedTrack> {
         let track = self.by_sid.remove(sid)?;
         self.sids.remove(&track.id);
+        if let (published, Some(_)) = published(sid)
+            && let Some(backups) = self.backups.get_mut(&published)
+        {
+            backups.remove(sid);
+            if backups.is_empty() {
+                self.backups.remove(&published);
+            }
+        }
         Some(track)
     }
 
     /// The backups of a track that are carried now.
     pub(crate) fn backups_of(&self, sid: &TrackSid) -> Vec<TrackSid> {
-        let of = |track: &&CarriedTrack| match published(&track.sid) {
-            (published, Some(_)) => published == *sid,
-            (_, None) => false,
-        };
-        self.iter().filter(of).map(|track| track.sid.clone()).collect()
+        self.backups.get(sid).into_iter().flatten().cloned().collect()
     }
 
     pub(crate) fn get(&self, sid: &TrackSid) -> Option<&CarriedTrack> {
@@ -125,7 +140,9 @@ impl Tracks {
     }
 
     pub(crate) fn get_mut(&mut self, sid: &TrackSid) -> Option<&mut CarriedTrack> {
-        self.by_sid.get_mut(sid)
+        let track = self.by_sid.get_mut(sid)?;
+        self.touched.insert(sid.clone());
+        Some(track)
     }
 
     pub(crate) fn by_id(&self, id: TrackId) -> Option<&CarriedTrack> {
@@ -133,15 +150,39 @@ impl Tracks {
     }
 
     pub(crate) fn by_id_mut(&mut self, id: TrackId) -> Option<&mut CarriedTrack> {
-        self.by_sid.get_mut(self.sids.get(&id)?)
+        let sid = self.sids.get(&id)?.clone();
+        self.get_mut(&sid)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &CarriedTrack> {
         self.by_sid.values()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut CarriedTrack> {
-        self.by_sid.values_mut()
+    /// Those that were given out to be changed since the last call: in a large room one event must not weigh every track.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<TrackSid> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// To note what was told of it: that changes nothing in what is wanted.
+    pub(crate) fn get_told(&mut self, sid: &TrackSid) -> Option<&mut CarriedTrack> {
+        self.by_sid.get_mut(sid)
+    }
+
+    /// This client receives nothing any more.
+    pub(crate) fn withdraw(&mut self, session: SessionKey) {
+        for (sid, track) in &mut self.by_sid {
+            if track.demands.remove(&session).is_some() {
+                self.touched.insert(sid.clone());
+            }
+        }
+    }
+
+    pub(crate) fn end_lingering(&mut self, now: Instant) {
+        for (sid, track) in &mut self.by_sid {
+            if track.end_lingering(now) {
+                self.touched.insert(sid.clone());
+            }
+        }
     }
 
     /// The track this client sends on that media section.
@@ -234,6 +275,38 @@ mod tests {
         track.change_demand(session, demand(true, 2), now);
         track.change_demand(session, demand(false, 2), now);
         assert_eq!(track.wanted(), LayerSet::EMPTY, "nobody looks: nothing lingers");
+    }
+
+    #[test]
+    fn one_change_in_a_room_of_a_thousand_touches_one_track() {
+        let now = Instant::now();
+        let mut tracks = Tracks::default();
+        for number in 1..=1_000 {
+            let mut one = track(3, &[(number, true, 2)]);
+            (one.id, one.sid) = (TrackId(number), TrackSid::new(format!("TR_{number}")));
+            tracks.insert(one);
+        }
+        let mut backup = track(1, &[]);
+        (backup.id, backup.sid) = (TrackId(5_000), TrackSid::new("TR_7/vp8"));
+        tracks.insert(backup);
+        assert_eq!(tracks.take_touched().len(), 1_001, "new ones are weighed once");
+        let seven = TrackSid::new("TR_7");
+        let lower = Demand {
+            max_layer: Layer(0),
+            ..tracks.get(&seven).unwrap().demands[&SessionKey(7)]
+        };
+        tracks.get_mut(&seven).unwrap().change_demand(SessionKey(7), lower, now);
+        let one = BTreeSet::from([seven.clone()]);
+        assert_eq!(tracks.take_touched(), one);
+        tracks.end_lingering(now + LINGER - Duration::from_millis(1));
+        assert!(tracks.take_touched().is_empty());
+        tracks.end_lingering(now + LINGER);
+        assert_eq!(tracks.take_touched(), one);
+        tracks.withdraw(SessionKey(7));
+        assert_eq!(tracks.take_touched(), one);
+        assert_eq!(tracks.backups_of(&seven), [TrackSid::new("TR_7/vp8")]);
+        tracks.remove(&TrackSid::new("TR_7/vp8"));
+        assert!(tracks.backups_of(&seven).is_empty() && tracks.backups.is_empty());
     }
 
     #[test]

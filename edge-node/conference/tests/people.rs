@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use meridian_access::token::Claims;
 use meridian_conference::{CloseKind, Input, Note, Renewed, ToMesh};
 use meridian_room::NodeId;
 use meridian_shard_api::Command;
@@ -136,7 +137,67 @@ fn whoever_joins_under_an_identity_that_is_here_takes_its_place() {
     assert_eq!(desk.conference.people(), 2);
     let back = desk.resume("ana", &old_sid);
     assert!(desk.refused.contains(&back), "the old stay cannot be resumed");
+    let left = farewell(&desk.hear(back));
+    assert_eq!(left, Some((Action::Disconnect, DisconnectReason::DuplicateIdentity)));
     assert!(desk.admitted.contains(&new) && !desk.closed.contains_key(&new));
+}
+
+#[test]
+fn an_old_device_that_returns_to_its_edge_does_not_throw_out_the_one_that_took_its_place_on_another() {
+    let mut other = OtherEdge::new("iad-1");
+    let mut desk = Desk::open(14);
+    other.join(desk.now, "eve");
+    desk.learn(&mut other);
+    let (old, _) = desk.join_with_media("ana");
+    let old_sid = desk.sid(old);
+    let ben = desk.join("ben");
+    desk.handle(Input::SocketClosed { socket: old });
+    // The other edge knows of the stay here, so its own outranks it.
+    for message in std::mem::take(&mut desk.mesh) {
+        if let ToMesh::Delta(delta) = message {
+            other.room.apply(desk.now, &NodeId::new("fra-1"), delta).unwrap();
+        }
+    }
+    other.join(desk.now, "ana");
+    desk.learn(&mut other);
+    desk.pass(2 * S);
+    desk.hear(ben);
+    let back = desk.resume("ana", &old_sid);
+    let left = farewell(&desk.hear(back));
+    assert_eq!(left, Some((Action::Disconnect, DisconnectReason::DuplicateIdentity)));
+    assert_eq!(shown(&desk.hear(ben), "ana"), None, "the newer one stays");
+}
+
+#[test]
+fn a_room_has_the_settings_that_the_join_which_created_it_brought_and_no_later_one() {
+    let with = |identity: &str, config: serde_json::Value| Claims {
+        room_config: Some(config),
+        ..claims(identity)
+    };
+    let told = |said: Vec<Say>| match said.into_iter().next() {
+        Some(Say::Join(join)) => join.room.unwrap(),
+        other => panic!("JoinResponse first, not {other:?}"),
+    };
+    let config = serde_json::json!({
+        "emptyTimeout": 60, "departure_timeout": 5, "maxParticipants": 2, "metadata": "the talk", "unknown": [1],
+    });
+    let mut desk = Desk::open(15);
+    let ana = desk.connect(with("ana", config), request());
+    let room = told(desk.hear(ana));
+    let timeouts = (room.empty_timeout, room.departure_timeout);
+    assert_eq!(
+        (timeouts, room.max_participants, room.metadata.as_str()),
+        ((60, 5), 2, "the talk")
+    );
+    let later = serde_json::json!({"maxParticipants": 9, "metadata": "another"});
+    let ben = desk.connect(with("ben", later.clone()), request());
+    let room = told(desk.hear(ben));
+    assert_eq!((room.max_participants, room.metadata.as_str()), (2, "the talk"));
+    let eve = desk.connect(claims("eve"), request());
+    assert!(desk.refused.contains(&eve), "the room is full");
+    let mut desk = Desk::with_others(16, &["sin-1"], &[]);
+    let ana = desk.connect(with("ana", later), request());
+    assert_eq!(told(desk.hear(ana)).max_participants, 0, "it exists elsewhere");
 }
 
 #[test]

@@ -438,7 +438,6 @@ impl Driver {
     }
 
     fn tell_room(&mut self, room: &RoomName, input: RoomInput) {
-        let others = self.mesh.members(room).cloned().collect();
         let Some(member) = self.members.get_mut(room) else {
             return;
         };
@@ -449,7 +448,7 @@ impl Driver {
                         created_at_ms: life.created_at_ms(),
                         sid: life.sid,
                         incarnation: life.incarnation,
-                        others,
+                        others: self.mesh.members(room).cloned().collect(),
                     });
                     return;
                 }
