@@ -39,6 +39,7 @@ export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0
 class Mesh {
   edges = new Map();
   relays = new Map();
+  mediaRelays = [];
   hosts = new Map();
   media = new Map();
   ports = new Map();
@@ -138,6 +139,22 @@ class Mesh {
     return eventually(`the relay of ${id}`, async () => /^listening on (\S+)$/m.exec(relay.text())?.[1]);
   }
 
+  /** The UDP port of an edge with one media thread. */
+  mediaPort(id) {
+    return Number(/ media=\[127\.0\.0\.1:(\d+)\]/.exec(this.edges.get(id).text())[1]);
+  }
+
+  /** A relay of this rate each way before a media port of an edge; resolves to its port. */
+  async relayBefore(port, kbps) {
+    const name = `relay-media-${port}`;
+    const relay = this.spawn(name, NETLAB, ['--target', `127.0.0.1:${port}`, '--delay-ms', '20']);
+    this.mediaRelays.push(relay);
+    const line = `rate-kbps ${kbps}`;
+    relay.child.stdin.write(`${line}\n`);
+    const own = await eventually(name, async () => relay.text().includes(line) && /^listening on \S+:(\d+)$/m.exec(relay.text())?.[1]);
+    return Number(own);
+  }
+
   /** Makes all links between edges a bottleneck of this rate each way; `null`: none any more. Only where there is a delay: it is the relays that do it. */
   async narrow(kbps) {
     const line = `rate-kbps ${kbps ?? 0}`;
@@ -197,7 +214,7 @@ class Mesh {
 
   /** Stops everything; tells what the processes said if something `failed`. */
   async close({ failed = false } = {}) {
-    const all = [...this.edges.values(), this.controlPlane, this.etcd, ...this.relays.values()].filter(Boolean);
+    const all = [...this.edges.values(), this.controlPlane, this.etcd, ...this.relays.values(), ...this.mediaRelays].filter(Boolean);
     await Promise.all(all.map((process) => process.end('SIGKILL')));
     if (failed) for (const process of all) console.error(`--- ${process.name}\n${process.text().split('\n').slice(-40).join('\n')}`);
     rmSync(this.folder, { recursive: true, force: true });

@@ -3,22 +3,10 @@
  * the edges). The pages are quality.html with nothing but livekit-client, so that a canvas and an oscillator can be published.
  */
 import assert from 'node:assert/strict';
-import { createReadStream } from 'node:fs';
-import { createServer } from 'node:http';
-import { dirname, join } from 'node:path';
 import { after, before, describe, test as nodeTest } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { launch } from './chromium.mjs';
-import { openWindow, until } from './people.mjs';
-import { startMesh } from './processes.mjs';
+import { until } from './people.mjs';
+import { FROM_A, FROM_B, openStage } from './stage.mjs';
 
-const HERE = dirname(fileURLToPath(import.meta.url));
-const SERVED = {
-  '/': [join(HERE, 'quality.html'), 'text/html'],
-  '/livekit-client.js': [join(HERE, '../../control-plane/web/node_modules/livekit-client/dist/livekit-client.umd.js'), 'text/javascript'],
-};
-const FROM_A = 'fra';
-const FROM_B = 'sin';
 /** Video is held back this long at the subscriber. Only a client that relates both tracks to one clock, by our sender reports, delays the audio too. */
 const HELD_BACK_MS = 200;
 const SKEW_MAX_MS = 80;
@@ -28,45 +16,6 @@ const NEWCOMERS = 3;
 const FREEZE_MAX_MS = 500;
 
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
-
-/** A meeting on two points of presence, `rttMs` apart, and a browser with people for it. */
-async function openStage(rttMs) {
-  const mesh = await startMesh({ regions: [FROM_A, FROM_B], delayMs: rttMs / 2 });
-  const server = createServer((request, response) => {
-    const [file, type] = SERVED[request.url] ?? [];
-    if (!file) return response.writeHead(404).end();
-    response.writeHead(200, { 'content-type': type });
-    createReadStream(file).pipe(response);
-  });
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const origin = `http://localhost:${server.address().port}/`;
-  const browser = await launch();
-  const { code } = await post(`${mesh.url}/api/v1/meetings`, {});
-  /** A page that is in no meeting. */
-  async function open() {
-    const page = await openWindow(browser, { viewport: { width: 480, height: 300 } });
-    await page.goto(origin);
-    return page;
-  }
-  return {
-    mesh,
-    open,
-    /** A page in the meeting, as if from that place. */
-    async enterFrom(from, name) {
-      const page = await open();
-      const answer = await post(`${mesh.url}/api/v1/meetings/${code}/join`, { name, from });
-      assert.equal(answer.edge.region, from);
-      await page.evaluate(([url, token]) => join(url, token), [answer.edge.url, answer.token]);
-      return page;
-    },
-    async close(how) {
-      await browser.close();
-      server.closeAllConnections();
-      server.close();
-      await mesh.close(how);
-    },
-  };
-}
 
 for (const rttMs of [0, 150]) describe(`quality across two points of presence ${rttMs} ms apart`, { timeout: 240_000 }, () => {
   let stage, publisher, subscriber, others;
@@ -289,9 +238,3 @@ describe('a link between two points of presence that cannot carry the top layer'
 const gaps = (frames) => frames.slice(1).map(({ at }, i) => at - frames[i].at);
 
 const mbps = (bps) => `${(bps / 1_000_000).toFixed(2)} Mb/s`;
-
-async function post(url, body) {
-  const answer = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
-  assert.ok(answer.ok, `${url}: ${answer.status}`);
-  return answer.json();
-}

@@ -137,9 +137,13 @@ impl Client {
         }
     }
 
-    /// What the client said of a track before it got it, or everything.
-    pub(crate) fn first_demand(&self, track: &TrackSid) -> Demand {
-        self.demands.get(track).copied().unwrap_or_default()
+    /// What the client said of a track before it got it, or everything, with this priority.
+    pub(crate) fn first_demand(&self, track: &TrackSid, priority: u8) -> Demand {
+        let everything = Demand {
+            priority,
+            ..Demand::default()
+        };
+        self.demands.get(track).copied().unwrap_or(everything)
     }
 
     /// Writes what is left to say and closes the socket, with the reason where there is one.

@@ -332,6 +332,7 @@ impl Conference {
                     self.out.put(Output::Report(client.session_report(false, now)));
                 }
             }
+            Event::StreamState { peer, track, paused } => self.stream_state(peer, track, paused),
             Event::SubscriptionStarted { track, .. } => self.subscription_started(track),
             Event::ChannelOpen {
                 peer,

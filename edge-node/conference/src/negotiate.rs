@@ -11,6 +11,7 @@ use crate::backup::published;
 use crate::client::Transport;
 use crate::conference::Conference;
 use crate::io::{SessionKey, ToMesh};
+use crate::subscribe::priority_for;
 use crate::tracks::{CarriedTrack, Origin};
 
 impl Conference {
@@ -258,10 +259,12 @@ impl Conference {
             let Some(carried) = self.tracks.by_id_mut(track) else {
                 continue;
             };
+            let sid = published(&carried.sid).0;
+            let priority = self.room.track(&sid).map_or(0, |(_, facts)| priority_for(facts, 0));
             let demand = *carried
                 .demands
                 .entry(key)
-                .or_insert_with(|| client.first_demand(&published(&carried.sid).0));
+                .or_insert_with(|| client.first_demand(&sid, priority));
             self.out.media(Command::Subscribe {
                 peer,
                 track,

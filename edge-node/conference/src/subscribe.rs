@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use meridian_room::{Track, TrackKind, TrackSid, TrackSource};
 use meridian_sfu::{Layer, LayerSet, MediaKind, TrackId};
-use meridian_shard_api::{Command, Demand};
+use meridian_shard_api::{Command, Demand, PeerId};
 use meridian_signalling::{SubscriptionFailure, TrackSetting};
 use meridian_transport::sdp::{AudioPreferences, WantedTrack};
 
@@ -155,7 +155,7 @@ impl Conference {
             enabled: setting.enabled,
             max_layer: layer_for(facts, &setting),
             max_fps: u8::try_from(setting.fps).ok().filter(|fps| *fps > 0),
-            priority: u8::try_from(setting.priority).unwrap_or(u8::MAX),
+            priority: priority_for(facts, setting.priority),
         };
         let Some(client) = self.clients.get_mut(&key) else {
             return;
@@ -232,6 +232,22 @@ impl Conference {
         {
             client.signalling.track_subscribed(&published(&track.sid).0);
             self.dirty.insert(*session);
+        }
+    }
+
+    /// A client's link has no room for a track any more, or has again.
+    pub(crate) fn stream_state(&mut self, peer: PeerId, track: TrackId, paused: bool) {
+        let Some(track) = self.tracks.by_id(track) else { return };
+        let sid = published(&track.sid).0;
+        let Some((owner, _)) = self.room.track(&sid) else {
+            return;
+        };
+        let state = [(owner.sid.clone(), sid, paused)];
+        if let Some(&key) = self.peers.get(&peer)
+            && let Some(client) = self.clients.get_mut(&key)
+        {
+            client.signalling.stream_state(&state);
+            self.dirty.insert(key);
         }
     }
 
@@ -386,6 +402,18 @@ pub(crate) fn quality_wanted(wanted: LayerSet, layers: u8, quality: u8) -> bool 
     wanted.contains(Layer(quality)) || (quality > top && wanted.contains(Layer(top)))
 }
 
+/// What comes first where a link has no room for everything. The protocol's 1 is the most important and 0 is unset; then a shared
+/// screen comes before cameras.
+pub(crate) fn priority_for(facts: &Track, said: u32) -> u8 {
+    const UNSET: u8 = 100;
+    const SCREEN: u8 = 150;
+    match said {
+        0 if facts.source == TrackSource::ScreenShare => SCREEN,
+        0 => UNSET,
+        said => u8::MAX - u8::try_from(said).unwrap_or(u8::MAX - SCREEN).min(u8::MAX - SCREEN) + 1,
+    }
+}
+
 /// The lowest layer that fills what the client shows, or the one it names.
 fn layer_for(facts: &Track, setting: &TrackSetting) -> Layer {
     let top = Layer(layer_count(facts) - 1);
@@ -454,6 +482,21 @@ mod tests {
             ),
             Layer(0)
         );
+    }
+
+    #[test]
+    fn a_screen_comes_before_cameras_and_what_the_client_names_before_both() {
+        let (camera, mut screen) = (camera(), camera());
+        screen.source = TrackSource::ScreenShare;
+        let order = [
+            (&camera, 1),
+            (&camera, 2),
+            (&camera, u32::MAX),
+            (&screen, 0),
+            (&camera, 0),
+        ];
+        let priorities = order.map(|(facts, said)| priority_for(facts, said));
+        assert!(priorities.is_sorted_by(|a, b| a > b), "{priorities:?}");
     }
 
     #[test]

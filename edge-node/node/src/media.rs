@@ -95,6 +95,7 @@ pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event
             | Event::Data { peer, .. }
             | Event::DataQueue { peer, .. }
             | Event::PeerStats { peer, .. }
+            | Event::StreamState { peer, .. }
             | Event::SubscriptionStarted { peer, .. } => edge.router.of_peer(*peer),
             Event::MediaStarted { track, .. } | Event::KeyframeWanted { track, .. } => edge.router.of_track(*track),
             Event::SenderReport {

@@ -7,10 +7,12 @@
 //!    [`Source`], and decides on NACK, PLI and receiver reports. [`RemoteTrack`] is the same for a track from a link.
 //! 3. [`Source`] (one per track and shard) holds the [`PacketRing`]s, liveness and sender reports that subscribers need.
 //! 4. [`Downlink`] (one per subscription) selects the layer and writes the outgoing packet into the shard's batch.
-//! 5. [`bandwidth::Estimator`] (one per subscriber) says how much the subscriber's link carries.
+//! 5. [`bandwidth::Estimator`] (one per subscriber) says how much the subscriber's link carries, and [`allocation`] what each of its
+//!    streams gets of it.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+pub mod allocation;
 pub mod bandwidth;
 pub mod codec;
 pub mod downlink;

@@ -191,6 +191,11 @@ impl Source {
         self.layer(layer).map_or(0, |l| l.rate.bps(now))
     }
 
+    /// The most a layer took lately, for knowing what it will take again; 0 = never measured.
+    pub fn peak_bps(&self, layer: Layer) -> u32 {
+        self.layer(layer).map_or(0, |l| l.rate.peak_bps())
+    }
+
     /// Highest temporal layer to forward so that at most `max_fps` frames a second remain. Each temporal layer is
     /// assumed to double the rate of the one below it, as encoders do.
     pub fn temporal_for(&self, layer: Layer, max_fps: u8) -> u8 {

@@ -103,6 +103,7 @@ pub(crate) struct Rate {
     window: Option<Instant>,
     bytes: u64,
     bps: u32,
+    peak_bps: u32,
 }
 
 impl Rate {
@@ -114,10 +115,16 @@ impl Rate {
         if elapsed >= Self::WINDOW {
             let bps = (self.bytes * 8_000 / elapsed.as_millis().max(1) as u64) as u32;
             self.bps = if self.bps == 0 { bps } else { self.bps / 2 + bps / 2 };
+            self.peak_bps = self.bps.max(self.peak_bps - self.peak_bps / 32);
             self.window = Some(now);
             self.bytes = 0;
         }
         self.bytes += bytes as u64;
+    }
+
+    /// The most it was lately: halves in eleven seconds of less, and stays while nothing comes.
+    pub(crate) fn peak_bps(&self) -> u32 {
+        self.peak_bps
     }
 
     /// 0 when nothing came for four windows.
@@ -181,5 +188,6 @@ mod tests {
         let now = start + Duration::from_millis(2_000);
         assert!((990_000..1_010_000).contains(&rate.bps(now)), "{}", rate.bps(now));
         assert_eq!(rate.bps(now + Duration::from_secs(5)), 0);
+        assert!(rate.peak_bps() >= 990_000, "a slide that stands still will move again");
     }
 }

@@ -3,6 +3,8 @@
 mod common;
 #[path = "calls/data.rs"]
 mod data;
+#[path = "calls/narrow.rs"]
+mod narrow;
 #[path = "calls/reports.rs"]
 mod reports;
 #[path = "calls/shed.rs"]

@@ -97,6 +97,10 @@ pub struct Estimator {
     loss: LossControl,
     probes: Prober,
     wanted_bps: u64,
+    /// More was wanted than estimated when that was last said.
+    wants_more: bool,
+    /// The link showed that it carries no more: overuse, loss, or a cluster that did not get through.
+    limit_seen: bool,
     first_sent: Option<Instant>,
     last_sent: Option<Instant>,
     /// Last feedback that told something, or the last time its absence was acted upon.
@@ -116,6 +120,8 @@ impl Estimator {
             loss: LossControl::default(),
             probes: Prober::default(),
             wanted_bps: 0,
+            wants_more: false,
+            limit_seen: false,
             first_sent: None,
             last_sent: None,
             heard: None,
@@ -138,6 +144,17 @@ impl Estimator {
     /// What would be sent if the link carried everything: nobody is probed for more.
     pub fn set_wanted(&mut self, bps: u64) {
         self.wanted_bps = bps.min(RATE_MAX_BPS);
+        let more = self.wanted_bps as f64 > self.rate.bps_f64() * probe::WANT_MORE;
+        if more && !self.wants_more && !self.limit_seen {
+            // Nobody has asked the link for that much yet: it is not to wait for the next regular cluster.
+            self.probes.hurry();
+        }
+        self.wants_more = more;
+    }
+
+    /// Whether the link itself set the estimate; otherwise it may carry more, and nobody has asked.
+    pub fn limit_seen(&self) -> bool {
+        self.limit_seen
     }
 
     /// Bits per second of UDP/IP packets that the link is believed to carry; `None` = this peer never answers, nothing is known.
@@ -220,6 +237,9 @@ impl Estimator {
         if let Some(lower_or_back) = self.loss.poll(now_us, self.rate.bps_f64(), situation.steady) {
             self.rate.set(lower_or_back);
         }
+        if self.rate.bps() < before {
+            self.limit_seen = true;
+        }
         if self.rate.bps() * 10 < before * 9 {
             self.probes.fell(now_us, before);
         }
@@ -228,6 +248,7 @@ impl Estimator {
             let idle = situation
                 .steady
                 .is_none_or(|s| s.delivered_bps * 2.0 < self.rate.bps_f64());
+            self.limit_seen = result.failed;
             if result.bps > self.rate.bps_f64() && usage != Usage::Over || idle && result.failed {
                 self.rate.set(result.bps);
             }
@@ -249,6 +270,7 @@ impl Estimator {
             self.out_at = Some(now);
             let before = self.rate.bps();
             self.rate.set(self.rate.bps_f64() * OUT_FACTOR);
+            self.limit_seen = true;
             self.probes.fell(now_us, before);
         }
         if self.silent(now) || self.out_at.is_some() {
@@ -276,6 +298,11 @@ impl Estimator {
     pub fn poll_probe(&mut self, now: Instant) -> Option<ProbeDue> {
         let now_us = self.us(now);
         self.probes.poll(now_us)
+    }
+
+    /// A cluster is being sent: [`Estimator::poll_probe`] wants to be asked in time.
+    pub fn probing(&self) -> bool {
+        self.probes.is_sending()
     }
 
     fn silent(&self, now: Instant) -> bool {

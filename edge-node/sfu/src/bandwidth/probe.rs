@@ -29,7 +29,7 @@ const AFTER_FALL_US: u64 = 1_000_000;
 /// Not into a queue, µs.
 const QUEUE_MAX_US: i64 = 25_000;
 /// More is wanted if it is this much more, and no cluster asks for more than that.
-const WANT_MORE: f64 = 1.05;
+pub(super) const WANT_MORE: f64 = 1.05;
 pub(super) const WANT_MARGIN: f64 = 1.2;
 /// An estimate of which less than this is sent is not used.
 const USED: f64 = 0.65;
@@ -138,8 +138,17 @@ impl Prober {
         self.first_steps = FIRST_STEPS.len();
     }
 
+    /// The next cluster is due at once.
+    pub(super) fn hurry(&mut self) {
+        self.next_us = 0;
+    }
+
     pub(super) fn stop(&mut self) {
         self.sending = None;
+    }
+
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.is_some()
     }
 
     pub(super) fn timeout(&self) -> Option<u64> {

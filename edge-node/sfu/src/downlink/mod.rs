@@ -17,6 +17,7 @@ use self::report::Reports;
 use self::rewrite::{OutExtensions, Outgoing};
 use self::select::Selection;
 use self::timeline::LastFrame;
+use crate::allocation::Grant;
 use crate::layers::Demand;
 use crate::media::{Codec, ExtensionMap, Layer, MediaKind, PayloadType};
 use crate::packet::RtpPacket;
@@ -191,6 +192,38 @@ impl Downlink {
         self.selection.retarget(source);
     }
 
+    /// What the subscriber's link has room for. Less takes effect at the next keyframe of a lower layer, until then the present one goes on
+    /// with its lowest frame rate; `Paused` at once. Poll for keyframe requests afterwards.
+    pub fn set_grant(&mut self, grant: Grant, source: &Source) {
+        if grant == self.selection.grant {
+            return;
+        }
+        if grant == Grant::Paused {
+            self.selection.stop();
+        }
+        self.selection.grant = grant;
+        self.selection.retarget(source);
+    }
+
+    /// Whether a packet of its track may be for this subscriber, at present or once it switches: cheap, and sometimes wrong upwards.
+    pub fn may_take(&self, packet: &RtpPacket) -> bool {
+        let layer = Some(packet.layer);
+        self.selection.current == layer || self.selection.target == layer || packet.frame.keyframe
+    }
+
+    pub fn grant(&self) -> Grant {
+        self.selection.grant
+    }
+
+    pub fn kind(&self) -> MediaKind {
+        self.kind
+    }
+
+    /// Packets were left out on their way to the subscriber: nothing more of this stream until a keyframe.
+    pub fn interrupt(&mut self) {
+        self.selection.stop();
+    }
+
     /// The publisher muted or unmuted: after unmuting, video starts again at a keyframe, numbers stay continuous.
     pub fn set_muted(&mut self, muted: bool) {
         if muted != self.muted {
@@ -327,7 +360,7 @@ impl Downlink {
     }
 
     fn paused(&self) -> bool {
-        self.muted || !self.selection.demand.enabled
+        self.muted || !self.selection.demand.enabled || self.selection.grant == Grant::Paused
     }
 
     /// The payload type for a codec; `None` when the subscriber did not negotiate it.

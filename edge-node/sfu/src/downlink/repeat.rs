@@ -4,7 +4,7 @@
 use super::history::Mapping;
 use super::rewrite::{self, Outgoing};
 use super::{Downlink, Forwarded, Numbered, SendContext, WINDOW};
-use crate::packet::RtpPacket;
+use crate::packet::{RtpHeader, RtpPacket};
 use crate::sequence::OutSequence;
 use crate::source::Source;
 
@@ -14,6 +14,8 @@ const NACK_AGE_MAX: u16 = 4_096;
 /// So a subscriber that NACKs everything for ever costs at most half a stream more.
 pub(super) const CREDIT_START: u16 = 256;
 pub(super) const CREDIT_MAX: u16 = 1_024;
+/// RTP padding says its length in one byte (RFC 3550 §5.1).
+const PADDING_MAX: usize = 255;
 
 impl Downlink {
     /// Answers one NACKed sequence number with an RTX packet. Budgeted; `None` = unknown, gone or no RTX negotiated.
@@ -88,6 +90,39 @@ impl Downlink {
             header_len,
             len,
             marker: numbered.packet.marker,
+            rtx: true,
+            late: false,
+        })
+    }
+
+    /// A packet with nothing but padding, of about `bytes`, on the RTX stream, where receivers take it for what it is: it asks the
+    /// link, it carries nothing. `None` without RTX or transport-wide numbers.
+    pub fn padding(&mut self, bytes: usize, send: &mut SendContext<'_>, out: &mut [u8]) -> Option<Forwarded> {
+        let negotiated = || self.payloads.iter().find_map(|payload| payload.rtx_pt);
+        let header = RtpHeader {
+            marker: false,
+            payload_type: self.format.map_or_else(negotiated, |format| format.rtx)?,
+            sequence: self.next_rtx,
+            timestamp: self.last.map_or(0, |last| last.timestamp),
+            ssrc: self.rtx_ssrc?,
+            extension_profile: 0,
+            extension: 0..0,
+            payload: 0..0,
+        };
+        let header_len = rewrite::write_padding_header(&header, self.send_mid, &self.extensions, send, out)?;
+        let padding = bytes.saturating_sub(header_len).clamp(1, PADDING_MAX);
+        let room = out.get_mut(header_len..header_len + padding)?;
+        room.fill(0);
+        room[padding - 1] = padding as u8;
+        out[0] |= 0x20;
+        let sequence = self.next_rtx;
+        self.next_rtx = sequence.wrapping_add(1);
+        Some(Forwarded {
+            ssrc: header.ssrc,
+            sequence,
+            header_len,
+            len: header_len + padding,
+            marker: false,
             rtx: true,
             late: false,
         })

@@ -52,6 +52,23 @@ impl OutExtensions {
     }
 }
 
+impl OutExtensions {
+    /// What every packet of this subscriber says, whatever it carries.
+    #[inline]
+    fn write_own(&self, send_mid: bool, send: &SendContext<'_>, writer: &mut BlockWriter<'_>) -> Option<()> {
+        if self.transport_cc != 0 {
+            writer.push(self.transport_cc, &send.transport_sequence.to_be_bytes())?;
+        }
+        if self.abs_send_time != 0 {
+            writer.push(self.abs_send_time, &send.abs_send_time.to_be_bytes()[1..])?;
+        }
+        if send_mid && self.mid_id != 0 {
+            writer.push(self.mid_id, &self.mid[..usize::from(self.mid_len)])?;
+        }
+        Some(())
+    }
+}
+
 /// Everything about one outgoing packet.
 pub(super) struct Outgoing<'a> {
     pub(super) packet: &'a RtpPacket,
@@ -104,6 +121,26 @@ pub(super) fn write(
     Some((header_len, len))
 }
 
+/// Header and extensions of a packet that is all padding; returns their length. `None` = no transport-wide number negotiated, or `out` is
+/// too small.
+pub(super) fn write_padding_header(
+    header: &RtpHeader,
+    send_mid: bool,
+    own: &OutExtensions,
+    send: &mut SendContext<'_>,
+    out: &mut [u8],
+) -> Option<usize> {
+    if own.transport_cc == 0 || out.len() < FIXED_HEADER + 4 {
+        return None;
+    }
+    write_fixed_header(out, header);
+    let mut writer = BlockWriter::new(out, FIXED_HEADER, own.wide_ids);
+    own.write_own(send_mid, send, &mut writer)?;
+    let end = writer.finish()?;
+    *send.transport_sequence = send.transport_sequence.wrapping_add(1);
+    Some(end)
+}
+
 fn write_extensions(
     outgoing: &Outgoing<'_>,
     own: &OutExtensions,
@@ -119,15 +156,7 @@ fn write_extensions(
     };
     let two_byte = own.wide_ids || translated().any(|(id, value)| extensions::needs_two_bytes(id, value.len()));
     let mut writer = BlockWriter::new(out, FIXED_HEADER, two_byte);
-    if own.transport_cc != 0 {
-        writer.push(own.transport_cc, &send.transport_sequence.to_be_bytes())?;
-    }
-    if own.abs_send_time != 0 {
-        writer.push(own.abs_send_time, &send.abs_send_time.to_be_bytes()[1..])?;
-    }
-    if outgoing.send_mid && own.mid_id != 0 {
-        writer.push(own.mid_id, &own.mid[..usize::from(own.mid_len)])?;
-    }
+    own.write_own(outgoing.send_mid, send, &mut writer)?;
     let descriptor = own.translate[usize::from(CANONICAL.dependency_descriptor.unwrap_or(0) & 0x0F)];
     let mut descriptor_at = None;
     for (id, value) in translated() {

@@ -1,5 +1,6 @@
 //! Which layer a subscription gets: the target follows demand and liveness, the current layer follows keyframes.
 
+use crate::allocation::Grant;
 use crate::codec::FrameInfo;
 use crate::layers::{self, Demand};
 use crate::media::{Layer, MediaKind};
@@ -14,6 +15,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(super) struct Selection {
     pub(super) demand: Demand,
+    /// What the subscriber's link has room for.
+    pub(super) grant: Grant,
     /// The layer being sent; `None` before the first keyframe and while stopped.
     pub(super) current: Option<Layer>,
     /// The layer that should be sent.
@@ -33,6 +36,7 @@ impl Selection {
     pub(super) fn new() -> Self {
         Selection {
             demand: Demand::default(),
+            grant: Grant::All,
             current: None,
             target: None,
             decoder_lost: false,
@@ -53,15 +57,25 @@ impl Selection {
 
     pub(super) fn retarget(&mut self, source: &Source) {
         self.interrupted |= self.current.is_some_and(|current| source.absent().contains(current));
-        let target = layers::best(self.demand.max_layer, source.live());
+        let target = layers::best(self.max_layer(), source.live());
         if target != self.target {
             self.target = target;
             self.ask_at_once();
         }
         self.wanted_temporal = match (self.demand.max_fps, self.current) {
+            // The link has no room for this layer any more, and the keyframe of a lower one is not here yet.
+            (_, Some(layer)) if layer > self.max_layer() && Some(layer) > self.target => 0,
             (Some(fps), Some(layer)) => source.temporal_for(layer, fps),
             _ => u8::MAX,
         };
+    }
+
+    /// The best layer that is both wished for and granted.
+    pub(super) fn max_layer(&self) -> Layer {
+        match self.grant {
+            Grant::UpTo(layer) => layer.min(self.demand.max_layer),
+            Grant::Paused | Grant::All => self.demand.max_layer,
+        }
     }
 
     fn ask_at_once(&mut self) {
@@ -75,7 +89,7 @@ impl Selection {
             return true;
         }
         self.retarget(source);
-        self.target == Some(packet.layer) || self.current.is_none() && packet.layer <= self.demand.max_layer
+        self.target == Some(packet.layer) || self.current.is_none() && packet.layer <= self.max_layer()
     }
 
     pub(super) fn switched(&mut self, layer: Layer) {

@@ -182,6 +182,12 @@ pub enum Event {
         peer: PeerId,
         stats: PeerStats,
     },
+    /// The peer's link has no room for this stream any more, or has again.
+    StreamState {
+        peer: PeerId,
+        track: TrackId,
+        paused: bool,
+    },
     /// The first packet of this subscription has left.
     SubscriptionStarted {
         peer: PeerId,

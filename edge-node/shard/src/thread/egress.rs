@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use meridian_sfu::packet::PACKET_BYTES_MAX;
-use meridian_sfu::{Forwarded, Packet, SendContext, Source};
+use meridian_sfu::{Downlink, Forwarded, Packet, SendContext, Source};
 use meridian_udp::{Batch, LocalPorts, Socket};
 
 use super::Shard;
@@ -140,6 +140,7 @@ impl Shard {
         self.flush_at = None;
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut failed = std::mem::take(&mut self.scratch.failed);
+        let mut held = std::mem::take(&mut self.scratch.held);
         for id in dirty.drain(..) {
             let Some(track) = self.tracks.get_mut(&id) else {
                 continue;
@@ -151,6 +152,8 @@ impl Shard {
                 shapes: shapes(&fresh),
                 abs_send_time: self.egress.abs_send_time(now),
                 now,
+                released: false,
+                held: &mut held,
                 egress: &mut self.egress,
                 sockets: &self.sockets,
             };
@@ -161,7 +164,7 @@ impl Shard {
                 let Some(peer) = self.peers.get_mut(subscription.peer) else {
                     continue;
                 };
-                match catch_unwind(AssertUnwindSafe(|| run.forward(peer, subscription))) {
+                match catch_unwind(AssertUnwindSafe(|| run.forward(peer, index, subscription))) {
                     Ok(false) => {}
                     Ok(true) => self.events.send(Event::SubscriptionStarted {
                         peer: peer.id,
@@ -176,10 +179,83 @@ impl Shard {
         self.dirty = dirty;
         self.egress.send_all(&self.sockets);
         self.taps.flush();
+        for peer in held.drain(..) {
+            self.arm_link(peer, now);
+        }
+        self.scratch.held = held;
         for peer in failed.drain(..) {
             self.peer_panicked(peer);
         }
         self.scratch.failed = failed;
+    }
+
+    /// Packets whose turn has come.
+    pub(super) fn release_waiting(&mut self, slot: u32, now: Instant) {
+        while let Some(peer) = self.peers.get_mut(slot)
+            && let Some(waiting) = peer.link.as_deref_mut().and_then(|link| link.release(now))
+        {
+            let Some(subscription) = self.subscriptions.get_mut(waiting.subscription) else {
+                continue;
+            };
+            // The number may be somebody else's by now.
+            if subscription.peer != slot || subscription.track != waiting.track {
+                continue;
+            }
+            let Some(track) = self.tracks.get(&waiting.track) else {
+                continue;
+            };
+            let fresh = [waiting.packet];
+            let mut run = Run {
+                source: track.origin.source(),
+                fresh: &fresh,
+                shapes: [Shape::ALONE; SHAPES_MAX],
+                abs_send_time: self.egress.abs_send_time(now),
+                now,
+                released: true,
+                held: &mut self.scratch.held,
+                egress: &mut self.egress,
+                sockets: &self.sockets,
+            };
+            if run.forward(peer, waiting.subscription, subscription) {
+                self.events.send(Event::SubscriptionStarted {
+                    peer: peer.id,
+                    track: waiting.track,
+                });
+            }
+        }
+    }
+
+    /// One packet of padding on a stream of this peer that takes it; `false` = there is none.
+    pub(super) fn send_padding(&mut self, slot: u32, bytes: usize, now: Instant) -> bool {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return false;
+        };
+        for i in 0..peer.subscriptions.len() {
+            let Some(subscription) = self.subscriptions.get_mut(peer.subscriptions[i]) else {
+                continue;
+            };
+            let Some(track) = self.tracks.get(&subscription.track) else {
+                continue;
+            };
+            let mut run = Run {
+                source: track.origin.source(),
+                fresh: &[],
+                shapes: [Shape::ALONE; SHAPES_MAX],
+                abs_send_time: self.egress.abs_send_time(now),
+                now,
+                released: true,
+                held: &mut self.scratch.held,
+                egress: &mut self.egress,
+                sockets: &self.sockets,
+            };
+            if run.alone(peer, subscription, |downlink, _, context, slot| {
+                downlink.padding(bytes, context, slot)
+            }) {
+                add(&self.shared.counters.padding_out, 1);
+                return true;
+            }
+        }
+        false
     }
 
     /// Answers one NACKed packet.
@@ -196,16 +272,18 @@ impl Shard {
         let mut run = Run {
             source: track.origin.source(),
             fresh: &[],
-            shapes: [Shape {
-                payload_max: 0,
-                last: true,
-            }; SHAPES_MAX],
+            shapes: [Shape::ALONE; SHAPES_MAX],
             abs_send_time: self.egress.abs_send_time(now),
             now,
+            released: true,
+            held: &mut self.scratch.held,
             egress: &mut self.egress,
             sockets: &self.sockets,
         };
-        if run.retransmit(peer, subscription, sequence) {
+        if run.alone(peer, subscription, |downlink, source, context, slot| {
+            downlink.retransmit(sequence, source, context, slot)
+        }) {
+            add(&self.shared.counters.media_out, 1);
             add(&self.shared.counters.retransmissions_out, 1);
         }
     }
@@ -214,11 +292,15 @@ impl Shard {
 /// Packets of one flush whose lengths are evened out; further ones go as they are.
 const SHAPES_MAX: usize = 32;
 
-fn shapes(fresh: &[Packet]) -> [Shape; SHAPES_MAX] {
-    let mut shapes = [Shape {
+impl Shape {
+    const ALONE: Shape = Shape {
         payload_max: 0,
         last: true,
-    }; SHAPES_MAX];
+    };
+}
+
+fn shapes(fresh: &[Packet]) -> [Shape; SHAPES_MAX] {
+    let mut shapes = [Shape::ALONE; SHAPES_MAX];
     let considered = &fresh[..fresh.len().min(SHAPES_MAX)];
     for (i, packet) in considered.iter().enumerate() {
         if packet.codec.kind() == meridian_sfu::MediaKind::Video {
@@ -237,13 +319,17 @@ struct Run<'a> {
     shapes: [Shape; SHAPES_MAX],
     abs_send_time: u32,
     now: Instant,
+    /// The packets have waited already.
+    released: bool,
+    /// Peers for whom packets begin to wait.
+    held: &'a mut Vec<u32>,
     egress: &'a mut Egress,
     sockets: &'a [Socket],
 }
 
 impl Run<'_> {
     /// All waiting packets to one subscriber; `true` = the first packet of the subscription was among them.
-    fn forward(&mut self, peer: &mut PeerSlot, subscription: &mut Subscription) -> bool {
+    fn forward(&mut self, peer: &mut PeerSlot, index: u32, subscription: &mut Subscription) -> bool {
         let Some(path) = peer.path.filter(|_| peer.connected) else {
             return false;
         };
@@ -255,6 +341,17 @@ impl Run<'_> {
         let mut size = 0;
         let mut sent = 0;
         for (i, packet) in self.fresh.iter().enumerate() {
+            if !self.released
+                && let Some(link) = &mut peer.link
+            {
+                let waited = link.is_waiting();
+                if link.holds(self.now, (index, subscription.track), &subscription.downlink, packet) {
+                    if !waited {
+                        self.held.push(subscription.peer);
+                    }
+                    continue;
+                }
+            }
             let slot = match batch.slot(path.to, path.source, ROOM) {
                 Some(slot) => slot,
                 None => {
@@ -266,6 +363,7 @@ impl Run<'_> {
                     }
                 }
             };
+            let number = peer.transport_sequence;
             let mut context = SendContext {
                 now: self.now,
                 abs_send_time: self.abs_send_time,
@@ -292,6 +390,10 @@ impl Run<'_> {
                 Ok(protected) => {
                     batch.commit(protected);
                     sent += 1;
+                    if let Some(link) = &mut peer.link {
+                        let carried = peer.transport_sequence != number;
+                        link.sent(self.now, carried.then_some(number), protected);
+                    }
                 }
                 Err(_) => add(&self.egress.counters.drop_protect, 1),
             }
@@ -304,7 +406,13 @@ impl Run<'_> {
         false
     }
 
-    fn retransmit(&mut self, peer: &mut PeerSlot, subscription: &mut Subscription, sequence: u16) -> bool {
+    /// One packet on its own, as `write` writes it; `true` = it leaves.
+    fn alone(
+        &mut self,
+        peer: &mut PeerSlot,
+        subscription: &mut Subscription,
+        write: impl FnOnce(&mut Downlink, &Source, &mut SendContext<'_>, &mut [u8]) -> Option<Forwarded>,
+    ) -> bool {
         let Some(path) = peer.path.filter(|_| peer.connected) else {
             return false;
         };
@@ -323,16 +431,14 @@ impl Run<'_> {
         let Some(slot) = batch.slot(path.to, path.source, ROOM) else {
             return false;
         };
+        let number = peer.transport_sequence;
         let mut context = SendContext {
             now: self.now,
             abs_send_time: self.abs_send_time,
             transport_sequence: &mut peer.transport_sequence,
             pad_to: 1,
         };
-        let Some(f) = subscription
-            .downlink
-            .retransmit(sequence, self.source, &mut context, slot)
-        else {
+        let Some(f) = write(&mut subscription.downlink, self.source, &mut context, slot) else {
             return false;
         };
         let stream = if f.rtx {
@@ -343,7 +449,10 @@ impl Run<'_> {
         match srtp.protect_rtp(stream, slot, f.header_len, f.len) {
             Ok(protected) => {
                 batch.commit(protected);
-                add(&self.egress.counters.media_out, 1);
+                if let Some(link) = &mut peer.link {
+                    let carried = peer.transport_sequence != number;
+                    link.sent(self.now, carried.then_some(number), protected);
+                }
                 true
             }
             Err(_) => {

@@ -5,6 +5,7 @@ mod commands;
 mod data;
 mod egress;
 mod ingress;
+mod link;
 mod peers;
 mod rtcp;
 mod slab;
@@ -97,6 +98,10 @@ struct Scratch {
     blocks: Vec<meridian_sfu::rtcp::ReportBlock>,
     levels: Vec<(TrackId, f32)>,
     failed: Vec<u32>,
+    /// Peers with packets that began to wait.
+    held: Vec<u32>,
+    streams: Vec<meridian_sfu::allocation::Stream>,
+    indices: Vec<u32>,
 }
 
 impl Shard {

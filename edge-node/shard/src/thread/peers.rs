@@ -13,6 +13,7 @@ use meridian_transport::{
 use rand::Rng;
 
 use super::data::DataFlow;
+use super::link::SubscriberLink;
 use super::slab::Slab;
 use super::tick::Totals;
 use super::{IN_PROCESS, Shard};
@@ -36,6 +37,8 @@ pub(crate) struct PeerSlot {
     // What the fan-out touches comes first.
     pub(crate) path: Option<SendPath>,
     pub(crate) transport_sequence: u16,
+    /// Of a peer that receives something, once it negotiated or sent what an estimate is made of.
+    pub(crate) link: Option<Box<SubscriberLink>>,
     pub(crate) connected: bool,
     pub(crate) transport: Peer,
     pub(crate) id: PeerId,
@@ -235,6 +238,7 @@ impl Shard {
         let slot = self.peers.insert(PeerSlot {
             path: None,
             transport_sequence: self.rng.random(),
+            link: None,
             connected: false,
             transport,
             id,
@@ -391,6 +395,7 @@ impl Shard {
                     shard.peers.arm(slot);
                 }
                 shard.poll_feedback(slot, now);
+                shard.drive_link(slot, now);
             });
         }
     }

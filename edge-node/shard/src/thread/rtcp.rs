@@ -17,6 +17,8 @@ const FIRST_SENDER_REPORTS_EVERY: Duration = Duration::from_millis(200);
 const COMPOUND_BYTES: usize = 1_000;
 /// The one name all our streams have (RFC 3550 §6.5.1): they share the publisher's clock, which is what it says.
 const CNAME: &str = "meridian";
+/// Blocks in one report (RFC 3550 §6.4.1: five bits).
+const BLOCKS_MAX: usize = 31;
 /// Lost packets answered per NACK packet: a client that asks for more is better served by a keyframe.
 const NACKS_MAX: usize = 256;
 
@@ -47,8 +49,8 @@ impl Shard {
                         self.handle_pli(slot, ssrc, now);
                     }
                 }
-                // Send-side bandwidth estimation is a later room; today's layers follow the subscribers' wishes.
-                Rtcp::TransportFeedback(_) | Rtcp::Remb { .. } => {}
+                Rtcp::TransportFeedback(feedback) => self.transport_feedback(slot, &feedback, now),
+                Rtcp::Remb { bitrate_bps } => self.remb(slot, bitrate_bps, now),
                 Rtcp::Bye { .. } | Rtcp::Other => {}
             }
         }
@@ -65,12 +67,19 @@ impl Shard {
     }
 
     fn handle_blocks(&mut self, slot: u32, blocks: impl Iterator<Item = ReportBlock>, now: Instant) {
-        for block in blocks {
+        let mut told = [(0, ReportBlock::default()); BLOCKS_MAX];
+        let mut count = 0;
+        for block in blocks.take(BLOCKS_MAX) {
             if let Some(index) = self.subscription_by_ssrc(slot, block.ssrc)
                 && let Some(subscription) = self.subscriptions.get_mut(index)
             {
                 subscription.downlink.handle_report(now, &block);
+                told[count] = (index, block);
+                count += 1;
             }
+        }
+        if count > 0 {
+            self.report_loss(slot, &told[..count], now);
         }
     }
 

@@ -11,6 +11,7 @@ use meridian_transport::sdp::SubscriptionMedia;
 use rand::Rng;
 
 use super::Shard;
+use super::link::SubscriberLink;
 use super::tracks::{Origin, Track};
 use crate::inbox::Note;
 
@@ -25,6 +26,8 @@ pub(crate) struct Subscription {
     /// When our last sender report left, and how many have.
     pub(crate) reported: Option<Instant>,
     pub(crate) reports: u32,
+    /// Packets sent when the peer's last receiver report came.
+    pub(crate) packets_reported: u64,
 }
 
 impl Shard {
@@ -46,6 +49,11 @@ impl Shard {
             first_sequence: self.rng.random_range(0..1 << 15),
             first_rtx_sequence: self.rng.random_range(0..1 << 15),
         };
+        if config.extensions.transport_cc.is_some()
+            && let Some(peer) = self.peers.get_mut(slot)
+        {
+            peer.link.get_or_insert_with(|| Box::new(SubscriberLink::new(now)));
+        }
         let existing = self.subscription_of(slot, id);
         if let Some(subscription) = existing.and_then(|i| self.subscriptions.get_mut(i))
             && subscription.downlink.ssrc() == media.ssrc
@@ -68,6 +76,7 @@ impl Shard {
             downlink: Downlink::new(config),
             reported: None,
             reports: 0,
+            packets_reported: 0,
         });
         peer.subscriptions.push(index);
         self.enter(index, id, kind, now);
@@ -75,6 +84,7 @@ impl Shard {
             self.set_demand(slot, id, demand, now);
         }
         self.count_subscriptions();
+        self.allocate(slot, now);
         self.pull_keyframe(index, now);
     }
 
@@ -156,6 +166,7 @@ impl Shard {
             return;
         };
         subscription.downlink.set_demand(demand, track.origin.source());
+        self.allocate(slot, now);
         self.pull_keyframe(index, now);
     }
 

@@ -119,6 +119,8 @@ impl Shard {
             }
             self.pull_keyframe(index, now);
         }
+        self.allocate(slot, now);
+        self.drive_link(slot, now);
         self.send_sender_reports(slot, now);
         let Some(peer) = self.peers.get_mut(slot) else { return };
         if peer.totals.report_at <= now {

@@ -399,7 +399,11 @@ pub fn subscription(track: TrackId, payload: PayloadType, ssrc: u32) -> Subscrip
         ssrc,
         rtx_ssrc: ssrc + 1,
         payloads: vec![payload],
-        extensions: EXTENSIONS,
+        // These receivers send no feedback: without numbers nobody waits for it.
+        extensions: ExtensionMap {
+            transport_cc: None,
+            ..EXTENSIONS
+        },
     }
 }
 

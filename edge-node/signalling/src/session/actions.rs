@@ -65,7 +65,7 @@ pub struct TrackSetting {
     pub height: u32,
     /// Frames per second wanted at most; 0 = not said.
     pub fps: u32,
-    /// Higher is more important, 0 = not said.
+    /// 1 is the most important, 0 = not said.
     pub priority: u32,
 }
 

@@ -1,0 +1,253 @@
+//! What each video stream of one subscriber gets of what its link carries ([`crate::bandwidth`]). Pure: the streams with what
+//! their layers cost go in, a grant for each comes out. Audio is always sent; the caller takes it off the budget first.
+//!
+//! 1. Everybody shows: the lowest layer for each stream, the most important first. What does not fit is paused.
+//! 2. The most important ones (a pinned tile, a shared screen: a priority above the others') rise to what they ask for.
+//! 3. The others rise evenly, a step for each before a second step for anybody.
+//!
+//! So when the link falls the others step down together, then the important ones, and streams are paused last, the least
+//! important first. A step up has to fit with [`UP_MARGIN`] to spare; one that was granted stays until it does not fit at all.
+
+use crate::layers;
+use crate::media::{Layer, LayerSet};
+
+/// What a step up must fit with: measured rates vary by this much from one half second to the next, and an estimate
+/// wavers by as much around what a link carries.
+pub const UP_MARGIN: f64 = 1.15;
+/// UDP, IP, SRTP tag and header extensions of packets of about 1,100 bytes.
+const OVERHEAD: f64 = 1.06;
+/// Layers that were never measured cost what libwebrtc's defaults for 180p, 360p and 720p are, bits per second.
+const NOMINAL_BPS: [u32; Layer::COUNT] = [150_000, 500_000, 1_700_000];
+
+/// One stream that its subscriber looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// Higher is more important.
+    pub priority: u8,
+    /// What the tile can use.
+    pub max_layer: Layer,
+    /// What the publisher sends at present; empty = not known yet.
+    pub live: LayerSet,
+    /// Bits per second of each layer; 0 = never measured.
+    pub rates_bps: [u32; Layer::COUNT],
+    /// What was granted last.
+    pub granted: Grant,
+}
+
+/// What a stream may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grant {
+    /// The link has no room for it.
+    Paused,
+    UpTo(Layer),
+    /// No limit but the subscriber's own wish.
+    #[default]
+    All,
+}
+
+impl Stream {
+    fn choices(&self) -> LayerSet {
+        if self.live.is_empty() {
+            return LayerSet::up_to(self.max_layer);
+        }
+        let usable = LayerSet(self.live.0 & LayerSet::up_to(self.max_layer).0);
+        if !usable.is_empty() {
+            return usable;
+        }
+        // Nothing as small as the tile: the lowest there is.
+        let mut only = LayerSet::EMPTY;
+        layers::best(self.max_layer, self.live)
+            .into_iter()
+            .for_each(|layer| only.insert(layer));
+        only
+    }
+
+    fn cost(&self, layer: Layer) -> f64 {
+        let measured = self.rates_bps[layer.index()];
+        let rate = if measured == 0 {
+            NOMINAL_BPS[layer.index()]
+        } else {
+            measured
+        };
+        f64::from(rate) * OVERHEAD
+    }
+
+    /// What must be free for this layer: more if it would be a step up.
+    fn room_for(&self, layer: Layer) -> f64 {
+        let has = match self.granted {
+            Grant::Paused => false,
+            Grant::UpTo(top) => layer <= top,
+            Grant::All => true,
+        };
+        self.cost(layer) * if has { 1.0 } else { UP_MARGIN }
+    }
+}
+
+/// Bits per second that all streams together would take if the link carried everything.
+pub fn wanted_bps(streams: &[Stream]) -> u64 {
+    let cost = |stream: &Stream, top: Layer| match stream.rates_bps[top.index()] {
+        // Only one way to find out how much it will be.
+        0 => f64::from(NOMINAL_BPS[Layer::HIGH.index()]) * OVERHEAD,
+        _ => stream.cost(top),
+    };
+    let best = |stream: &Stream| stream.choices().iter().last().map_or(0.0, |top| cost(stream, top));
+    // What nobody publishes takes nothing.
+    let flowing = streams.iter().filter(|stream| !stream.live.is_empty());
+    flowing.map(best).sum::<f64>() as u64
+}
+
+/// Bits per second that what is granted takes now.
+pub fn granted_bps(streams: &[Stream]) -> u64 {
+    let cost = |stream: &Stream| match stream.granted {
+        Grant::Paused => 0.0,
+        Grant::UpTo(top) => {
+            let granted = stream.choices().iter().filter(|&layer| layer <= top).last();
+            granted
+                .or_else(|| stream.choices().iter().next())
+                .map_or(0.0, |layer| stream.cost(layer))
+        }
+        Grant::All => stream.choices().iter().last().map_or(0.0, |layer| stream.cost(layer)),
+    };
+    streams.iter().map(cost).sum::<f64>() as u64
+}
+
+/// Writes the grants for this budget into `streams`.
+pub fn allocate(budget_bps: u64, streams: &mut [Stream]) {
+    let mut left = budget_bps as f64;
+    let mut given: Vec<Option<Layer>> = vec![None; streams.len()];
+    let mut order: Vec<usize> = (0..streams.len()).collect();
+    order.sort_by_key(|&i| {
+        (
+            std::cmp::Reverse(streams[i].priority),
+            std::cmp::Reverse(streams[i].max_layer),
+            i,
+        )
+    });
+    let top_priority = order.first().map_or(0, |&i| streams[i].priority);
+    let (important, others): (Vec<usize>, Vec<usize>) = order
+        .iter()
+        .partition(|&&i| streams[i].priority == top_priority && top_priority > 0);
+    for &i in &order {
+        rise(&mut left, &streams[i], &mut given[i], true);
+    }
+    for group in [important, others] {
+        for _ in 1..Layer::COUNT {
+            for &i in &group {
+                if given[i].is_some() {
+                    rise(&mut left, &streams[i], &mut given[i], false);
+                }
+            }
+        }
+    }
+    for (stream, given) in streams.iter_mut().zip(given) {
+        stream.granted = given.map_or(Grant::Paused, Grant::UpTo);
+    }
+}
+
+/// One step up, if there is one and it fits.
+fn rise(left: &mut f64, stream: &Stream, given: &mut Option<Layer>, first: bool) {
+    let next = stream
+        .choices()
+        .iter()
+        .find(|&layer| given.is_none_or(|has| layer > has));
+    let Some(next) = next.filter(|_| first == given.is_none()) else {
+        return;
+    };
+    let held = given.map_or(0.0, |has| stream.cost(has));
+    if stream.room_for(next) - held <= *left {
+        *left -= stream.cost(next) - held;
+        *given = Some(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATES: [u32; 3] = [150_000, 500_000, 1_700_000];
+
+    fn camera(priority: u8, max: u8) -> Stream {
+        Stream {
+            priority,
+            max_layer: Layer(max),
+            live: LayerSet::up_to(Layer::HIGH),
+            rates_bps: RATES,
+            granted: Grant::Paused,
+        }
+    }
+
+    fn grants(budget_bps: u64, streams: &mut [Stream]) -> Vec<Option<u8>> {
+        allocate(budget_bps, streams);
+        streams
+            .iter()
+            .map(|s| match s.granted {
+                Grant::Paused => None,
+                Grant::UpTo(layer) => Some(layer.0),
+                Grant::All => panic!("a budget was given"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn everybody_shows_before_anybody_is_large_and_all_rise_evenly() {
+        let four = || [camera(0, 2); 4];
+        assert_eq!(grants(800_000, &mut four()), [Some(0); 4]);
+        assert_eq!(grants(3_000_000, &mut four()), [Some(1); 4]);
+        assert_eq!(grants(10_000_000, &mut four()), [Some(2); 4]);
+        assert_eq!(grants(400_000, &mut four()), [Some(0), Some(0), None, None]);
+        assert_eq!(grants(100_000, &mut four()), [None; 4]);
+    }
+
+    #[test]
+    fn what_is_pinned_or_a_shared_screen_comes_first() {
+        let mut streams = [camera(1, 2), camera(1, 2), camera(200, 2), camera(1, 2)];
+        assert_eq!(grants(2_600_000, &mut streams), [Some(0), Some(0), Some(2), Some(0)]);
+        assert_eq!(grants(1_200_000, &mut streams), [Some(0), Some(0), Some(1), Some(0)]);
+        assert_eq!(grants(200_000, &mut streams), [None, None, Some(0), None]);
+    }
+
+    #[test]
+    fn a_small_tile_takes_no_more_than_it_can_use() {
+        let mut streams = [camera(0, 2), camera(0, 0), camera(0, 0)];
+        assert_eq!(grants(2_500_000, &mut streams), [Some(2), Some(0), Some(0)]);
+        assert_eq!(wanted_bps(&streams), (2_000_000.0 * OVERHEAD) as u64);
+        assert_eq!(granted_bps(&streams), (2_000_000.0 * OVERHEAD) as u64);
+    }
+
+    #[test]
+    fn a_step_up_needs_room_to_spare_and_a_step_once_taken_stays() {
+        let mut one = [camera(0, 1)];
+        assert_eq!(
+            grants(560_000, &mut one),
+            [Some(0)],
+            "530 k would fit, with nothing to spare"
+        );
+        assert_eq!(grants(640_000, &mut one), [Some(1)]);
+        for wavering in [560_000, 540_000, 600_000, 535_000] {
+            assert_eq!(grants(wavering, &mut one), [Some(1)], "no flapping at {wavering}");
+        }
+        assert_eq!(grants(520_000, &mut one), [Some(0)]);
+        assert_eq!(grants(560_000, &mut one), [Some(0)]);
+    }
+
+    #[test]
+    fn layers_that_are_not_sent_are_not_granted_and_a_single_large_one_is_all_or_nothing() {
+        let mut streams = [Stream {
+            live: LayerSet(0b011),
+            ..camera(0, 2)
+        }];
+        assert_eq!(grants(9_000_000, &mut streams), [Some(1)]);
+        let mut only_high = [Stream {
+            live: LayerSet(0b100),
+            ..camera(0, 0)
+        }];
+        assert_eq!(grants(9_000_000, &mut only_high), [Some(2)]);
+        assert_eq!(grants(1_000_000, &mut only_high), [None]);
+        let mut unknown = [Stream {
+            live: LayerSet::EMPTY,
+            rates_bps: [0; 3],
+            ..camera(0, 2)
+        }];
+        assert_eq!(grants(800_000, &mut unknown), [Some(1)], "by what is usual");
+    }
+}
