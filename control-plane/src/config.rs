@@ -31,6 +31,7 @@ pub struct ControlPlaneConfig {
     /// What is remembered of measured round trips.
     pub learning: LearnConfig,
     pub limits: LimitsConfig,
+    pub accounts: AccountsConfig,
     pub turn: TurnConfig,
     /// LiveKit API keys and their secrets, handed to every edge.
     pub api_keys: BTreeMap<String, String>,
@@ -95,6 +96,16 @@ pub struct LimitsConfig {
     pub meeting_idle_days: u32,
 }
 
+/// Who may make an account. Joining a meeting needs none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AccountsConfig {
+    /// Whether anybody may make one.
+    pub sign_up: bool,
+    /// Most accounts there may be.
+    pub accounts_max: u32,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TurnConfig {
@@ -123,6 +134,7 @@ impl Default for ControlPlaneConfig {
             assignment: Policy::default(),
             learning: LearnConfig::default(),
             limits: LimitsConfig::default(),
+            accounts: AccountsConfig::default(),
             turn: TurnConfig::default(),
             api_keys: BTreeMap::new(),
             enrolment_tokens: Vec::new(),
@@ -164,6 +176,15 @@ impl Default for LimitsConfig {
             meetings_per_minute_address: 20,
             participants_max: 1_000,
             meeting_idle_days: 180,
+        }
+    }
+}
+
+impl Default for AccountsConfig {
+    fn default() -> Self {
+        AccountsConfig {
+            sign_up: true,
+            accounts_max: 100_000,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! LoadReport every `Policy.load_interval_ms`; the first command is the `Policy`) and `join` for the HTTP joins that it serves itself.
 #![forbid(unsafe_code)]
 
+mod accounts;
 pub mod config;
 mod database;
 pub mod fleet;
@@ -17,6 +18,7 @@ pub mod http;
 mod learning;
 pub mod meetings;
 mod metrics;
+mod passwords;
 mod placement;
 mod replicas;
 mod server;

@@ -1,5 +1,6 @@
 //! Starts and stops one control plane: files, database, registry view, HTTP and gRPC.
 
+use crate::accounts::{AccountStore, Accounts, SqliteAccounts};
 use crate::config::{ControlPlaneConfig, TurnConfig};
 use crate::database::{Database, StoreError, now_ms};
 use crate::fleet::Fleet;
@@ -9,6 +10,7 @@ use crate::learning::Learning;
 use crate::meetings::join::{JoinParts, JoinService};
 use crate::meetings::{MeetingStore, SqliteMeetings};
 use crate::metrics::Metrics;
+use crate::passwords::Passwords;
 use crate::placement::FleetWorld;
 use crate::replicas::{self, ReplicasService, Sharing};
 use aws_lc_rs::hmac;
@@ -104,7 +106,7 @@ impl ControlPlane {
         let authority = Arc::new(CertificateAuthority::load_or_create(
             &config.data_directory.join("pki"),
         )?);
-        let signing_key = signing_key(&config.data_directory.join("pki/token.key"))?;
+        let signing_key = Arc::new(signing_key(&config.data_directory.join("pki/token.key"))?);
         let keys = key_ring(&config, &signing_key);
         let database = Database::open(&config.data_directory.join("meridian.db")).await?;
         let (shutdown, stopped) = watch::channel(false);
@@ -129,6 +131,15 @@ impl ControlPlane {
         let policy = policy(&turn, &keys);
         let metrics = Arc::new(Metrics::default());
         let meetings: Arc<dyn MeetingStore> = Arc::new(SqliteMeetings(database.clone()));
+        let passwords = Passwords::default();
+        let account_store: Arc<dyn AccountStore> = Arc::new(SqliteAccounts(database.clone()));
+        let accounts = Accounts::new(
+            account_store.clone(),
+            config.accounts.clone(),
+            signing_key.clone(),
+            keys.clone(),
+            passwords.clone(),
+        );
         let joins = Arc::new(JoinService::new(JoinParts {
             store: meetings.clone(),
             fleet: fleet.clone(),
@@ -137,6 +148,7 @@ impl ControlPlane {
             policy: config.assignment.clone(),
             turn,
             signing_key,
+            passwords,
             keys: keys.clone(),
             limits: config.limits.clone(),
             demo: config.demo,
@@ -147,8 +159,15 @@ impl ControlPlane {
             )),
             false => None,
         };
-        let (http_address, http) =
-            serve_http(&config, joins.clone(), database.clone(), dns.clone(), stopped.clone()).await?;
+        let (http_address, http) = serve_http(
+            &config,
+            joins.clone(),
+            accounts,
+            database.clone(),
+            dns.clone(),
+            stopped.clone(),
+        )
+        .await?;
         let service = EdgeControlService {
             joins: joins.clone(),
             fleet: fleet.clone(),
@@ -159,7 +178,12 @@ impl ControlPlane {
             enrolments: Limiter::new(10),
             shutdown: stopped.clone(),
         };
-        let purge = purge(meetings, config.limits.meeting_idle_days, stopped.clone());
+        let purge = purge(
+            meetings,
+            account_store,
+            config.limits.meeting_idle_days,
+            stopped.clone(),
+        );
         let learn = learning.clone().run(database.clone(), saved, stopped.clone());
         let sharing = Sharing {
             id: config.id.clone(),
@@ -317,8 +341,13 @@ async fn follows(mut view: watch::Receiver<Arc<View>>, mut stopped: watch::Recei
     }
 }
 
-/// Removes meetings that nobody uses any more, now and then.
-async fn purge(meetings: Arc<dyn MeetingStore>, idle_days: u32, mut stopped: watch::Receiver<bool>) {
+/// Removes meetings that nobody uses any more, and sessions that have expired, now and then.
+async fn purge(
+    meetings: Arc<dyn MeetingStore>,
+    accounts: Arc<dyn AccountStore>,
+    idle_days: u32,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut ticks = tokio::time::interval(PURGE_EVERY);
     loop {
         tokio::select! {
@@ -330,6 +359,9 @@ async fn purge(meetings: Arc<dyn MeetingStore>, idle_days: u32, mut stopped: wat
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, idle_days, "unused meetings removed"),
             Err(error) => tracing::warn!(%error, "unused meetings could not be removed"),
+        }
+        if let Err(error) = accounts.purge(now_ms()).await {
+            tracing::warn!(%error, "expired sessions could not be removed");
         }
     }
 }
@@ -408,6 +440,7 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 async fn serve_http(
     config: &ControlPlaneConfig,
     joins: Arc<JoinService>,
+    accounts: Accounts,
     database: Database,
     dns: Option<Arc<GeoDns>>,
     stopped: watch::Receiver<bool>,
@@ -418,6 +451,7 @@ async fn serve_http(
     let proxies = config.keys().proxies();
     let app = App {
         joins,
+        accounts,
         database,
         dns,
         operators,

@@ -1,7 +1,7 @@
 //! The handlers of `/api/v1`.
 
 use super::{App, ClientIp, bearer, refuse};
-use crate::meetings::join::{MeetingInfo, NewMeeting};
+use crate::meetings::join::{Host, MeetingInfo, NewMeeting};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
@@ -21,7 +21,7 @@ struct Created {
     meeting: MeetingInfo,
     /// The web app's page of this meeting, under this control plane's own address.
     path: String,
-    /// Ends the meeting (`DELETE`, as a Bearer token). Shown once.
+    /// Ends the meeting (`DELETE`, as a Bearer token), as its owner's access token does. Shown once.
     host_key: String,
 }
 
@@ -35,7 +35,16 @@ pub(super) async fn create(
         Ok(new) => new,
         Err(refusal) => return refuse(&refusal),
     };
-    match app.joins.create(new, client).await {
+    // Without a token the meeting is nobody's; a wrong one is told, or its owner would miss the meeting later.
+    let owner = match bearer(&headers).map(|token| app.accounts.who(Some(token))).transpose() {
+        Ok(owner) => owner,
+        Err(refusal) => return refuse(&refusal),
+    };
+    match app
+        .joins
+        .create(new, owner.as_ref().map(|who| who.sub.as_str()), client)
+        .await
+    {
         Ok((meeting, host_key)) => {
             let path = format!("/m/{}", meeting.code);
             (
@@ -72,7 +81,17 @@ pub(super) async fn end(
     let Some(key) = bearer(&headers) else {
         return refuse(&Refusal::NotHost);
     };
-    match app.joins.end(&code, key, client).await {
+    // A host key has no dots, a token has two.
+    let ended = async {
+        match key.contains('.') {
+            true => {
+                let who = app.accounts.who(Some(key))?;
+                app.joins.end(&code, Host::Account(&who.sub), client).await
+            }
+            false => app.joins.end(&code, Host::Key(key), client).await,
+        }
+    };
+    match ended.await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(refusal) => refuse(&refusal),
     }
@@ -154,7 +173,7 @@ pub(super) async fn probes(
 pub(super) async fn unknown() -> Response {
     let body = serde_json::json!({
         "code": "no_such_endpoint",
-        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes.",
+        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes, accounts, sessions, account.",
     });
     (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
 }
@@ -164,7 +183,10 @@ pub(super) async fn wrong_method() -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, axum::Json(body)).into_response()
 }
 
-fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+pub(crate) fn json<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, Refusal> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let body = body.map_err(|_| body_too_large())?;
     read_json(kind, &body)

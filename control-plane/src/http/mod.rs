@@ -4,8 +4,10 @@ mod api;
 mod operator;
 mod web;
 
+pub(crate) use api::json;
 pub(crate) use operator::Operators;
 
+use crate::accounts::{self, Accounts};
 use crate::database::Database;
 use crate::meetings::join::JoinService;
 use axum::Router;
@@ -29,6 +31,7 @@ use std::time::Instant;
 pub(crate) struct App {
     pub(crate) joins: Arc<JoinService>,
     pub(crate) database: Database,
+    pub(crate) accounts: Accounts,
     pub(crate) dns: Option<Arc<GeoDns>>,
     pub(crate) operators: Operators,
     pub(crate) trusted_proxies: Vec<Network>,
@@ -37,7 +40,7 @@ pub(crate) struct App {
 }
 
 /// The client's own address: of the connection, or what a trusted proxy says.
-struct ClientIp(IpAddr);
+pub(crate) struct ClientIp(pub(crate) IpAddr);
 
 impl FromRequestParts<Arc<App>> for ClientIp {
     type Rejection = ExtensionRejection;
@@ -52,7 +55,7 @@ impl FromRequestParts<Arc<App>> for ClientIp {
 }
 
 /// The token of `Authorization: Bearer …`.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     value.strip_prefix("Bearer ").map(str::trim)
 }
@@ -65,6 +68,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/regions", get(api::regions))
         .route("/probes", get(api::probes))
         .route("/operator/assign", get(operator::explain))
+        .merge(accounts::routes::router())
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -1,13 +1,13 @@
 //! Joining and keeping meetings: what the HTTP API here and the edges, by gRPC, both call.
 
 use super::codes::{MeetingCode, normalise};
-use super::passcode::{PASSCODE_BYTES_MAX, Passcodes};
 use super::{Meeting, MeetingStore};
 use crate::config::{LimitsConfig, TurnConfig};
 use crate::database::{StoreError, now_ms};
 use crate::fleet::{Fleet, Note};
 use crate::learning::Learning;
 use crate::metrics::Metrics;
+use crate::passwords::{PASSWORD_BYTES_MAX, Passwords};
 use crate::placement::Explanation;
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -34,6 +34,8 @@ const RULES_MAX: usize = 16;
 const RULE_CHARS_MAX: usize = 40;
 /// Lists of regions to measure, a minute, for one client address: an office opens many lobbies at ten o'clock.
 const PROBE_LISTS_PER_MINUTE: u32 = 600;
+/// Meetings in an account's list.
+const OWN_MEETINGS_MAX: u32 = 200;
 /// How often the use of a meeting is written.
 const TOUCH_EVERY_MS: u64 = 3_600_000;
 /// Longest title of a meeting, in characters.
@@ -47,9 +49,9 @@ pub struct JoinService {
     pub(crate) learning: Arc<Learning>,
     pub(crate) policy: Policy,
     turn: TurnConfig,
-    signing_key: SigningKey,
+    signing_key: Arc<SigningKey>,
     keys: KeyRing,
-    passcodes: Passcodes,
+    passcodes: Passwords,
     limits: Limits,
     people_max: u32,
     demo: bool,
@@ -71,10 +73,20 @@ pub(crate) struct JoinParts {
     pub(crate) learning: Arc<Learning>,
     pub(crate) policy: Policy,
     pub(crate) turn: TurnConfig,
-    pub(crate) signing_key: SigningKey,
+    pub(crate) signing_key: Arc<SigningKey>,
+    pub(crate) passwords: Passwords,
     pub(crate) keys: KeyRing,
     pub(crate) limits: LimitsConfig,
     pub(crate) demo: bool,
+}
+
+/// How somebody shows that a meeting is theirs.
+#[derive(Debug, Clone, Copy)]
+pub enum Host<'a> {
+    /// The host key that its creation returned.
+    Key(&'a str),
+    /// The account that they have signed in to.
+    Account(&'a str),
 }
 
 /// A request to make a meeting.
@@ -124,7 +136,7 @@ impl JoinService {
             turn: parts.turn,
             signing_key: parts.signing_key,
             keys: parts.keys,
-            passcodes: Passcodes::default(),
+            passcodes: parts.passwords,
             limits,
             people_max: parts.limits.participants_max,
             demo: parts.demo,
@@ -136,11 +148,17 @@ impl JoinService {
         self.demo
     }
 
-    /// Makes a meeting; returns it and its host key, which is not stored and cannot be had again.
+    /// Makes a meeting, of the account `owner` if somebody has signed in; returns it and its host key, which is not stored and cannot be
+    /// had again.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn create(&self, new: NewMeeting, client: IpAddr) -> Result<(MeetingInfo, String), Refusal> {
+    pub async fn create(
+        &self,
+        new: NewMeeting,
+        owner: Option<&str>,
+        client: IpAddr,
+    ) -> Result<(MeetingInfo, String), Refusal> {
         self.limits
             .meetings
             .take(limit_key(client), Instant::now())
@@ -155,9 +173,9 @@ impl JoinService {
         }
         let residency = self.residency_rules(&new.residency)?;
         let passcode_hash = match new.passcode.as_deref().filter(|passcode| !passcode.is_empty()) {
-            Some(passcode) if passcode.len() > PASSCODE_BYTES_MAX => {
+            Some(passcode) if passcode.len() > PASSWORD_BYTES_MAX => {
                 return Err(Refusal::BadRequest(format!(
-                    "The passcode must be at most {PASSCODE_BYTES_MAX} bytes long."
+                    "The passcode must be at most {PASSWORD_BYTES_MAX} bytes long."
                 )));
             }
             Some(passcode) => Some(self.passcodes.hash(passcode).await.map_err(unavailable)?),
@@ -176,6 +194,7 @@ impl JoinService {
                 ended_at_ms: None,
                 used_at_ms: now_ms,
                 residency: residency.clone(),
+                owner: owner.map(str::to_owned),
             };
             // A code that is taken (one in 2^45) is tried again with another.
             if self.store.insert(&meeting).await.map_err(unavailable)? {
@@ -194,14 +213,31 @@ impl JoinService {
         Ok(self.info_of(&meeting))
     }
 
-    /// Ends a meeting for everybody. Only with its host key.
+    /// The open meetings of an account, the latest first, at most [`OWN_MEETINGS_MAX`].
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`].
+    pub(crate) async fn meetings_of(&self, account: &str) -> Result<Vec<MeetingInfo>, Refusal> {
+        let owned = self
+            .store
+            .owned_by(account, OWN_MEETINGS_MAX)
+            .await
+            .map_err(unavailable)?;
+        Ok(owned.iter().map(|meeting| self.info_of(meeting)).collect())
+    }
+
+    /// Ends a meeting for everybody.
     ///
     /// # Errors
     /// As [`Self::info`], and [`Refusal::NotHost`].
-    pub async fn end(&self, code: &str, host_key: &str, client: IpAddr) -> Result<(), Refusal> {
+    pub async fn end(&self, code: &str, host: Host<'_>, client: IpAddr) -> Result<(), Refusal> {
         let meeting = self.find(code, client, Instant::now()).await?;
-        // Hashes of 256 random bits: how long the comparison takes tells nothing about the key.
-        if sha256(host_key) != meeting.host_key_hash {
+        let is_host = match host {
+            // Hashes of 256 random bits: how long the comparison takes tells nothing about the key.
+            Host::Key(key) => sha256(key) == meeting.host_key_hash,
+            Host::Account(account) => meeting.owner.as_deref() == Some(account),
+        };
+        if !is_host {
             return Err(Refusal::NotHost);
         }
         self.store.end(&meeting.code, now_ms()).await.map_err(unavailable)?;
@@ -384,7 +420,7 @@ impl JoinService {
         if passcode.is_empty() {
             return Err(Refusal::PasscodeRequired);
         }
-        if passcode.len() > PASSCODE_BYTES_MAX {
+        if passcode.len() > PASSWORD_BYTES_MAX {
             return Err(Refusal::WrongPasscode);
         }
         self.limits
@@ -547,16 +583,16 @@ impl JoinService {
     }
 }
 
-fn too_many(retry_after_s: u32) -> Refusal {
+pub(crate) fn too_many(retry_after_s: u32) -> Refusal {
     Refusal::TooManyTries { retry_after_s }
 }
 
-fn unavailable(error: impl std::fmt::Display) -> Refusal {
+pub(crate) fn unavailable(error: impl std::fmt::Display) -> Refusal {
     tracing::error!(%error, "a request could not be answered");
     Refusal::Unavailable
 }
 
-fn sha256(text: &str) -> Vec<u8> {
+pub(crate) fn sha256(text: &str) -> Vec<u8> {
     digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec()
 }
 
@@ -579,7 +615,7 @@ fn new_identity() -> String {
 }
 
 /// A text that others will see: no control or direction-changing characters, no outer spaces, bounded. `None` if nothing is left.
-fn clean(text: &str, chars_max: usize) -> Option<String> {
+pub(crate) fn clean(text: &str, chars_max: usize) -> Option<String> {
     let harmless = |c: &char| {
         !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };

@@ -3,7 +3,6 @@
 
 mod codes;
 pub mod join;
-mod passcode;
 mod store;
 
 pub(crate) use store::{Meeting, MeetingStore, SqliteMeetings};

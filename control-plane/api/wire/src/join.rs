@@ -191,6 +191,15 @@ pub enum Refusal {
     WrongPasscode,
     /// The host key is missing or wrong.
     NotHost,
+    /// The access token is missing, wrong or expired.
+    NotSignedIn,
+    /// No such account, or not its password: which of them is not told.
+    WrongSignIn,
+    /// The session has ended: its refresh token expired, or was shown twice.
+    SignedOut,
+    EmailTaken,
+    /// Nobody, or nobody more, may make an account here.
+    SignUpClosed,
     Full {
         people_max: u32,
     },
@@ -210,8 +219,9 @@ impl Refusal {
         match self {
             Refusal::BadRequest(_) => 400,
             Refusal::NotFound => 404,
-            Refusal::PasscodeRequired | Refusal::WrongPasscode | Refusal::NotHost => 403,
-            Refusal::Full { .. } => 409,
+            Refusal::NotSignedIn | Refusal::WrongSignIn | Refusal::SignedOut => 401,
+            Refusal::PasscodeRequired | Refusal::WrongPasscode | Refusal::NotHost | Refusal::SignUpClosed => 403,
+            Refusal::Full { .. } | Refusal::EmailTaken => 409,
             Refusal::Ended => 410,
             Refusal::TooManyTries { .. } => 429,
             Refusal::NoEdge | Refusal::Unavailable => 503,
@@ -226,6 +236,11 @@ impl Refusal {
             Refusal::PasscodeRequired => "passcode_required",
             Refusal::WrongPasscode => "wrong_passcode",
             Refusal::NotHost => "not_host",
+            Refusal::NotSignedIn => "not_signed_in",
+            Refusal::WrongSignIn => "wrong_sign_in",
+            Refusal::SignedOut => "signed_out",
+            Refusal::EmailTaken => "email_taken",
+            Refusal::SignUpClosed => "sign_up_closed",
             Refusal::Full { .. } => "full",
             Refusal::Ended => "ended",
             Refusal::TooManyTries { .. } => "rate_limited",
@@ -252,7 +267,18 @@ impl Refusal {
             Refusal::PasscodeRequired => "This meeting has a passcode. Enter it to join.".to_owned(),
             Refusal::WrongPasscode => "The passcode is not right. Check it and try again.".to_owned(),
             Refusal::NotHost => {
-                "Only the meeting's host can do this: send the host key that its creation returned.".to_owned()
+                "Only the meeting's host can do this: sign in as its owner, or send the host key that its creation returned.".to_owned()
+            }
+            Refusal::NotSignedIn => {
+                "Sign in first: send a valid access token as `Authorization: Bearer …`.".to_owned()
+            }
+            Refusal::WrongSignIn => "The e-mail address or the password is not right. Check both and try again.".to_owned(),
+            Refusal::SignedOut => "You have been signed out. Sign in again.".to_owned(),
+            Refusal::EmailTaken => {
+                "There is an account with this e-mail address. Sign in, or use another address.".to_owned()
+            }
+            Refusal::SignUpClosed => {
+                "New accounts cannot be made here. Ask whoever runs this service; joining needs no account.".to_owned()
             }
             Refusal::Full { people_max } => {
                 format!("The meeting is full: it takes {people_max} people. Try again when somebody has left.")
@@ -295,6 +321,11 @@ mod tests {
             Refusal::PasscodeRequired,
             Refusal::WrongPasscode,
             Refusal::NotHost,
+            Refusal::NotSignedIn,
+            Refusal::WrongSignIn,
+            Refusal::SignedOut,
+            Refusal::EmailTaken,
+            Refusal::SignUpClosed,
             Refusal::Full { people_max: 2 },
             Refusal::Ended,
             Refusal::TooManyTries { retry_after_s: 7 },
@@ -308,7 +339,10 @@ mod tests {
             assert_eq!(refused.status, u32::from(refusal.status()));
             assert!(refused.message.ends_with('.'), "{}", refused.message);
         }
-        assert_eq!(ErrorReply::from(&all[6]).retry_after_s, Some(7));
+        assert_eq!(
+            ErrorReply::from(&Refusal::TooManyTries { retry_after_s: 7 }).retry_after_s,
+            Some(7)
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ fn meeting(code: &str, used_at_ms: u64) -> Meeting {
         ended_at_ms: None,
         used_at_ms,
         residency: vec!["eu".to_owned(), "lhr".to_owned()],
+        owner: None,
     }
 }
 
@@ -59,6 +60,30 @@ async fn a_meeting_ends_once(store: &dyn MeetingStore) {
     assert!(!store.end("nobody's", 5_000).await.unwrap());
 }
 
+async fn an_account_finds_its_open_meetings_the_latest_first(store: &dyn MeetingStore) {
+    for (code, at_ms, owner) in [
+        ("o1", 1, "ana"),
+        ("o2", 2, "ana"),
+        ("o3", 3, "ben"),
+        ("o4", 4, "ana"),
+        ("o5", 5, "ana"),
+    ] {
+        let owned = Meeting {
+            owner: Some(owner.to_owned()),
+            ..meeting(code, at_ms)
+        };
+        store.insert(&owned).await.unwrap();
+    }
+    store.end("o4", 9).await.unwrap();
+    let codes = async |max| -> Vec<String> {
+        let owned = store.owned_by("ana", max).await.unwrap();
+        owned.into_iter().map(|one| one.code).collect()
+    };
+    assert_eq!(codes(9).await, ["o5", "o2", "o1"]);
+    assert_eq!(codes(1).await, ["o5"]);
+    assert!(store.owned_by("nobody", 9).await.unwrap().is_empty());
+}
+
 async fn meetings_go_when_nobody_uses_them(store: &dyn MeetingStore) {
     store.purge(u64::MAX).await.unwrap();
     for (code, used_at_ms) in [("old", 1_999), ("edge", 2_000), ("kept", 1_000)] {
@@ -77,6 +102,7 @@ async fn fulfils_the_contract(store: &dyn MeetingStore) {
     a_code_is_taken_once_and_its_meeting_comes_back_whole(store).await;
     of_two_who_insert_a_code_at_once_one_gets_it(store).await;
     a_meeting_ends_once(store).await;
+    an_account_finds_its_open_meetings_the_latest_first(store).await;
     meetings_go_when_nobody_uses_them(store).await;
 }
 

@@ -26,6 +26,15 @@ impl MeetingStore for MemoryMeetings {
         Box::pin(std::future::ready(Ok(self.all().get(code).cloned())))
     }
 
+    fn owned_by<'a>(&'a self, account: &'a str, meetings_max: u32) -> Stored<'a, Vec<Meeting>> {
+        let all = self.all();
+        let is_theirs = |one: &&Meeting| one.owner.as_deref() == Some(account) && one.ended_at_ms.is_none();
+        let mut owned: Vec<Meeting> = all.values().filter(is_theirs).cloned().collect();
+        owned.sort_by_key(|one| std::cmp::Reverse(one.created_at_ms));
+        owned.truncate(meetings_max as usize);
+        Box::pin(std::future::ready(Ok(owned)))
+    }
+
     fn end<'a>(&'a self, code: &'a str, at_ms: u64) -> Stored<'a, bool> {
         let mut all = self.all();
         let open = all.get_mut(code).filter(|meeting| meeting.ended_at_ms.is_none());

@@ -26,6 +26,8 @@ pub(crate) struct Meeting {
     pub(crate) used_at_ms: u64,
     /// Region names and areas; empty: anywhere.
     pub(crate) residency: Vec<String>,
+    /// The account of whoever made it, if they had signed in.
+    pub(crate) owner: Option<String>,
 }
 
 /// Codes are in their written form. Every method may fail with `StoreError::Database` and is safe to repeat.
@@ -34,6 +36,9 @@ pub(crate) trait MeetingStore: Send + Sync + 'static {
     fn insert<'a>(&'a self, meeting: &'a Meeting) -> Stored<'a, bool>;
 
     fn get<'a>(&'a self, code: &'a str) -> Stored<'a, Option<Meeting>>;
+
+    /// An account's meetings that have not ended, the latest first.
+    fn owned_by<'a>(&'a self, account: &'a str, meetings_max: u32) -> Stored<'a, Vec<Meeting>>;
 
     /// Ends a meeting; `false` if it had ended already or does not exist. The first end stays.
     fn end<'a>(&'a self, code: &'a str, at_ms: u64) -> Stored<'a, bool>;

@@ -11,7 +11,7 @@ impl MeetingStore for SqliteMeetings {
     fn insert<'a>(&'a self, meeting: &'a Meeting) -> Stored<'a, bool> {
         let insert = sqlx::query(
             "INSERT INTO meetings (code, title, passcode_hash, host_key_hash, max_participants, created_at_ms, ended_at_ms, \
-             used_at_ms, residency) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code) DO NOTHING",
+             used_at_ms, residency, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code) DO NOTHING",
         )
         .bind(&meeting.code)
         .bind(&meeting.title)
@@ -21,7 +21,8 @@ impl MeetingStore for SqliteMeetings {
         .bind(to_i64(meeting.created_at_ms))
         .bind(meeting.ended_at_ms.map(to_i64))
         .bind(to_i64(meeting.used_at_ms))
-        .bind(meeting.residency.join(","));
+        .bind(meeting.residency.join(","))
+        .bind(&meeting.owner);
         Box::pin(async move { Ok(insert.execute(self.0.pool()).await?.rows_affected() == 1) })
     }
 
@@ -30,6 +31,20 @@ impl MeetingStore for SqliteMeetings {
             let get = sqlx::query("SELECT * FROM meetings WHERE code = ?").bind(code);
             let row = get.fetch_optional(self.0.pool()).await?;
             Ok(row.map(|row| meeting(&row)).transpose()?)
+        })
+    }
+
+    fn owned_by<'a>(&'a self, account: &'a str, meetings_max: u32) -> Stored<'a, Vec<Meeting>> {
+        Box::pin(async move {
+            let owned = sqlx::query(
+                "SELECT * FROM meetings WHERE owner = ? AND ended_at_ms IS NULL ORDER BY created_at_ms DESC LIMIT ?",
+            );
+            let rows = owned
+                .bind(account)
+                .bind(i64::from(meetings_max))
+                .fetch_all(self.0.pool())
+                .await?;
+            Ok(rows.iter().map(meeting).collect::<Result<_, _>>()?)
         })
     }
 
@@ -73,5 +88,6 @@ fn meeting(row: &SqliteRow) -> Result<Meeting, sqlx::Error> {
             .filter(|rule| !rule.is_empty())
             .map(str::to_owned)
             .collect(),
+        owner: row.try_get("owner")?,
     })
 }

@@ -201,9 +201,17 @@ impl SigningKey {
         if claims.iss.is_empty() {
             claims.iss = "meridian".to_owned();
         }
+        self.sign(&claims, None)
+    }
+
+    /// Signs any claims. `kind` is the header's `typ`, if it is not `JWT`.
+    pub(super) fn sign<T: Serialize>(&self, claims: &T, kind: Option<&str>) -> Result<String, TokenError> {
         let mut header = Header::new(self.public.algorithm.jwt());
         header.kid = Some(self.public.kid.clone());
-        jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(|error| TokenError::Signing(error.to_string()))
+        if let Some(kind) = kind {
+            header.typ = Some(kind.to_owned());
+        }
+        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(|error| TokenError::Signing(error.to_string()))
     }
 }
 

@@ -6,9 +6,11 @@
 //!
 //! What lives here: the claims, minting, verification. What a grant *means* is decided where it is used (signalling, Twirp).
 
+mod account;
 mod claims;
 mod keys;
 
+pub use account::AccountClaims;
 pub use claims::{Claims, Grants, MeridianClaims};
 pub use keys::{KeyRing, PublicKey, PublicKeyAlgorithm, SigningKey};
 
@@ -65,6 +67,13 @@ pub fn verify(token: &str, keys: &KeyRing) -> Result<Claims, TokenError> {
 ///
 /// It does not check grants: a valid token without `roomJoin` is valid.
 pub fn verify_at(token: &str, keys: &KeyRing, now_s: u64) -> Result<Claims, TokenError> {
+    let (claims, _) = verified::<Claims>(token, keys)?;
+    check_times(&claims, now_s)?;
+    Ok(claims)
+}
+
+/// What a token says, and what it is signed with, once its signature is checked. Times are not.
+fn verified<T: serde::de::DeserializeOwned>(token: &str, keys: &KeyRing) -> Result<(T, Algorithm), TokenError> {
     if token.is_empty() {
         return Err(TokenError::Missing);
     }
@@ -74,18 +83,17 @@ pub fn verify_at(token: &str, keys: &KeyRing, now_s: u64) -> Result<Claims, Toke
     let header = jsonwebtoken::decode_header(token).map_err(|error| TokenError::Malformed(error.to_string()))?;
     let key = decoding_key(token, &header, keys)?;
     let mut validation = Validation::new(header.alg);
-    // Times are checked below, against the caller's clock and with errors that name the difference.
+    // Times are checked by the caller, against the caller's clock and with errors that name the difference.
     validation.validate_exp = false;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation)
+    let claims = jsonwebtoken::decode::<T>(token, &key, &validation)
         .map_err(|error| match error.kind() {
             jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::BadSignature,
             _ => TokenError::Malformed(error.to_string()),
         })?
         .claims;
-    check_times(&claims, now_s)?;
-    Ok(claims)
+    Ok((claims, header.alg))
 }
 
 fn decoding_key(token: &str, header: &Header, keys: &KeyRing) -> Result<DecodingKey, TokenError> {
@@ -127,13 +135,17 @@ fn decoding_key(token: &str, header: &Header, keys: &KeyRing) -> Result<Decoding
     }
 }
 
-fn check_times(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
-    let exp = claims.exp.ok_or(TokenError::MissingClaim("exp"))?;
-    if now_s > exp.saturating_add(LEEWAY_S) {
-        return Err(TokenError::Expired {
+fn check_expiry(exp: u64, now_s: u64) -> Result<(), TokenError> {
+    match now_s > exp.saturating_add(LEEWAY_S) {
+        true => Err(TokenError::Expired {
             seconds_ago: now_s - exp,
-        });
+        }),
+        false => Ok(()),
     }
+}
+
+fn check_times(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
+    check_expiry(claims.exp.ok_or(TokenError::MissingClaim("exp"))?, now_s)?;
     if let Some(nbf) = claims.nbf
         && nbf > now_s.saturating_add(LEEWAY_S)
     {

@@ -1,4 +1,4 @@
-//! Passcodes: argon2id, never more than a few at a time, never on an async thread.
+//! Passcodes of meetings and passwords of accounts: argon2id, never more than a few at a time, never on an async thread.
 
 use argon2::Argon2;
 use argon2::password_hash::rand_core::OsRng;
@@ -10,61 +10,61 @@ use tokio::sync::Semaphore;
 const AT_ONCE: usize = 2;
 /// Waiting beyond that many is refused: their people would have given up before their turn.
 const WAITING_MAX: usize = 64;
-/// Longest passcode, bytes.
-pub(crate) const PASSCODE_BYTES_MAX: usize = 128;
+/// Longest passcode or password, bytes.
+pub(crate) const PASSWORD_BYTES_MAX: usize = 128;
 
 #[derive(Debug, thiserror::Error)]
-#[error("passcode hashing: {0}")]
-pub(crate) struct PasscodeError(String);
+#[error("password hashing: {0}")]
+pub(crate) struct PasswordError(String);
 
-/// Hashes and verifies passcodes.
+/// Hashes and verifies; clones share their places.
 #[derive(Clone)]
-pub(crate) struct Passcodes {
+pub(crate) struct Passwords {
     slots: Arc<Semaphore>,
     queue: Arc<Semaphore>,
 }
 
-impl Default for Passcodes {
+impl Default for Passwords {
     fn default() -> Self {
-        Passcodes {
+        Passwords {
             slots: Arc::new(Semaphore::new(AT_ONCE)),
             queue: Arc::new(Semaphore::new(WAITING_MAX)),
         }
     }
 }
 
-impl Passcodes {
+impl Passwords {
     /// A PHC string to store.
     ///
     /// # Errors
     /// If the system gives no randomness or memory.
-    pub(crate) async fn hash(&self, passcode: &str) -> Result<String, PasscodeError> {
-        let passcode = passcode.to_owned();
+    pub(crate) async fn hash(&self, password: &str) -> Result<String, PasswordError> {
+        let password = password.to_owned();
         self.run(move || {
             let salt = SaltString::generate(&mut OsRng);
             Argon2::default()
-                .hash_password(passcode.as_bytes(), &salt)
+                .hash_password(password.as_bytes(), &salt)
                 .map(|hash| hash.to_string())
-                .map_err(|error| PasscodeError(error.to_string()))
+                .map_err(|error| PasswordError(error.to_string()))
         })
         .await?
     }
 
-    /// Whether the passcode is the one that was hashed.
+    /// Whether the password is the one that was hashed.
     ///
     /// # Errors
     /// If the stored hash cannot be read.
-    pub(crate) async fn verify(&self, passcode: &str, hash: &str) -> Result<bool, PasscodeError> {
-        let (passcode, hash) = (passcode.to_owned(), hash.to_owned());
+    pub(crate) async fn verify(&self, password: &str, hash: &str) -> Result<bool, PasswordError> {
+        let (password, hash) = (password.to_owned(), hash.to_owned());
         self.run(move || {
-            let parsed = PasswordHash::new(&hash).map_err(|error| PasscodeError(error.to_string()))?;
-            Ok(Argon2::default().verify_password(passcode.as_bytes(), &parsed).is_ok())
+            let parsed = PasswordHash::new(&hash).map_err(|error| PasswordError(error.to_string()))?;
+            Ok(Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok())
         })
         .await?
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasscodeError> {
-        let failed = |error: &dyn std::fmt::Display| PasscodeError(error.to_string());
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasswordError> {
+        let failed = |error: &dyn std::fmt::Display| PasswordError(error.to_string());
         let _place = self.queue.try_acquire().map_err(|_| failed(&"too many are waiting"))?;
         let _slot = self.slots.acquire().await.map_err(|error| failed(&error))?;
         tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))
