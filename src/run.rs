@@ -61,6 +61,7 @@ pub(crate) fn logging(filter: &str, json: bool) -> std::io::Result<Sink> {
 }
 
 pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
+    let signals = Signals::install()?;
     let config: EdgeConfig = args.load()?;
     let identity = NodeIdentity::load(&config.pki.directory).with_context(|| {
         format!(
@@ -75,18 +76,37 @@ pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
     }
     let start = async {
         let registry = registry(&config.registry, &config.discovery.resolvers).await?;
-        Ok(Edge::start(config, registry, identity).await?)
+        let edge = Edge::start(config, registry, identity).await?;
+        Ok(EdgeRole { edge, args })
     };
-    StopSignal::install()?
-        .serve(
-            start,
-            async |edge: &Edge| edge.failure().await,
-            async |edge: Edge| edge.stop().await,
-        )
-        .await
+    signals.serve(start).await
+}
+
+/// An edge, and where its configuration came from.
+struct EdgeRole {
+    edge: Edge,
+    args: EdgeArgs,
+}
+
+impl Role for EdgeRole {
+    const REREAD: &str = "api_keys, turn.users, turn.secrets";
+
+    fn reread(&self) -> anyhow::Result<()> {
+        self.edge.reread(&self.args.load()?);
+        Ok(())
+    }
+
+    async fn failure(&self) -> &'static str {
+        self.edge.failure().await
+    }
+
+    async fn stop(self) {
+        self.edge.stop().await;
+    }
 }
 
 pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> {
+    let signals = Signals::install()?;
     let config: ControlPlaneConfig = args.load()?;
     if args.role.check {
         println!("the configuration is good");
@@ -94,15 +114,33 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> 
     }
     let start = async {
         let registry = registry(&config.registry, &config.discovery.resolvers).await?;
-        Ok(ControlPlane::start(config, registry).await?)
+        let control = ControlPlane::start(config, registry).await?;
+        Ok(ControlPlaneRole { control, args })
     };
-    StopSignal::install()?
-        .serve(
-            start,
-            async |control: &ControlPlane| control.failure().await,
-            async |control: ControlPlane| control.shutdown().await,
-        )
-        .await
+    signals.serve(start).await
+}
+
+/// A control plane, and where its configuration came from.
+struct ControlPlaneRole {
+    control: ControlPlane,
+    args: ControlPlaneArgs,
+}
+
+impl Role for ControlPlaneRole {
+    const REREAD: &str = "api_keys, operator_tokens, enrolment_tokens";
+
+    fn reread(&self) -> anyhow::Result<()> {
+        self.control.reread(&self.args.load()?);
+        Ok(())
+    }
+
+    async fn failure(&self) -> &'static str {
+        self.control.failure().await
+    }
+
+    async fn stop(self) {
+        self.control.shutdown().await;
+    }
 }
 
 /// The registry that a configuration names.
@@ -126,54 +164,87 @@ async fn registry(settings: &RegistrySettings, resolvers: &[SocketAddr]) -> anyh
     })
 }
 
-/// Ctrl-C, or what service managers send. Installed before anything is started, so that nothing started is left behind.
-pub(crate) struct StopSignal {
-    interrupt: Signal,
-    terminate: Signal,
+/// A role that runs.
+pub(crate) trait Role {
+    /// The keys of the configuration that [`Self::reread`] takes over.
+    const REREAD: &str;
+
+    /// Reads the configuration again and takes over what may change while the role runs.
+    ///
+    /// # Errors
+    /// A configuration that no role could start from: everything stays as it was.
+    fn reread(&self) -> anyhow::Result<()>;
+
+    /// Waits until a part has ended that the role cannot go on without, and names it.
+    async fn failure(&self) -> &'static str;
+
+    async fn stop(self);
 }
 
-impl StopSignal {
-    pub(crate) fn install() -> anyhow::Result<StopSignal> {
+/// Ctrl-C, what service managers send, and what asks for the configuration to be read again. Installed before anything is started: so
+/// that nothing started is left behind, and nothing running is killed by a hangup.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn install() -> anyhow::Result<Signals> {
         let install = |kind| signal(kind).context("cannot listen for signals");
-        Ok(StopSignal {
+        Ok(Signals {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,
+            hangup: install(SignalKind::hangup())?,
         })
     }
 
-    pub(crate) async fn received(&mut self) {
+    /// Waits for one that ends the process.
+    pub(crate) async fn end(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
     }
 
-    /// Runs until the first signal, then stops; a second signal cuts the stopping short. Ends with an error, and soon, when a part has
-    /// ended that the role cannot go on without: whoever supervises the process starts it again.
-    pub(crate) async fn serve<T>(
-        mut self,
-        start: impl Future<Output = anyhow::Result<T>>,
-        failure: impl AsyncFnOnce(&T) -> &'static str,
-        stop: impl AsyncFnOnce(T),
-    ) -> anyhow::Result<()> {
+    /// Waits for one that ends the process, or for its terminal to go away: for what somebody runs by hand.
+    pub(crate) async fn end_or_hangup(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+
+    /// Runs until the first signal that ends it, then stops; a second one cuts the stopping short. SIGHUP has the configuration read again,
+    /// at any time. Ends with an error, and soon, when a part has ended that the role cannot go on without: whoever supervises the
+    /// process starts it again.
+    pub(crate) async fn serve<R: Role>(mut self, start: impl Future<Output = anyhow::Result<R>>) -> anyhow::Result<()> {
         let running = tokio::select! {
             started = start => started?,
-            () = self.received() => return Ok(()),
+            () = self.end() => return Ok(()),
         };
-        let failed = tokio::select! {
-            () = self.received() => None,
-            part = failure(&running) => Some(part),
+        let failed = loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => break None,
+                _ = self.terminate.recv() => break None,
+                part = running.failure() => break Some(part),
+                _ = self.hangup.recv() => match running.reread() {
+                    Ok(()) => tracing::info!(applied = R::REREAD, "SIGHUP: the configuration was read again; its other keys apply at the next start"),
+                    Err(error) => tracing::warn!(error = format!("{error:#}"), "SIGHUP: the configuration is not good; what was read before stays"),
+                },
+            }
         };
         if let Some(part) = failed {
             tracing::error!(part, "stopping: a vital part has ended");
             // What still works sends people elsewhere.
-            let _ = tokio::time::timeout(FAILED_STOP, stop(running)).await;
+            let _ = tokio::time::timeout(FAILED_STOP, running.stop()).await;
             bail!("{part} has ended unasked, which the log explains");
         }
         tracing::info!("stopping");
         tokio::select! {
-            () = stop(running) => Ok(()),
-            () = self.received() => bail!("stopped at once, without a goodbye to clients"),
+            () = running.stop() => Ok(()),
+            () = self.end() => bail!("stopped at once, without a goodbye to clients"),
         }
     }
 }
@@ -182,17 +253,32 @@ impl StopSignal {
 mod tests {
     use super::*;
 
+    struct Heartless(tokio::sync::oneshot::Sender<()>);
+
+    impl Role for Heartless {
+        const REREAD: &str = "";
+
+        fn reread(&self) -> anyhow::Result<()> {
+            Ok(())
+        }
+
+        async fn failure(&self) -> &'static str {
+            "the heart"
+        }
+
+        async fn stop(self) {
+            let _ = self.0.send(());
+        }
+    }
+
     #[tokio::test]
     async fn a_role_that_loses_a_vital_part_says_its_goodbyes_and_ends_with_an_error() {
         let (goodbye, said) = tokio::sync::oneshot::channel();
-        let ended = StopSignal::install().unwrap().serve(
-            async { Ok(goodbye) },
-            async |_| "the heart",
-            async |goodbye: tokio::sync::oneshot::Sender<()>| {
-                let _ = goodbye.send(());
-            },
-        );
-        let error = ended.await.unwrap_err().to_string();
+        let ended = Signals::install()
+            .unwrap()
+            .serve(async { Ok(Heartless(goodbye)) })
+            .await;
+        let error = ended.unwrap_err().to_string();
         assert!(error.contains("the heart has ended"), "{error}");
         said.await.unwrap();
     }

@@ -30,7 +30,7 @@ pub(crate) struct EdgeControlService {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authority: Arc<CertificateAuthority>,
     pub(crate) policy: watch::Receiver<v1::Policy>,
-    pub(crate) enrolment_tokens: Vec<String>,
+    pub(crate) enrolment_tokens: watch::Receiver<Vec<String>>,
     pub(crate) enrolments: Limiter<IpAddr>,
     pub(crate) shutdown: watch::Receiver<bool>,
 }
@@ -136,6 +136,7 @@ impl EdgeControl for EdgeControlService {
         let request = request.into_inner();
         if !self
             .enrolment_tokens
+            .borrow()
             .iter()
             .any(|token| constant_time_eq(token, &request.token))
         {

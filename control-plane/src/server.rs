@@ -89,6 +89,14 @@ pub struct ControlPlane {
     shutdown: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     vital: Vital,
+    rereadable: Rereadable,
+}
+
+/// What may change while a control plane runs.
+struct Rereadable {
+    policy: watch::Sender<v1::Policy>,
+    operator_tokens: watch::Sender<Vec<String>>,
+    enrolment_tokens: watch::Sender<Vec<String>>,
 }
 
 impl ControlPlane {
@@ -128,7 +136,9 @@ impl ControlPlane {
             regions: turn_regions(&config),
             ..config.turn.clone()
         };
-        let policy = policy(&turn, &keys);
+        let policy = watch::Sender::new(policy(&turn, &keys));
+        let operator_tokens = watch::Sender::new(config.operator_tokens.clone());
+        let enrolment_tokens = watch::Sender::new(config.enrolment_tokens.clone());
         let metrics = Arc::new(Metrics::default());
         let meetings: Arc<dyn MeetingStore> = Arc::new(SqliteMeetings(database.clone()));
         let passwords = Passwords::default();
@@ -165,6 +175,7 @@ impl ControlPlane {
             accounts,
             database.clone(),
             dns.clone(),
+            operator_tokens.subscribe(),
             stopped.clone(),
         )
         .await?;
@@ -173,8 +184,8 @@ impl ControlPlane {
             fleet: fleet.clone(),
             metrics,
             authority: authority.clone(),
-            policy,
-            enrolment_tokens: config.enrolment_tokens.clone(),
+            policy: policy.subscribe(),
+            enrolment_tokens: enrolment_tokens.subscribe(),
             enrolments: Limiter::new(10),
             shutdown: stopped.clone(),
         };
@@ -218,6 +229,11 @@ impl ControlPlane {
             shutdown,
             tasks,
             vital,
+            rereadable: Rereadable {
+                policy,
+                operator_tokens,
+                enrolment_tokens,
+            },
         })
     }
 
@@ -263,6 +279,29 @@ impl ControlPlane {
     /// What is known about the edges.
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.joins.fleet
+    }
+
+    /// Takes over what may change while a control plane runs: API keys, operators' and enrolment tokens. The rest of `config` is not looked
+    /// at. (If it started without any enrolment token, edges without certificates cannot connect until the next start.)
+    pub fn reread(&self, config: &ControlPlaneConfig) {
+        let mut keys = KeyRing::new();
+        for key in self.keys.public_keys() {
+            keys.add_public_key(key.clone());
+        }
+        for (key, secret) in &config.api_keys {
+            keys.add_api_key(key, secret);
+        }
+        let known = &self.rereadable;
+        known.policy.send_modify(|policy| {
+            *policy = v1::Policy {
+                version: policy.version,
+                turn: policy.turn.clone(),
+                load_interval_ms: policy.load_interval_ms,
+                ..v1::Policy::from(&keys)
+            };
+        });
+        known.operator_tokens.send_replace(config.operator_tokens.clone());
+        known.enrolment_tokens.send_replace(config.enrolment_tokens.clone());
     }
 
     /// Waits until a part has ended that this control plane cannot go on without, and names it. [`Self::shutdown`] it.
@@ -407,8 +446,8 @@ fn turn_regions(config: &ControlPlaneConfig) -> BTreeMap<String, Vec<String>> {
     regions.filter(|(region, _)| within(region)).collect()
 }
 
-fn policy(turn: &TurnConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
-    let policy = v1::Policy {
+fn policy(turn: &TurnConfig, keys: &KeyRing) -> v1::Policy {
+    v1::Policy {
         version: 1,
         turn: Some(v1::TurnPolicy {
             urls: turn.urls.clone(),
@@ -425,9 +464,7 @@ fn policy(turn: &TurnConfig, keys: &KeyRing) -> watch::Receiver<v1::Policy> {
         }),
         load_interval_ms: u32::try_from(LOAD_INTERVAL.as_millis()).unwrap_or(1000),
         ..v1::Policy::from(keys)
-    };
-    // The sender is dropped: nothing changes the policy while the process runs, yet. The receiver keeps the value.
-    watch::channel(policy).1
+    }
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -443,9 +480,10 @@ async fn serve_http(
     accounts: Accounts,
     database: Database,
     dns: Option<Arc<GeoDns>>,
+    operator_tokens: watch::Receiver<Vec<String>>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
-    let operators = Operators::new(config.operator_tokens.clone());
+    let operators = Operators::new(operator_tokens);
     let config = &config.http;
     let (socket, address) = listen("HTTP", config.bind).await?;
     let proxies = config.keys().proxies();

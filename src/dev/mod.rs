@@ -76,18 +76,18 @@ enum DevRegistry {
 }
 
 pub(crate) async fn run(args: DevArgs) -> anyhow::Result<()> {
-    let mut signal = run::StopSignal::install()?;
+    let mut signal = run::Signals::install()?;
     let data = Data::open(args.data.clone())?;
     let demo = tokio::select! {
         demo = Demo::start(&args, &data) => demo?,
         // What has been started goes with the future: etcd is killed, the directory removed.
-        () = signal.received() => return Ok(()),
+        () = signal.end_or_hangup() => return Ok(()),
     };
-    signal.received().await;
+    signal.end_or_hangup().await;
     println!("\nStopping…");
     tokio::select! {
         () = demo.stop() => {}
-        () = signal.received() => anyhow::bail!("stopped at once, without a goodbye to clients"),
+        () = signal.end_or_hangup() => anyhow::bail!("stopped at once, without a goodbye to clients"),
     }
     println!("Stopped.");
     Ok(())

@@ -2,6 +2,7 @@
 //! gets its configuration, a port for operators, and an end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::flags::TurnArgs;
-use crate::run::StopSignal;
+use crate::run::{Role, Signals};
 use config::TurnProcessConfig;
 
 mod config;
@@ -33,6 +34,7 @@ const HTTP_LIMITS: Limits = Limits {
 };
 
 pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
+    let signals = Signals::install()?;
     let config: TurnProcessConfig = args.load()?;
     const FILES: &str = "tls.certificate, tls.private_key";
     let files = config.tls.certificate.as_deref().zip(config.tls.private_key.as_deref());
@@ -76,42 +78,49 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
         };
         let vital = Vital::default();
         let http = tokio::spawn(vital.task("HTTP", serve(socket, http)));
-        Ok(Role {
+        Ok(TurnRole {
             server,
             stop,
             http,
             vital,
+            drain,
+            args,
         })
     };
-    StopSignal::install()?
-        .serve(
-            start,
-            async |role: &Role| role.failure().await,
-            async |role: Role| {
-                role.vital.stopping();
-                role.server.drain(drain, tokio::time::sleep).await;
-                role.stop.send_replace(true);
-                let _ = role.http.await;
-            },
-        )
-        .await
+    signals.serve(start).await
 }
 
 /// What runs.
-struct Role {
+struct TurnRole {
     server: Arc<TurnServer>,
     stop: watch::Sender<bool>,
     http: JoinHandle<()>,
     vital: Vital,
+    drain: Duration,
+    args: TurnArgs,
 }
 
-impl Role {
-    /// Waits until a part has ended without which nobody is served.
+impl Role for TurnRole {
+    const REREAD: &str = "turn.users, turn.secrets";
+
+    fn reread(&self) -> anyhow::Result<()> {
+        let config: TurnProcessConfig = self.args.load()?;
+        self.server.set_credentials(config.turn.credentials());
+        Ok(())
+    }
+
     async fn failure(&self) -> &'static str {
         tokio::select! {
             part = self.vital.failure() => part,
             () = self.server.lost(tokio::time::sleep) => "a TURN worker",
         }
+    }
+
+    async fn stop(self) {
+        self.vital.stopping();
+        self.server.drain(self.drain, tokio::time::sleep).await;
+        self.stop.send_replace(true);
+        let _ = self.http.await;
     }
 }
 

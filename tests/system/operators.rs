@@ -6,8 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::mesh::process::{Folder, eventually, free_port, get};
-use crate::mesh::{MERIDIAN, SECRET, SOON};
+use meridian_access::token::{Claims, mint};
+
+use crate::mesh::process::{Folder, eventually, free_port, get, send};
+use crate::mesh::{Etcd, MERIDIAN, SECRET, SOON};
 
 /// A role with its own standard error; killed by its id when dropped.
 struct Role {
@@ -41,6 +43,21 @@ impl Role {
         let text = get(self.http, "/metrics").await?.text;
         let line = text.lines().find(|line| line.starts_with(&format!("{name} ")))?;
         line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// The answer of `/readyz`, once it answers.
+    async fn readiness(&self) -> (u16, String) {
+        let answer = eventually("an answer", SOON, async || get(self.http, "/readyz").await)
+            .await
+            .0;
+        (answer.status, answer.text)
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{signal}"), self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
     }
 
     async fn drops_lines(&self) {
@@ -78,9 +95,11 @@ fn turn(folder: &Folder, http: SocketAddr) -> Vec<String> {
 }
 
 fn control_plane(folder: &Folder, http: SocketAddr) -> Vec<String> {
-    let data = folder.path("data");
+    let (data, file) = (folder.path("data"), folder.path("control.toml"));
+    std::fs::write(&file, "").unwrap();
     words(&format!(
-        "control-plane --data {} --http-bind {http} --grpc-bind 127.0.0.1:0",
+        "control-plane -c {} --data {} --http-bind {http} --grpc-bind 127.0.0.1:0",
+        file.display(),
         data.display()
     ))
 }
@@ -138,4 +157,116 @@ async fn a_collector_that_has_gone_or_reads_no_more_stops_no_role() {
     let role = Role::start(&turn(&folder, http), http, "info", writer.into());
     role.is_ready().await;
     drop((role, unread));
+}
+
+#[tokio::test]
+async fn a_hangup_has_the_configuration_read_again_and_ends_no_role() {
+    let folder = Folder::new();
+    let (at_turn, at_control, at_edge) = (loopback(), loopback(), loopback());
+    let token = |key: &str| mint(&Claims::join("ana", "Ana", "a"), key, SECRET).unwrap();
+    let operator = async |token: &str| {
+        let authorization = format!("Authorization: Bearer {token}\r\n");
+        let path = "/api/v1/operator/assign?address=203.0.113.9";
+        send(at_control, "GET", path, &authorization, "")
+            .await
+            .map(|answer| answer.status)
+    };
+    let admitted = async |key: &str| {
+        let path = format!("/rtc/v1/validate?access_token={}&join_request=", token(key));
+        get(at_edge, &path).await.map(|answer| answer.status == 200)
+    };
+    let (first, second) = ("an-operators-token-of-24-letters", "another-operators-token-of-24");
+    for (name, text, arguments, http) in [
+        (
+            "turn.toml",
+            "[turn.users]\nana = 'another'\n".to_owned(),
+            turn(&folder, at_turn),
+            at_turn,
+        ),
+        (
+            "control.toml",
+            format!("operator_tokens = ['{second}']\n"),
+            control_plane(&folder, at_control),
+            at_control,
+        ),
+        (
+            "edge.toml",
+            format!("[api_keys]\nnewkey = '{SECRET}'\n"),
+            edge(&folder, at_edge),
+            at_edge,
+        ),
+    ] {
+        let file = folder.path(name);
+        if name == "control.toml" {
+            std::fs::write(&file, format!("operator_tokens = ['{first}']\n")).unwrap();
+        }
+        let log = folder.path(&format!("{name}.log"));
+        let mut role = Role::start(&arguments, http, "info", std::fs::File::create(&log).unwrap().into());
+        role.is_ready().await;
+        let said = async |what: &str| {
+            eventually(what, SOON, async || {
+                std::fs::read_to_string(&log).unwrap().contains(what).then_some(())
+            })
+            .await;
+        };
+        let before = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, "nonsense = ").unwrap();
+        role.signal("HUP");
+        said("the configuration is not good").await;
+        std::fs::write(&file, before).unwrap();
+        match name {
+            "control.toml" => assert_eq!((operator(first).await, operator(second).await), (Some(200), Some(401))),
+            "edge.toml" => assert_eq!(
+                (admitted("devkey").await, admitted("newkey").await),
+                (Some(true), Some(false))
+            ),
+            _ => {}
+        }
+        std::fs::write(&file, text).unwrap();
+        role.signal("HUP");
+        said("the configuration was read again").await;
+        match name {
+            "control.toml" => assert_eq!((operator(first).await, operator(second).await), (Some(401), Some(200))),
+            "edge.toml" => assert_eq!(
+                (admitted("devkey").await, admitted("newkey").await),
+                (Some(false), Some(true))
+            ),
+            _ => {}
+        }
+        role.is_ready().await;
+        assert!(role.child.try_wait().unwrap().is_none(), "{name}: it runs");
+    }
+}
+
+#[tokio::test]
+async fn an_edge_is_ready_once_it_is_registered_and_says_why_it_is_not() {
+    let folder = Folder::new();
+    let mut etcd = Etcd::start(&folder);
+    etcd.stop();
+    let at = loopback();
+    let mut arguments = edge(&folder, at);
+    arguments.extend(words(&format!("--etcd {} --set registry.lease_s=2", etcd.url)));
+    let log = folder.path("edge.log");
+    let role = Role::start(&arguments, at, "info", std::fs::File::create(&log).unwrap().into());
+    let (status, why) = role.readiness().await;
+    assert!(status == 503 && why.contains("not registered yet"), "{status} {why}");
+    eventually("a warning", SOON, async || {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.lines()
+            .any(|line| line.contains("WARN") && line.contains("cannot register"))
+            .then_some(())
+    })
+    .await;
+    etcd.run();
+    role.is_ready().await;
+    etcd.stop();
+    // Longer than its lease: whoever runs the registry has the problem, not this edge's people.
+    eventually("the loss is noticed", SOON, async || {
+        std::fs::read_to_string(&log)
+            .unwrap()
+            .contains("registration was lost")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(role.readiness().await.0, 200);
 }

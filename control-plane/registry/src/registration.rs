@@ -8,6 +8,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+/// Failing for longer than this is told, and then again after [`TELL_EVERY`]: the registry is away, full or refuses us.
+const TELL_AFTER: Duration = Duration::from_secs(3);
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Leases remembered: an older one has ended.
 const GRANTED_MAX: usize = 8;
 
@@ -113,6 +116,7 @@ impl Keeper {
     async fn run(mut self, mut leave: oneshot::Receiver<()>) {
         let mut backoff = Backoff::new(self.ttl / 20, self.ttl / 2);
         let mut first = true;
+        let mut tell_at = Instant::now() + TELL_AFTER;
         loop {
             let established = tokio::select! {
                 lease = self.establish(first) => lease,
@@ -122,7 +126,12 @@ impl Keeper {
                 Ok(Some(lease)) => lease,
                 Ok(None) => return self.superseded(),
                 Err(error) => {
-                    tracing::debug!(key = %self.key, %error, "cannot register yet");
+                    if Instant::now() >= tell_at {
+                        tell_at = Instant::now() + TELL_EVERY;
+                        tracing::warn!(key = %self.key, %error, "cannot register: others do not see this process; trying again");
+                    } else {
+                        tracing::debug!(key = %self.key, %error, "cannot register yet");
+                    }
                     tokio::select! {
                         () = backoff.pause() => continue,
                         _ = &mut leave => return,
@@ -136,6 +145,7 @@ impl Keeper {
                 End::Lost => {
                     tracing::warn!(key = %self.key, "the registration was lost and is being renewed");
                     self.set_state(RegistrationState::Lost);
+                    tell_at = Instant::now() + TELL_AFTER;
                 }
                 End::Superseded => return self.superseded(),
                 End::Left => {
@@ -204,6 +214,9 @@ impl Keeper {
                     tracing::debug!(key = %self.key, %error, "keep-alive failed");
                     if confirmed.elapsed() > self.ttl {
                         // It may still stand (the store's clock stopped too) or not: only asking again will tell.
+                        if *self.state.borrow() != RegistrationState::Lost {
+                            tracing::warn!(key = %self.key, %error, "the registration was lost: the registry has not confirmed it for its lease");
+                        }
                         self.set_state(RegistrationState::Lost);
                     }
                     renewal = Instant::now() + self.ttl / 10;

@@ -11,19 +11,20 @@ use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// Wrong tokens a minute from one address.
 const WRONG_TOKENS_PER_MINUTE: u32 = 20;
 
 /// Who is an operator.
 pub(crate) struct Operators {
-    tokens: Vec<String>,
+    tokens: watch::Receiver<Vec<String>>,
     tries: Limiter<IpAddr>,
 }
 
 impl Operators {
     /// No tokens: there are no operators.
-    pub(crate) fn new(tokens: Vec<String>) -> Self {
+    pub(crate) fn new(tokens: watch::Receiver<Vec<String>>) -> Self {
         Operators {
             tokens,
             tries: Limiter::new(WRONG_TOKENS_PER_MINUTE),
@@ -36,7 +37,7 @@ impl Operators {
             let body = serde_json::json!({ "code": code, "message": message });
             Box::new((status, axum::Json(body)).into_response())
         };
-        if self.tokens.is_empty() {
+        if self.tokens.borrow().is_empty() {
             let message =
                 "This control plane has no operator_tokens in its configuration: set one to ask it such things.";
             return Err(refused(StatusCode::FORBIDDEN, "no_operators", message));
@@ -50,7 +51,7 @@ impl Operators {
         let is_given = |token: &String| {
             aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), given.as_bytes()).is_ok()
         };
-        if !self.tokens.iter().any(is_given) {
+        if !self.tokens.borrow().iter().any(is_given) {
             let message = "Send one of this control plane's operator_tokens, as `Authorization: Bearer …`.";
             return Err(refused(StatusCode::UNAUTHORIZED, "not_operator", message));
         }

@@ -100,7 +100,7 @@ async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
     match command {
         Command::Policy(policy) => {
             edge.set_keys(KeyRing::from(&policy));
-            edge.turn.set_policy(policy.turn.unwrap_or_default(), &edge.config);
+            edge.turn.set_policy(policy.turn.unwrap_or_default());
             edge.policy_known();
             (policy.load_interval_ms > 0).then(|| Duration::from_millis(u64::from(policy.load_interval_ms)))
         }

@@ -1,8 +1,9 @@
 //! One edge: starts its parts in order, holds what they share, stops them in the reverse order.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meridian_access::limits::Limiter;
@@ -12,7 +13,7 @@ use meridian_conference::{CloseKind, Input, SessionReport};
 use meridian_pki::{NodeIdentity, PkiError};
 use meridian_process::Vital;
 use meridian_registry::nodes::{KeeperConfig, NODE_RECORD_VERSION, NodeRecord, NodeState, NodeWatch, View, announce};
-use meridian_registry::{RegistryError, SharedRegistry};
+use meridian_registry::{RegistrationState, RegistryError, SharedRegistry};
 use meridian_room::{NodeId, RoomName};
 use meridian_serving::listener;
 use meridian_shard::{Shards, ShardsConfig, TapSenders};
@@ -81,6 +82,13 @@ pub enum EdgeError {
     Registry(#[from] RegistryError),
 }
 
+/// Where the keys of tokens come from.
+#[derive(Default)]
+struct KeySources {
+    policy: KeyRing,
+    configured: BTreeMap<String, String>,
+}
+
 /// What all parts of an edge share.
 pub(crate) struct EdgeState {
     pub(crate) config: EdgeConfig,
@@ -107,6 +115,9 @@ pub(crate) struct EdgeState {
     media: Vec<SocketAddr>,
     link: SocketAddr,
     keys: watch::Sender<Arc<KeyRing>>,
+    key_sources: Mutex<KeySources>,
+    /// What the registry makes of this edge.
+    registration: watch::Sender<RegistrationState>,
     /// The control plane's token keys and TURN secret have been here at least once.
     policy_known: watch::Sender<bool>,
     control_connected: AtomicBool,
@@ -127,10 +138,18 @@ impl EdgeState {
     }
 
     /// Keys of the control plane's policy, beside those of the configuration.
-    pub(crate) fn set_keys(&self, mut keys: KeyRing) {
-        for (key, secret) in &self.config.api_keys {
+    pub(crate) fn set_keys(&self, keys: KeyRing) {
+        self.change_keys(|sources| sources.policy = keys);
+    }
+
+    fn change_keys(&self, change: impl FnOnce(&mut KeySources)) {
+        let mut sources = self.key_sources.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut sources);
+        let mut keys = sources.policy.clone();
+        for (key, secret) in &sources.configured {
             keys.add_api_key(key, secret);
         }
+        // Under the lock, so that the last change is what remains.
         self.keys.send_replace(Arc::new(keys));
     }
 
@@ -184,6 +203,19 @@ impl EdgeState {
         if self.vital.failed().is_some() {
             return Some("a vital part has ended: this process is about to");
         }
+        match *self.registration.borrow() {
+            RegistrationState::Starting => {
+                return Some("not registered yet: the registry has not been reached, or refuses");
+            }
+            RegistrationState::Superseded => return Some("another process has registered this edge's name"),
+            // Others may miss this edge for a while, but an outage of the registry is none of the edge's.
+            RegistrationState::Registered | RegistrationState::Lost => {}
+        }
+        self.refuses()
+    }
+
+    /// Why people who are sent here are not let in, or should not be sent, if so; whoever asks sees whether this edge is registered.
+    fn refuses(&self) -> Option<&'static str> {
         match *self.state.borrow() {
             NodeState::Active if self.keys().is_empty() => {
                 Some("no token keys yet: the control plane has not been reached")
@@ -253,7 +285,7 @@ impl EdgeState {
             rx_mbps: rates.rx_mbps,
             tx_packets_per_s: rates.tx_packets_per_s,
             rooms,
-            accepting: self.not_ready().is_none(),
+            accepting: !self.is_stopping() && self.vital.failed().is_none() && self.refuses().is_none(),
         }
     }
 
@@ -370,6 +402,8 @@ impl Edge {
             mesh,
             control: control.clone(),
             keys: watch::Sender::default(),
+            key_sources: Mutex::default(),
+            registration: watch::Sender::new(RegistrationState::Starting),
             policy_known: watch::Sender::default(),
             turn,
             control_connected: AtomicBool::new(false),
@@ -382,7 +416,7 @@ impl Edge {
             node,
             config,
         });
-        state.set_keys(KeyRing::new());
+        state.change_keys(|sources| sources.configured = state.config.api_keys.clone());
         let vital = state.vital.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(vital.task("the routing of media events", media::route(state.clone(), media_events)));
@@ -432,6 +466,13 @@ impl Edge {
     /// What clients call the TURN server in it; empty without one.
     pub fn turn_urls(&self) -> &[String] {
         self.state.turn.urls()
+    }
+
+    /// Takes over what may change while an edge runs: its API keys, and who may use its TURN server. The rest of `config` is not looked at.
+    pub fn reread(&self, config: &EdgeConfig) {
+        self.state
+            .change_keys(|sources| sources.configured = config.api_keys.clone());
+        self.state.turn.set_configured(config.turn.credentials());
     }
 
     /// Waits until a part has ended without which people are not served, and names it. Such an edge gets nobody new; [`Edge::stop`] it.
@@ -551,8 +592,11 @@ async fn register(state: Arc<EdgeState>, registry: SharedRegistry) {
     }
     let mut registration = announce(registry, state.record(), ttl);
     let mut changes = state.state.subscribe();
+    let mut standing = registration.state();
     loop {
+        state.registration.send_replace(*standing.borrow_and_update());
         tokio::select! {
+            Ok(()) = standing.changed() => {}
             changed = changes.changed() => match changed {
                 Ok(()) => registration.set_state(*state.state.borrow()),
                 Err(_) => break,
@@ -588,6 +632,10 @@ mod tests {
         let mut edge = Edge::start(config, Arc::new(MemoryRegistry::new()), identity)
             .await
             .unwrap();
+        let mut registration = edge.state.registration.subscribe();
+        let _ = registration
+            .wait_for(|state| *state == RegistrationState::Registered)
+            .await;
         assert_eq!(edge.state.not_ready(), None);
         edge.tasks.abort_all();
         edge.failure().await;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use meridian_serving::listener::{Certificate, Pem, Takeover};
 use meridian_shard::Shards;
+use meridian_turn::credentials::Credentials;
 use meridian_turn::framing::begins_turn;
 use meridian_turn::io::{DtlsIdentity, TurnServer, own_addresses};
 use meridian_turn::policy::MediaPorts;
@@ -43,6 +44,8 @@ struct Policy {
     current: v1::TurnPolicy,
     /// The secret before it: what was minted with it is still under way.
     previous: String,
+    /// Users and secrets of this edge's configuration.
+    configured: Credentials,
 }
 
 impl Turn {
@@ -57,6 +60,7 @@ impl Turn {
             own: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
             current: v1::TurnPolicy::default(),
             previous: String::new(),
+            configured: config.turn.credentials(),
         });
         if !config.turn.is_on() {
             return Ok(Turn { server: None, policy });
@@ -79,7 +83,7 @@ impl Turn {
             server: Some(Embedded { server, dtls, urls }),
             policy,
         };
-        turn.renew_credentials(config);
+        turn.renew_credentials();
         Ok(turn)
     }
 
@@ -91,7 +95,7 @@ impl Turn {
     }
 
     /// The control plane's policy: its secret, and TURN servers beside the edges' own.
-    pub(crate) fn set_policy(&self, policy: v1::TurnPolicy, config: &EdgeConfig) {
+    pub(crate) fn set_policy(&self, policy: v1::TurnPolicy) {
         {
             let mut known = self.lock();
             if known.current.secret != policy.secret {
@@ -99,7 +103,13 @@ impl Turn {
             }
             known.current = policy;
         }
-        self.renew_credentials(config);
+        self.renew_credentials();
+    }
+
+    /// Users and secrets of the configuration, read again.
+    pub(crate) fn set_configured(&self, configured: Credentials) {
+        self.lock().configured = configured;
+        self.renew_credentials();
     }
 
     /// What this edge's server is called by clients; empty without one.
@@ -163,14 +173,14 @@ impl Turn {
         self.server.is_some()
     }
 
-    fn renew_credentials(&self, config: &EdgeConfig) {
+    fn renew_credentials(&self) {
         let Some(embedded) = &self.server else { return };
         let known = self.lock();
         let secrets = [&known.own, &known.current.secret, &known.previous];
         let credentials = secrets
             .into_iter()
             .filter(|secret| !secret.is_empty())
-            .fold(config.turn.credentials(), |all, secret| {
+            .fold(known.configured.clone(), |all, secret| {
                 all.with_secret(secret.as_bytes())
             });
         embedded.server.set_credentials(credentials);
@@ -305,6 +315,7 @@ mod tests {
             own: String::new(),
             current,
             previous: String::new(),
+            configured: Credentials::default(),
         };
         let turn = Turn {
             server: None,

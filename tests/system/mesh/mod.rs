@@ -221,7 +221,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    pub(super) fn start(folder: &Folder) -> Etcd {
+    pub(crate) fn start(folder: &Folder) -> Etcd {
         let url = || format!("http://127.0.0.1:{}", free_port());
         let mut etcd = Etcd {
             process: None,
