@@ -8,6 +8,8 @@ use hickory_server::zone_handler::Queries;
 
 /// Records beside the question: OPT, and what TSIG or the like may add.
 const ADDITIONALS_MAX: u16 = 4;
+/// Questions and records before OPT in a message that is no good, as far as OPT is looked for.
+const RECORDS_MAX: u32 = 16;
 /// Options in one OPT record.
 const OPTIONS_MAX: usize = 16;
 const TYPE_OPT: u16 = 41;
@@ -36,8 +38,8 @@ pub(crate) struct ClientEdns {
 pub(crate) enum Refused {
     /// No query at all: an answer to it could go round in circles.
     Silence,
-    /// A header with this code, and nothing else.
-    Code(Header, ResponseCode),
+    /// A header with this code, and OPT if the query had one (RFC 6891 §6.1.1, §7); nothing else.
+    Code(Header, ResponseCode, Option<ClientEdns>),
 }
 
 impl Query {
@@ -48,9 +50,9 @@ impl Query {
             return Err(Refused::Silence);
         }
         if header.metadata.op_code != OpCode::Query {
-            return Err(Refused::Code(header, ResponseCode::NotImp));
+            return Err(Refused::Code(header, ResponseCode::NotImp, edns_of(packet)));
         }
-        let malformed = |_: Broken| Refused::Code(header, ResponseCode::FormErr);
+        let malformed = |_: Broken| Refused::Code(header, ResponseCode::FormErr, edns_of(packet));
         let counts = header.counts;
         if counts.queries != 1 || counts.answers > 0 || counts.authorities > 0 || counts.additionals > ADDITIONALS_MAX {
             return Err(malformed(Broken));
@@ -71,29 +73,76 @@ impl Query {
 
 struct Broken;
 
+/// What OPT says in a message that is no good otherwise; its options are not looked at. `None`: it has none, or it is not found.
+fn edns_of(packet: &[u8]) -> Option<ClientEdns> {
+    let mut decoder = BinDecoder::new(packet);
+    let counts = Header::read(&mut decoder).ok()?.counts;
+    let before = [counts.queries, counts.answers, counts.authorities].map(u32::from);
+    if before.iter().sum::<u32>() > RECORDS_MAX || counts.additionals > ADDITIONALS_MAX {
+        return None;
+    }
+    for _ in 0..counts.queries {
+        Name::read(&mut decoder).ok()?;
+        decoder.read_u32().ok()?;
+    }
+    let records = counts.answers + counts.authorities;
+    let mut record = |_: u16| Record::read(&mut decoder).ok();
+    for number in 0..records {
+        record(number)?;
+    }
+    (0..counts.additionals)
+        .map_while(record)
+        .find_map(|record| record.edns())
+}
+
 /// Reads one record of the additional section; `Some` if it is OPT.
 fn additional(decoder: &mut BinDecoder<'_>) -> Result<Option<ClientEdns>, Broken> {
-    let name = Name::read(decoder).map_err(|_| Broken)?;
-    let kind = u16_of(decoder)?;
-    let payload = u16_of(decoder)?;
-    let flags = decoder.read_u32().map_err(|_| Broken)?.unverified();
-    let length = u16_of(decoder)?;
-    let data = decoder
-        .read_slice(usize::from(length))
-        .map_err(|_| Broken)?
-        .unverified();
-    if kind != TYPE_OPT {
-        return Ok(None);
+    let record = Record::read(decoder)?;
+    let Some(edns) = record.edns() else {
+        return match record.kind {
+            // OPT of another name than the root.
+            TYPE_OPT => Err(Broken),
+            _ => Ok(None),
+        };
+    };
+    let subnet = client_subnet(record.data)?;
+    Ok(Some(ClientEdns { subnet, ..edns }))
+}
+
+struct Record<'p> {
+    name: Name,
+    kind: u16,
+    class: u16,
+    ttl: u32,
+    data: &'p [u8],
+}
+
+impl<'p> Record<'p> {
+    fn read(decoder: &mut BinDecoder<'p>) -> Result<Self, Broken> {
+        let name = Name::read(decoder).map_err(|_| Broken)?;
+        let kind = u16_of(decoder)?;
+        let class = u16_of(decoder)?;
+        let ttl = decoder.read_u32().map_err(|_| Broken)?.unverified();
+        let length = u16_of(decoder)?;
+        let data = decoder.read_slice(usize::from(length)).map_err(|_| Broken)?;
+        Ok(Record {
+            name,
+            kind,
+            class,
+            ttl,
+            data: data.unverified(),
+        })
     }
-    if !name.is_root() {
-        return Err(Broken);
+
+    /// What it says if it is OPT (RFC 6891 §6.1.2), but for its options.
+    fn edns(&self) -> Option<ClientEdns> {
+        (self.kind == TYPE_OPT && self.name.is_root()).then(|| ClientEdns {
+            payload: self.class,
+            version: self.ttl.to_be_bytes()[1],
+            dnssec_ok: self.ttl & DNSSEC_OK != 0,
+            subnet: None,
+        })
     }
-    Ok(Some(ClientEdns {
-        payload,
-        version: flags.to_be_bytes()[1],
-        dnssec_ok: flags & DNSSEC_OK != 0,
-        subnet: client_subnet(data)?,
-    }))
 }
 
 fn client_subnet(mut options: &[u8]) -> Result<Option<Subnet>, Broken> {

@@ -88,9 +88,9 @@ impl Responder {
         }
         match query {
             Err(Refused::Silence) => None,
-            Err(Refused::Code(header, code)) => {
+            Err(Refused::Code(header, code, edns)) => {
                 count(&counters.malformed);
-                header_only(&header, code)
+                header_only(&header, code, edns.as_ref())
             }
             Ok(query) if verdict == Verdict::Slip => {
                 count(&counters.slipped);
@@ -243,13 +243,14 @@ fn server_edns(client: &ClientEdns, scope: u8) -> Edns {
     edns
 }
 
-/// Twelve bytes: never more than was asked with.
-fn header_only(header: &Header, code: ResponseCode) -> Option<Vec<u8>> {
+/// Twelve bytes, and eleven of OPT: never more than was asked with.
+fn header_only(header: &Header, code: ResponseCode, edns: Option<&ClientEdns>) -> Option<Vec<u8>> {
     let mut metadata = Metadata::response_from_request(&header.metadata);
     metadata.response_code = code;
     let question = Queries::read(&mut BinDecoder::new(&[]), 0).ok()?;
-    let mut bytes = Vec::with_capacity(12);
-    MessageResponseBuilder::new(&question, None)
+    let edns = edns.map(|edns| server_edns(edns, 0));
+    let mut bytes = Vec::with_capacity(23);
+    MessageResponseBuilder::new(&question, edns.as_ref())
         .build_no_records(metadata)
         .destructive_emit(&mut BinEncoder::new(&mut bytes))
         .ok()?;

@@ -4,13 +4,15 @@ use crate::config::DnsConfig;
 use crate::reply::{Responder, Transport};
 use crate::subnet::network;
 use crate::world::World;
+use meridian_udp::{RecvBatch, SocketOptions};
 use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -22,7 +24,10 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 const TCP_QUERIES_MAX: usize = 100;
 /// One source network may hold this share of the TCP connections.
 const TCP_SHARE: usize = 8;
+/// Queries come in bursts; the kernel may grant less.
 const UDP_BUFFER_BYTES: usize = 1 << 20;
+/// Queries taken from the kernel at once.
+const UDP_BATCH: usize = 16;
 const TCP_BACKLOG: i32 = 256;
 /// Attempts at a port that is free for UDP and TCP, when any may be chosen.
 const PORT_ATTEMPTS: usize = 20;
@@ -95,58 +100,91 @@ impl GeoDns {
     }
 }
 
+/// It tells to which address a query came: on a wildcard socket the kernel would answer from whichever it likes.
+struct UdpSocket {
+    socket: meridian_udp::Socket,
+    /// The same socket, to wait for it.
+    readiness: tokio::net::UdpSocket,
+}
+
+impl UdpSocket {
+    fn new(socket: meridian_udp::Socket) -> std::io::Result<Self> {
+        let same = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
+        let readiness = tokio::net::UdpSocket::from_std(same)?;
+        Ok(UdpSocket { socket, readiness })
+    }
+
+    /// Waits for datagrams and fills `batch` with them.
+    async fn receive(&self, batch: &mut RecvBatch) -> std::io::Result<()> {
+        loop {
+            self.readiness.readable().await?;
+            let received = self
+                .readiness
+                .try_io(Interest::READABLE, || match self.socket.recv(batch)? {
+                    0 => Err(std::io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                });
+            match received {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+}
+
 /// UDP and TCP on the same port.
 fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener, SocketAddr)> {
+    let options = SocketOptions {
+        reuse_port: false,
+        recv_buffer_bytes: UDP_BUFFER_BYTES,
+        send_buffer_bytes: UDP_BUFFER_BYTES,
+        gro: false,
+    };
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let tcp = socket(address, Type::STREAM)?;
+        let tcp = tcp_socket(address)?;
         tcp.listen(TCP_BACKLOG)?;
         let tcp = TcpListener::from_std(tcp.into())?;
         let bound = tcp.local_addr()?;
-        match socket(bound, Type::DGRAM) {
-            Ok(udp) => return Ok((UdpSocket::from_std(udp.into())?, tcp, bound)),
+        match meridian_udp::Socket::bind(bound, &options) {
+            Ok(udp) => return Ok((UdpSocket::new(udp)?, tcp, bound)),
             Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-fn socket(address: SocketAddr, kind: Type) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+fn tcp_socket(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         // Or [::]:53 would take IPv4 as well, and 0.0.0.0:53 beside it would be refused.
         socket.set_only_v6(true)?;
     }
-    if kind == Type::STREAM {
-        // Connections of the last process that are still fading away are no reason not to start.
-        socket.set_reuse_address(true)?;
-    }
-    if kind == Type::DGRAM {
-        // Queries come in bursts; the kernel may grant less.
-        socket.set_recv_buffer_size(UDP_BUFFER_BYTES)?;
-    }
+    // Connections of the last process that are still fading away are no reason not to start.
+    socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
 
 async fn serve_udp(socket: UdpSocket, responder: Arc<Responder>) {
-    // One byte more than a query may have tells a longer one.
-    let mut buffer = [0; QUERY_BYTES_MAX + 1];
+    let mut batch = RecvBatch::new(UDP_BATCH);
     loop {
-        match socket.recv_from(&mut buffer).await {
-            Ok((length, source)) if length <= QUERY_BYTES_MAX => {
-                let reply = responder.respond(&buffer[..length], source.ip(), Transport::Udp, Instant::now());
-                if let Some(reply) = reply
-                    && let Err(error) = socket.send_to(&reply, source).await
-                {
-                    tracing::trace!(%source, %error, "a DNS reply was not sent");
-                }
+        if let Err(error) = socket.receive(&mut batch).await {
+            tracing::trace!(%error, "DNS over UDP");
+            continue;
+        }
+        let now = Instant::now();
+        for query in batch.datagrams().filter(|query| query.data.len() <= QUERY_BYTES_MAX) {
+            let (source, asked) = (query.from, query.local.ip());
+            let reply = responder.respond(query.data, source.ip(), Transport::Udp, now);
+            if let Some(reply) = reply
+                && let Err(error) = socket.socket.send_to(&reply, source, Some(asked))
+            {
+                // Its buffer is full, most likely: who asked asks again.
+                tracing::trace!(%source, %error, "a DNS reply was not sent");
             }
-            Ok(_) => {}
-            // Linux reports what an earlier reply met, such as a port that is closed: no reason to stop.
-            Err(error) => tracing::trace!(%error, "DNS over UDP"),
         }
     }
 }

@@ -160,6 +160,33 @@ fn other_versions_of_edns_and_other_operations_are_told_so() {
     assert_eq!(ask(&responder, &message.to_vec().unwrap(), Transport::Udp), None);
 }
 
+#[test]
+fn a_refusal_carries_opt_if_the_query_did() {
+    let responder = responder();
+    let opt = |packet: &[u8], code| {
+        let reply = ask(&responder, packet, Transport::Udp).unwrap();
+        assert!(reply.len() <= packet.len());
+        let reply = Message::from_vec(&reply).unwrap();
+        assert_eq!(reply.metadata.response_code, code);
+        reply.edns.map(|edns| edns.max_payload())
+    };
+    for edns in [None, Some((4096, None))] {
+        let carried = edns.map(|_| UDP_BYTES_MAX);
+        let good = query("join.meridian.test.", RecordType::A, edns);
+        let mut message = Message::from_vec(&good).unwrap();
+        message.metadata.op_code = OpCode::Notify;
+        assert_eq!(opt(&message.to_vec().unwrap(), ResponseCode::NotImp), carried);
+        message.metadata.op_code = OpCode::Query;
+        message.add_query(message.queries[0].clone());
+        assert_eq!(opt(&message.to_vec().unwrap(), ResponseCode::FormErr), carried);
+    }
+    // A subnet of family 0x7f01.
+    let mut bad = query("join.meridian.test.", RecordType::A, Some((1232, Some("192.0.2.0/24"))));
+    let family = bad.len() - 7;
+    bad[family] = 0x7f;
+    assert_eq!(opt(&bad, ResponseCode::FormErr), Some(UDP_BYTES_MAX));
+}
+
 /// A real query with some bytes changed, some added, or cut short.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let names = prop::sample::select(vec![

@@ -100,6 +100,21 @@ async fn a_resolver_over_its_rate_is_sent_to_tcp_and_answered_there() {
     );
 }
 
+#[tokio::test]
+async fn who_asks_one_of_many_addresses_is_answered_from_that_one() {
+    for (wildcard, asked) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "::1")] {
+        let config = DnsConfig {
+            bind: vec![wildcard.parse().unwrap()],
+            ..config(1000)
+        };
+        let server = GeoDns::start(&config, Two).await.unwrap();
+        let asked = SocketAddr::new(asked.parse().unwrap(), server.addresses()[0].port());
+        // Its socket takes datagrams from the address that it asked only.
+        let resolver = resolver(asked, &[ConnectionConfig::udp()]);
+        resolver.lookup("join.meridian.test.", RecordType::A).await.unwrap();
+    }
+}
+
 fn dig(server: SocketAddr, arguments: &str) -> String {
     let output = Command::new("dig")
         .args(["@127.0.0.1", "-p", &server.port().to_string(), "+tries=1", "+time=5"])
