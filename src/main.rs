@@ -64,6 +64,10 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return failed(format_args!("cannot start the log's thread: {error}")),
     };
+    // Each person is a connection, each relayed one a socket.
+    if let Err(error) = meridian_udp::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of file descriptors could not be raised");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(format_args!("cannot start the async runtime: {error}")),

@@ -2,6 +2,8 @@
 //! file and brings the schema up to date.
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use std::fs::Permissions;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +19,14 @@ pub enum StoreError {
     Migration(#[from] sqlx::migrate::MigrateError),
 }
 
+/// The file, made if need be, is for nobody but us: it holds the hashes of passcodes and host keys. SQLite gives what it writes beside it
+/// the same mode.
+fn keep_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).append(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
     pool: SqlitePool,
@@ -28,6 +38,7 @@ impl Database {
     /// # Errors
     /// If the file cannot be opened or is of a newer schema.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        keep_private(path).map_err(sqlx::Error::Io)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)

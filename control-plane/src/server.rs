@@ -29,7 +29,9 @@ use meridian_wire::v1;
 use meridian_wire::v1::edge_control_server::EdgeControlServer;
 use meridian_wire::v1::replicas_server::ReplicasServer;
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +109,7 @@ impl ControlPlane {
     pub async fn start(config: ControlPlaneConfig, registry: SharedRegistry) -> Result<Self, StartError> {
         meridian_access::install_crypto();
         config.http.keys().may_bind().map_err(StartError::NeedsCertificate)?;
-        std::fs::create_dir_all(&config.data_directory).map_err(|source| StartError::File {
+        private_directory(&config.data_directory).map_err(|source| StartError::File {
             path: config.data_directory.clone(),
             source,
         })?;
@@ -333,6 +335,15 @@ impl Drop for ControlPlane {
             task.abort();
         }
     }
+}
+
+/// Makes the directory if need be; from now on nobody else reads in it. One that belongs to somebody else stays as it is.
+fn private_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    if let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(0o700)) {
+        tracing::warn!(path = %path.display(), %error, "data_directory: others may be able to read it");
+    }
+    Ok(())
 }
 
 fn learning(config: &ControlPlaneConfig, signing_key: &SigningKey) -> Learning {

@@ -1,8 +1,9 @@
 //! What operators do to a role that runs, and what their machines do to it.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -269,4 +270,55 @@ async fn an_edge_is_ready_once_it_is_registered_and_says_why_it_is_not() {
     })
     .await;
     assert_eq!(role.readiness().await.0, 200);
+}
+
+#[tokio::test]
+async fn what_a_control_plane_keeps_is_for_nobody_else_on_the_machine() {
+    let folder = Folder::new();
+    let data = folder.path("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+    let at = loopback();
+    let role = Role::start(&control_plane(&folder, at), at, "info", Stdio::null());
+    role.is_ready().await;
+    let mode = |name: &str| std::fs::metadata(data.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(""), 0o700);
+    for file in [
+        "meridian.db",
+        "meridian.db-wal",
+        "meridian.db-shm",
+        "pki/token.key",
+        "pki/ca.key",
+    ] {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_takes_all_descriptors_it_may_have_and_allocates_no_more_than_they_allow() {
+    let folder = Folder::new();
+    let at = loopback();
+    let log = folder.path("turn.log");
+    let limited = format!(
+        "ulimit -Sn 200; ulimit -Hn 512; exec {MERIDIAN} {}",
+        turn(&folder, at).join(" ")
+    );
+    let stderr = std::fs::File::create(&log).unwrap();
+    let child = Command::new("sh")
+        .args(["-c", &limited])
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let role = Role { child, http: at };
+    role.is_ready().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", role.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(line.contains(" 512 ") && !line.contains(" 200 "), "{line}");
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        said.contains("fewer TURN allocations than configured") && said.contains("affordable=192"),
+        "{said}"
+    );
 }

@@ -46,6 +46,8 @@ pub struct TurnSettings {
     pub allowed_peers: Vec<String>,
     /// Networks that may not, although they are public. Stronger than `allowed_peers`.
     pub denied_peers: Vec<String>,
+    /// Whether TCP connections to peers are relayed, too (RFC 6062).
+    pub tcp_relay: bool,
     /// 1 to 64; 0 = one per core.
     pub threads: usize,
     /// Seconds that stopping waits for allocations to end, 0 to 86400.
@@ -92,6 +94,7 @@ impl Default for TurnSettings {
             users: BTreeMap::new(),
             allowed_peers: Vec::new(),
             denied_peers: Vec::new(),
+            tcp_relay: false,
             threads: 0,
             drain_s: 60,
             gather_us: GATHER.as_micros() as u64,
@@ -241,6 +244,7 @@ impl TurnSettings {
         let networks = |texts: &[String]| texts.iter().filter_map(|text| text.parse().ok()).collect();
         server.policy.allowed = networks(&self.allowed_peers);
         server.policy.denied = networks(&self.denied_peers);
+        server.tcp_relay = self.tcp_relay;
         server.limits = self.limits.limits();
         TurnConfig {
             udp: self.udp.clone(),

@@ -223,3 +223,17 @@ fn connections_that_nobody_binds_end_after_thirty_seconds() {
     assert_eq!(world.tcp.pop(), Some(Command::ClosePeer { connection }));
     assert_eq!(data.call(&mut world, Method::CONNECTION_BIND, &[id()]).error, 400);
 }
+
+#[test]
+fn connections_to_peers_are_refused_unless_somebody_has_switched_them_on() {
+    let mut server = config();
+    server.relay_v4 = Some("127.0.0.1".parse::<IpAddr>().unwrap().into());
+    server.tcp_relay = false;
+    let mut config = TurnConfig::new(server);
+    config.tcp = vec![addr("127.0.0.1:0")];
+    let server = TurnServer::start(config).unwrap();
+    let (mut anna, mut control) = (anna(), connect(server.tcp()[0]));
+    assert_eq!(call(&mut control, &mut anna, Method::ALLOCATE, &[tcp()]).error, 442);
+    let udp = u32_attribute(attribute::REQUESTED_TRANSPORT, 17 << 24);
+    assert_eq!(call(&mut control, &mut anna, Method::ALLOCATE, &[udp]).error, 0);
+}

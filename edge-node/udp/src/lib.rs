@@ -11,6 +11,7 @@
 
 mod address;
 mod cpu;
+mod descriptors;
 mod local;
 mod recv;
 mod send;
@@ -18,6 +19,7 @@ mod socket;
 mod wait;
 
 pub use cpu::process_cpu_time;
+pub use descriptors::raise_descriptor_limit;
 pub use local::{Handed, Handover, LocalPorts};
 pub use recv::{Datagram, RecvBatch};
 pub use send::{Batch, SEGMENTS_MAX, SendStats};

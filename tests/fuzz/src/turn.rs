@@ -17,6 +17,7 @@ use crate::{joined, messages};
 pub(crate) fn datagrams(input: &[u8]) {
     let mut now = Instant::now();
     let mut config = ServerConfig::new("meridian.test", Credentials::default().with_user("anna", "pw"));
+    config.tcp_relay = true;
     config.relay_v4 = Some(IpAddr::V4(Ipv4Addr::new(203, 0, 114, 1)).into());
     let Ok(shared) = Shared::new(config, now, Duration::from_secs(1_767_225_600), [7; 32]) else {
         return;

@@ -158,6 +158,7 @@ impl TurnServer {
         if !config.dtls.is_empty() && config.dtls_identity.is_none() {
             return Err(StartError::NoDtlsCertificate);
         }
+        afford(&mut config.server.limits.allocations);
         let own = interfaces::own_addresses();
         config.server.policy.own.extend(own);
         config.server.policy.own.extend(
@@ -382,6 +383,62 @@ impl Drop for TurnServer {
     }
 }
 
+/// Allows no more allocations than there can be sockets for: whoever comes later is told so (508), and what shares the process with this
+/// server can still open files and take connections.
+fn afford(allocations: &mut usize) {
+    let descriptors = match meridian_udp::raise_descriptor_limit() {
+        Ok(descriptors) => descriptors,
+        Err(error) => return tracing::warn!(%error, "the limit of file descriptors is not known"),
+    };
+    let affordable = affordable(descriptors);
+    if *allocations > affordable {
+        tracing::warn!(
+            configured = *allocations,
+            affordable,
+            descriptors,
+            "fewer TURN allocations than configured: the limit of file descriptors (ulimit -n, LimitNOFILE) is too low"
+        );
+        *allocations = affordable;
+    }
+}
+
+/// Allocations for which so many file descriptors suffice: each may take two, of both families or with the client's own connection, and a
+/// quarter is left for everything else.
+fn affordable(descriptors: u64) -> usize {
+    let reserve = (descriptors / 4).max(128);
+    usize::try_from(descriptors.saturating_sub(reserve) / 2)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
 fn wall_clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocations_leave_descriptors_for_everything_else() {
+        for descriptors in [64, 256, 1_024, 4_096, 524_288, u64::MAX] {
+            let allocations = affordable(descriptors);
+            assert!(allocations >= 1);
+            assert!(
+                descriptors < 256 || allocations as u64 * 2 <= descriptors - descriptors / 4,
+                "{descriptors}"
+            );
+        }
+        assert_eq!(affordable(1_024), 384);
+        assert!(
+            affordable(65_536) >= 20_000,
+            "what is usual suffices for what is the default"
+        );
+        let mut few = 3;
+        afford(&mut few);
+        assert_eq!(few, 3, "what is configured is never raised");
+        let mut many = usize::MAX;
+        afford(&mut many);
+        assert_eq!(many, affordable(meridian_udp::raise_descriptor_limit().unwrap()));
+    }
 }

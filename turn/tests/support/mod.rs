@@ -27,6 +27,7 @@ pub fn config() -> ServerConfig {
         .with_user("bert", "pw-b")
         .with_secret("north");
     let mut config = ServerConfig::new(REALM, credentials);
+    config.tcp_relay = true;
     config.relay_v4 = Some("203.0.114.1".parse::<IpAddr>().unwrap().into());
     config.relay_v6 = Some("2a00:1::1".parse::<IpAddr>().unwrap().into());
     config

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::WebSocketUpgrade;
 use axum::extract::ws::Message;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use meridian_pki::{CertificateAuthority, NodeIdentity};
 use meridian_serving::listener::{Certificate, Limits, Look, Server, Takeover, https, serve};
 use std::io::Read as _;
@@ -48,6 +48,7 @@ async fn start(
     let server = Server {
         router: Router::new()
             .route("/hello", get(async || "hello"))
+            .route("/told", post(async |told: String| told))
             .route("/echo", get(echo)),
         tls,
         limits: Limits {
@@ -230,4 +231,26 @@ async fn another_protocol_shares_the_port_by_the_first_decrypted_byte() {
         answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn half_a_body_holds_a_connection_for_seconds_only() {
+    let running = start(4, None, None).await;
+    let mut whole = TcpStream::connect(running.address).await.unwrap();
+    let head = "POST /told HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
+    whole.write_all(format!("{head}told").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    whole.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("told"),
+        "{answer}"
+    );
+    let mut half = TcpStream::connect(running.address).await.unwrap();
+    let begun = std::time::Instant::now();
+    half.write_all(format!("{head}to").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let ended = tokio::time::timeout(2 * PATIENCE, half.read_to_string(&mut answer)).await;
+    ended.expect("it is ended").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(begun.elapsed() > PATIENCE / 2, "whoever is slow has some time");
 }

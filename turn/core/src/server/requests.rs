@@ -125,7 +125,9 @@ impl<R: Rng> Server<R> {
     fn wanted(&self, client: ClientSocket, message: &Message<'_>) -> Result<Wanted, ErrorCode> {
         let protocol = match message.get(attribute::REQUESTED_TRANSPORT) {
             Some([PROTOCOL_UDP, _, _, _]) => Protocol::Udp,
-            Some([PROTOCOL_TCP, _, _, _]) if client.transport.is_stream() => Protocol::Tcp,
+            Some([PROTOCOL_TCP, _, _, _]) if client.transport.is_stream() && self.shared.config.tcp_relay => {
+                Protocol::Tcp
+            }
             Some([_, _, _, _]) => return Err(ErrorCode::UnsupportedTransport),
             _ => return Err(ErrorCode::BadRequest),
         };

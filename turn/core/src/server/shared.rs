@@ -52,6 +52,9 @@ pub struct ServerConfig {
     pub nonce_lifetime: Duration,
     /// How long past its expiry a time-limited credential may still refresh what it allocated.
     pub expired_credential_grace: Duration,
+    /// Whether TCP connections to peers are relayed (RFC 6062); refused otherwise (442). No call needs them, and they make a server an open
+    /// proxy to every public web server.
+    pub tcp_relay: bool,
     /// Whether clients may relay to each other's relayed addresses on this server.
     pub relay_to_relay: bool,
     /// Named in 300 Try Alternate while draining.
@@ -72,6 +75,7 @@ impl ServerConfig {
             lifetime_max: Duration::from_secs(3_600),
             nonce_lifetime: Duration::from_secs(3_600),
             expired_credential_grace: Duration::from_secs(24 * 3_600),
+            tcp_relay: false,
             relay_to_relay: true,
             alternate: None,
         }

@@ -1,8 +1,9 @@
 //! The HTTP/1.1 listener of every process, with limits that axum's own server does not have: on connections, in all and per address,
-//! on TLS handshakes, on how long a request's head may take. Handshakes run beside each other, so that one slow client keeps nobody
+//! on TLS handshakes, on how long a request's head and its body may take. Handshakes run beside each other, so that one slow client keeps nobody
 //! waiting; WebSockets count as connections for as long as they live. What is answered is the caller's [`Router`]. Another protocol
 //! may share the port with HTTPS: see [`Takeover`].
 
+mod body;
 mod certificate;
 mod held;
 mod settings;
@@ -11,7 +12,6 @@ pub use certificate::{Certificate, Look, Pem};
 pub use settings::{HttpKeys, https};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::ConnectInfo;
 use held::{Held, PerAddress, Slots};
 use hyper::Request;
@@ -178,7 +178,7 @@ impl Talk {
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(ClientAddress(from)));
             // A Router is always ready.
-            router.clone().call(request.map(Body::new))
+            router.clone().call(request.map(body::bounded))
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
