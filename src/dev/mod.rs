@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use meridian_control_plane::config::{DnsConfig, GeoConfig, GrpcConfig, HttpConfig, LimitsConfig};
 use meridian_control_plane::{ControlPlane, ControlPlaneConfig};
-use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings};
+use meridian_node::config::{HttpSettings, LinkSettings, MediaSettings, NodeSettings, RecordingSettings};
 use meridian_node::{Edge, EdgeConfig};
 use meridian_registry::MemoryRegistry;
 use meridian_registry::nodes::View;
@@ -111,7 +111,7 @@ impl Demo {
         let mut edges = Vec::new();
         for (number, pop) in POPS.iter().enumerate() {
             let identity = control.certificate_authority().issue_node(pop, &[])?;
-            let mut config = edge_config(args, pop, &secret, control.grpc_address());
+            let mut config = edge_config(args, pop, &secret, control.grpc_address(), &data.path);
             if args.dns.is_some() {
                 config.http.public_addresses = vec![documentation_address(number)];
             }
@@ -131,7 +131,7 @@ impl Demo {
             );
         }
         if let Some(path) = &args.ready_file {
-            let ready = ready(&page, &secret, &edges, control.dns_addresses()).to_string();
+            let ready = ready(&page, &secret, &edges, control.dns_addresses(), &data.path).to_string();
             std::fs::write(path, ready).with_context(|| format!("--ready-file {}", path.display()))?;
         }
         Ok(Demo { engine, control, edges })
@@ -164,12 +164,12 @@ fn welcome(page: &str, secret: &str, edges: &[Edge]) {
     println!("\nCtrl-C stops everything.");
 }
 
-fn ready(page: &str, secret: &str, edges: &[Edge], dns: &[SocketAddr]) -> serde_json::Value {
+fn ready(page: &str, secret: &str, edges: &[Edge], dns: &[SocketAddr], data: &Path) -> serde_json::Value {
     let edges: Vec<_> = edges
         .iter()
         .map(|edge| serde_json::json!({ "id": edge.id(), "region": edge.id(), "url": edge.url(), "turn": edge.turn_urls() }))
         .collect();
-    serde_json::json!({ "page": page, "api_key": API_KEY, "api_secret": secret, "edges": edges, "dns": dns })
+    serde_json::json!({ "page": page, "api_key": API_KEY, "api_secret": secret, "edges": edges, "dns": dns, "recordings": recordings_folder(data) })
 }
 
 fn control_config(args: &DevArgs, data: &Path, secret: &str) -> ControlPlaneConfig {
@@ -226,7 +226,7 @@ fn documentation_address(number: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10 * (number as u8 + 1)))
 }
 
-fn edge_config(args: &DevArgs, pop: &str, secret: &str, control_plane: SocketAddr) -> EdgeConfig {
+fn edge_config(args: &DevArgs, pop: &str, secret: &str, control_plane: SocketAddr, data: &Path) -> EdgeConfig {
     let any_port = SocketAddr::new(args.address, 0);
     let mut config = EdgeConfig {
         node: NodeSettings {
@@ -252,6 +252,11 @@ fn edge_config(args: &DevArgs, pop: &str, secret: &str, control_plane: SocketAdd
             drain_s: 0,
             ..TurnSettings::default()
         },
+        recording: RecordingSettings {
+            store: recordings_url(data),
+            spool: data.join("spool").join(pop),
+            ..RecordingSettings::default()
+        },
         link: LinkSettings {
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             advertise: None,
@@ -265,6 +270,16 @@ fn edge_config(args: &DevArgs, pop: &str, secret: &str, control_plane: SocketAdd
     };
     config.control_plane.url = Some(format!("https://{control_plane}"));
     config
+}
+
+/// Recordings of the demo stand in a folder beside its other data.
+fn recordings_folder(data: &Path) -> PathBuf {
+    let folder = data.join("recordings");
+    std::path::absolute(&folder).unwrap_or(folder)
+}
+
+fn recordings_url(data: &Path) -> String {
+    url::Url::from_file_path(recordings_folder(data)).map_or_else(|()| String::new(), |url| url.to_string())
 }
 
 /// What the demo listens on, or, on loopback, the address this machine has towards others too: some clients never use loopback for media.

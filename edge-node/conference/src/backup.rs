@@ -126,6 +126,7 @@ impl Conference {
             demands: Default::default(),
             lingering: Vec::new(),
             wanted_by_mesh: Default::default(),
+            recorded: false,
             told: None,
         });
         true

@@ -83,6 +83,8 @@ pub struct Conference {
     pub(crate) replay: Replay,
     /// Whether those who send reliable data must wait.
     pub(crate) hold: Hold,
+    /// What this edge records the room under.
+    pub(crate) recording: Option<String>,
     pub(crate) last_room_update: Instant,
     pub(crate) last_quality: Instant,
     next_tick: Instant,
@@ -133,6 +135,7 @@ impl Conference {
             edge_leaves: false,
             replay: Replay::default(),
             hold: Hold::default(),
+            recording: None,
             last_room_update: now,
             last_quality: now,
             next_tick: now + TICK,
@@ -212,6 +215,7 @@ impl Conference {
             Input::Media(event) => self.media(event),
             Input::Mesh(message) => self.mesh(message),
             Input::Audible(_) => {}
+            Input::Record(id) => self.set_recording(id),
             Input::Close(kind) => self.close(kind),
         }
     }
@@ -528,6 +532,7 @@ impl Conference {
         for sid in carried {
             self.drop_track(&sid);
         }
+        self.end_recording();
         self.over = true;
         self.out.put(Output::Emptied);
     }
@@ -563,6 +568,7 @@ impl Conference {
 
     /// Tracks that are gone are dropped once every session has ended its subscription to them.
     fn after_telling(&mut self, event: &RoomEvent) {
+        self.record_event(event);
         match event {
             RoomEvent::TrackUnpublished { track, .. } => self.drop_track(track),
             RoomEvent::ParticipantLeft { participant, .. }

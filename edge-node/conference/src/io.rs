@@ -12,6 +12,7 @@ use meridian_shard_api::{Command, Event, PeerId};
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{ConnectRequest, Frame};
 
+use crate::recording::Recorded;
 use crate::renewal::Renewed;
 
 /// A socket of a client. The client goes by the key of its first: one that resumes has a new socket, but keeps its key.
@@ -60,6 +61,8 @@ pub enum Input {
     Mesh(FromMesh),
     /// The edges that can be heard now. Of use while [`Conference::is_learning`](crate::Conference::is_learning).
     Audible(BTreeSet<NodeId>),
+    /// The room shall be recorded under this id on all its edges, or (`None`) no longer.
+    Record(Option<String>),
     /// Say goodbye to everybody: this edge is going away, or the room was closed.
     Close(CloseKind),
 }
@@ -170,6 +173,8 @@ pub enum Output {
         claims: Box<Claims>,
     },
     Report(SessionReport),
+    /// For the edge's recorder.
+    Recorded(Recorded),
     Note(Note),
     /// Nobody has been here for a while: the conference is over, takes no more inputs and gives no more outputs.
     Emptied,

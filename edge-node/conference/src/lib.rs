@@ -18,6 +18,7 @@ mod hold;
 mod io;
 mod learn;
 mod negotiate;
+mod recording;
 mod relay;
 mod renewal;
 mod replay;
@@ -29,4 +30,5 @@ pub use conference::{Conference, Setup};
 pub use io::{
     Birth, CloseKind, Connect, FromMesh, Input, MediaPlane, MeshData, Note, Output, SessionKey, SessionReport, ToMesh,
 };
+pub use recording::Recorded;
 pub use renewal::Renewed;

@@ -142,6 +142,7 @@ impl Conference {
     /// Who speaks, how large the room is, how good connections are: told at a pace people can follow.
     pub(crate) fn tell_periodically(&mut self, now: Instant) {
         if std::mem::take(&mut self.speaking_changed) {
+            self.record_speakers();
             let mut speaking: Vec<_> = self.speaking.iter().map(|(sid, level)| (sid.clone(), *level)).collect();
             speaking.sort_by(|a, b| b.1.total_cmp(&a.1));
             for client in self.clients.values_mut() {

@@ -96,6 +96,7 @@ impl Conference {
             demands: Default::default(),
             lingering: Vec::new(),
             wanted_by_mesh: LayerSet::EMPTY,
+            recorded: false,
             told: None,
         });
         true

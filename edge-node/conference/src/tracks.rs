@@ -47,6 +47,8 @@ pub(crate) struct CarriedTrack {
     pub(crate) lingering: Vec<(Layer, Instant)>,
     /// What other edges want.
     pub(crate) wanted_by_mesh: LayerSet,
+    /// This edge's recorder takes the best layer there is.
+    pub(crate) recorded: bool,
     /// The sum as it was last told to the publisher or to the edge it comes from.
     pub(crate) told: Option<LayerSet>,
 }
@@ -85,9 +87,13 @@ impl CarriedTrack {
         wanted
     }
 
-    /// Everything anybody wants, here and beyond our links.
+    /// Everything anybody wants, here and beyond our links, and the recorder.
     pub(crate) fn wanted(&self) -> LayerSet {
-        self.wanted_here() | self.wanted_by_mesh
+        let mut wanted = self.wanted_here() | self.wanted_by_mesh;
+        if self.recorded {
+            wanted.insert(Layer(self.layers.saturating_sub(1)));
+        }
+        wanted
     }
 
     pub(crate) fn is_local(&self) -> bool {
@@ -252,6 +258,7 @@ mod tests {
             demands: demands.iter().map(demand).collect(),
             lingering: Vec::new(),
             wanted_by_mesh: LayerSet::EMPTY,
+            recorded: false,
             told: None,
         }
     }

@@ -11,6 +11,7 @@ use meridian_pki::is_valid_node_id;
 use meridian_registry::settings::{DiscoverySettings, RegistrySettings};
 use meridian_registry::srv::is_srv_name;
 use meridian_serving::listener::HttpKeys;
+pub use meridian_spool::RecordingSettings;
 use meridian_turn::settings::TurnSettings;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ pub struct EdgeConfig {
     pub media: MediaSettings,
     /// TURN for clients behind strict firewalls; off unless it is told where to listen. Over TLS it shares `http.bind`.
     pub turn: TurnSettings,
+    /// Off unless it is told where recordings go.
+    pub recording: RecordingSettings,
     pub link: LinkSettings,
     pub registry: RegistrySettings,
     pub control_plane: ControlPlaneSettings,
@@ -155,7 +158,7 @@ impl Default for PkiSettings {
 }
 
 impl Settings for EdgeConfig {
-    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "turn.users"];
+    const OPEN_TABLES: &'static [&'static str] = &["api_keys", "turn.users", "recording.store_options"];
 
     fn check(&self, problems: &mut Problems) {
         let name = |text: &str| {
@@ -194,6 +197,11 @@ impl Settings for EdgeConfig {
             "node.capacity",
             "must be at least 1 participant",
         );
+        if self.recording.is_on()
+            && let Err(error) = self.recording.open_store()
+        {
+            problems.require(false, "recording.store", error.to_string());
+        }
         self.check_http(problems);
         problems.require(
             !self.media.bind.is_empty(),

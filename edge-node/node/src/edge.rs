@@ -30,6 +30,7 @@ use crate::http;
 use crate::link::{LinkConfig, LinkEndpoint, LinkError};
 use crate::media::{self, MediaRouter};
 use crate::mesh::{self, MeshHandle};
+use crate::recording::{self, RecorderError, RecorderHandle};
 use crate::rooms::{Rooms, ToRoom};
 use crate::turn::{self, Turn};
 use crate::usage::UsageMeter;
@@ -79,6 +80,8 @@ pub enum EdgeError {
     #[error("node.id is {configured}, but the certificate in pki.directory is {certified}'s")]
     OtherNode { configured: String, certified: String },
     #[error(transparent)]
+    Recorder(#[from] RecorderError),
+    #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
@@ -101,6 +104,7 @@ pub(crate) struct EdgeState {
     pub(crate) shards: Shards,
     pub(crate) router: MediaRouter,
     pub(crate) rooms: Rooms,
+    pub(crate) recorder: RecorderHandle,
     pub(crate) mesh: MeshHandle,
     pub(crate) control: Option<ControlPlane>,
     pub(crate) turn: Arc<Turn>,
@@ -366,7 +370,7 @@ impl Edge {
         let dtls = Arc::new(DtlsIdentity::generate().map_err(|error| EdgeError::Dtls(error.to_string()))?);
         let (events, media_events) = mpsc::channel(MEDIA_EVENTS);
         let (mesh_taps, tapped) = mpsc::channel(TAP_BATCHES);
-        let (recorder_taps, _recorded) = mpsc::channel(TAP_BATCHES);
+        let (recorder_taps, recorded) = mpsc::channel(TAP_BATCHES);
         let taps = TapSenders {
             mesh: mesh_taps,
             recorder: recorder_taps,
@@ -382,6 +386,7 @@ impl Edge {
         })?;
         let link = config.link.advertise.unwrap_or(bound);
         let control = ControlPlane::new(&config, &identity)?;
+        let (recorder_handle, recorder) = RecorderHandle::new(&config.recording)?;
         let (mesh, to_mesh) = MeshHandle::new();
         let (sessions, ended_sessions) = mpsc::channel(SESSION_REPORTS);
         let state = Arc::new(EdgeState {
@@ -399,6 +404,7 @@ impl Edge {
             shards,
             router: MediaRouter::new(),
             rooms: Rooms::new(),
+            recorder: recorder_handle,
             mesh,
             control: control.clone(),
             keys: watch::Sender::default(),
@@ -447,6 +453,13 @@ impl Edge {
             let turn = state.turn.clone();
             let follow = certificate.follow(state.closed.subscribe(), move |pem| turn.renew_certificate(pem));
             tasks.spawn(vital.task("the following of certificates", follow));
+        }
+        if let Some(recorder) = recorder {
+            let name = state.node.to_string();
+            let uploader = recorder
+                .start(name, recorded, recording::commands(&state))
+                .map_err(RecorderError::Thread)?;
+            tasks.spawn(vital.task("the uploading of recordings", uploader.run()));
         }
         tasks.spawn(vital.task("HTTP", serve(state.clone(), listener, tls)));
         tasks.spawn(vital.task("the registration", register(state.clone(), registry)));

@@ -18,6 +18,7 @@ mod http;
 pub mod link;
 mod media;
 mod mesh;
+mod recording;
 mod rooms;
 mod turn;
 mod usage;

@@ -105,6 +105,7 @@ pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event
                 report,
             } => {
                 edge.mesh.sender_report(*track, *encoding, *layers, *report);
+                edge.recorder.sender_report(*track, *report);
                 None
             }
             Event::AudioLevels(levels) => {

@@ -331,7 +331,8 @@ pub struct RoomInfo {
     pub departure_timeout_s: u32,
     /// 0 = no limit of the room's own.
     pub max_participants: u32,
-    pub active_recording: bool,
+    /// The id it is recorded under; empty = it is not recorded.
+    pub recording: String,
 }
 
 impl RoomInfo {
@@ -344,7 +345,7 @@ impl RoomInfo {
             empty_timeout_s: 300,
             departure_timeout_s: 20,
             max_participants: 0,
-            active_recording: false,
+            recording: String::new(),
         }
     }
 }

@@ -116,6 +116,8 @@ pub struct WireInfo {
     pub max_participants: u32,
     #[prost(bool, tag = "10")]
     pub active_recording: bool,
+    #[prost(string, tag = "11")]
+    pub recording: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -405,12 +407,14 @@ pub(crate) fn info_to_wire(info: &RoomInfo, version: u32, writer: &NodeId) -> Wi
         empty_timeout_s: info.empty_timeout_s,
         departure_timeout_s: info.departure_timeout_s,
         max_participants: info.max_participants,
-        active_recording: info.active_recording,
+        active_recording: !info.recording.is_empty(),
+        recording: info.recording.clone(),
     }
 }
 
 pub(crate) fn info_from_wire(w: WireInfo) -> Result<RoomInfo, TooLarge> {
     within("room sid", w.sid.len(), limits::ID_BYTES)?;
+    within("recording", w.recording.len(), limits::ID_BYTES)?;
     within("room metadata", w.metadata.len(), limits::METADATA_BYTES)?;
     Ok(RoomInfo {
         sid: RoomSid::new(w.sid),
@@ -420,6 +424,6 @@ pub(crate) fn info_from_wire(w: WireInfo) -> Result<RoomInfo, TooLarge> {
         empty_timeout_s: w.empty_timeout_s,
         departure_timeout_s: w.departure_timeout_s,
         max_participants: w.max_participants,
-        active_recording: w.active_recording,
+        recording: w.recording,
     })
 }

@@ -387,12 +387,12 @@ fn the_room_facts_of_the_last_writer_hold_everywhere() {
     settle(&mut edges, now);
     edges[2]
         .room
-        .update_info(|info| info.active_recording = true)
+        .update_info(|info| info.recording = "rec-1".into())
         .expect("small");
     settle(&mut edges, now);
     for edge in &mut edges {
         assert_eq!(edge.room.info().sid.as_str(), "RM_home");
-        assert!(edge.room.info().active_recording);
+        assert_eq!(edge.room.info().recording, "rec-1");
         assert!(events(&mut edge.room).contains(&RoomEvent::RoomUpdated));
     }
 }

@@ -216,7 +216,7 @@ pub fn room_info(room: &Room, enabled_codecs: &[String]) -> proto::Room {
         metadata: info.metadata.clone(),
         num_participants,
         num_publishers,
-        active_recording: info.active_recording,
+        active_recording: !info.recording.is_empty(),
         version: None,
     }
 }

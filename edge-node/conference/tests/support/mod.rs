@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use meridian_access::token::Claims;
 use meridian_conference::{
-    Birth, Conference, Connect, FromMesh, Input, MediaPlane, Note, Output, Renewed, SessionKey, SessionReport, Setup,
-    ToMesh,
+    Birth, Conference, Connect, FromMesh, Input, MediaPlane, Note, Output, Recorded, Renewed, SessionKey,
+    SessionReport, Setup, ToMesh,
 };
 use meridian_room::{
     Identity, NewParticipant, NodeId, ParticipantSid, Room, RoomInfo, RoomName, RoomSid, Track, TrackKind, TrackSid,
@@ -79,6 +79,7 @@ pub struct Desk {
     pub renewals: Vec<Renewal>,
     pub reports: Vec<SessionReport>,
     pub notes: Vec<Note>,
+    pub recorded: Vec<Recorded>,
     pub emptied: Option<Duration>,
 }
 
@@ -121,6 +122,7 @@ impl Desk {
             renewals: Vec::new(),
             reports: Vec::new(),
             notes: Vec::new(),
+            recorded: Vec::new(),
             emptied: None,
         }
     }
@@ -191,6 +193,7 @@ impl Desk {
                 }),
                 Output::Report(report) => self.reports.push(report),
                 Output::Note(note) => self.notes.push(note),
+                Output::Recorded(recorded) => self.recorded.push(recorded),
                 Output::Emptied => self.emptied = Some(self.elapsed()),
             }
         }

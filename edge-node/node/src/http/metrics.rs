@@ -52,6 +52,7 @@ pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
     edge.rooms.counters.render(&mut text);
     edge.mesh.render_metrics(&mut text);
     edge.turn.render_metrics(&mut text);
+    edge.recorder.render_metrics(&mut text);
     meridian_process::log::render_metrics(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -3,6 +3,7 @@
 mod join;
 mod metrics;
 mod probe;
+mod recording;
 pub(crate) mod rtc;
 
 use std::net::IpAddr;
@@ -32,6 +33,13 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
             post(join::join)
                 .options(join::preflight)
                 .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
+        )
+        .route(
+            "/api/v1/rooms/{room}/recording",
+            get(recording::show)
+                .put(recording::start)
+                .delete(recording::stop)
+                .options(recording::preflight),
         )
         .route("/api/v1/probes", get(probe::targets))
         .route("/probe", get(probe::probe))

@@ -72,6 +72,8 @@ pub(crate) struct RoomHandle {
     queue: mpsc::Sender<ToRoom>,
     /// Clients on this edge.
     people: Arc<AtomicU32>,
+    /// The id the room is recorded under.
+    recording: Arc<Mutex<Option<String>>>,
 }
 
 /// The room's task has ended.
@@ -87,6 +89,17 @@ impl RoomHandle {
     /// For callers that must not wait: `false` if the room is behind or ended.
     pub(crate) fn try_send(&self, message: ToRoom) -> bool {
         self.queue.try_send(message).is_ok()
+    }
+
+    pub(crate) fn recording(&self) -> Option<String> {
+        self.recording
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_recording(&self, recording: Option<String>) {
+        *self.recording.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = recording;
     }
 
     fn set_people(&self, people: usize) {
@@ -189,6 +202,7 @@ impl Rooms {
         let room = RoomHandle {
             queue: sender,
             people: Arc::default(),
+            recording: Arc::default(),
         };
         live.insert(name.clone(), room.clone());
         tokio::spawn(task::run(

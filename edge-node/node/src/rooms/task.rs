@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use meridian_conference::{Conference, Input, Note, Output, SessionKey, Setup};
+use meridian_conference::{Conference, Input, Note, Output, Recorded, SessionKey, Setup};
 use meridian_room::RoomName;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -143,6 +143,7 @@ impl RoomTask {
                 Output::RenewToken { client, token, claims } => {
                     renew(&self.edge, &self.handle, client, token, &claims);
                 }
+                Output::Recorded(recorded) => self.record(recorded),
                 Output::Report(report) => self.edge.report_session(&self.name, report),
                 Output::Note(note) => self.count(note),
                 Output::Emptied => {}
@@ -170,6 +171,15 @@ impl RoomTask {
         }
         self.sockets.remove(&socket);
         self.handle(Input::SocketClosed { socket });
+    }
+
+    fn record(&self, recorded: Recorded) {
+        match &recorded {
+            Recorded::Begin { id } => self.handle.set_recording(Some(id.clone())),
+            Recorded::End => self.handle.set_recording(None),
+            _ => {}
+        }
+        self.edge.recorder.room(&self.name, recorded);
     }
 
     fn count(&self, note: Note) {
