@@ -31,6 +31,7 @@ fn need_coturn() {
 fn start() -> TurnServer {
     let credentials = Credentials::default().with_user("anna", "pw").with_secret("north");
     let mut server = ServerConfig::new("meridian.test", credentials);
+    server.tcp_relay = true;
     server.relay_v4 = Some("127.0.0.1".parse::<IpAddr>().unwrap().into());
     server.relay_v6 = Some("::1".parse::<IpAddr>().unwrap().into());
     server.policy.allowed = vec!["127.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];

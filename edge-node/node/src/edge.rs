@@ -208,8 +208,11 @@ impl EdgeState {
             return Some("a vital part has ended: this process is about to");
         }
         match *self.registration.borrow() {
+            // Without keys it does not try to register: what it lacks is what it says.
             RegistrationState::Starting => {
-                return Some("not registered yet: the registry has not been reached, or refuses");
+                return self.refuses().or(Some(
+                    "not registered yet: the registry has not been reached, or refuses",
+                ));
             }
             RegistrationState::Superseded => return Some("another process has registered this edge's name"),
             // Others may miss this edge for a while, but an outage of the registry is none of the edge's.

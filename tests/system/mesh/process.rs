@@ -109,11 +109,12 @@ impl Drop for Folder {
     }
 }
 
-/// A port that is free now, outside of the range from which the kernel gives ports to anybody who asks for any.
+/// A port that is free now, for TCP and for UDP, outside of the range from which the kernel gives ports to anybody who asks for any.
 pub(crate) fn free_port() -> u16 {
     loop {
         let port = rand::random_range(10_000..32_000);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let address = ("127.0.0.1", port);
+        if std::net::TcpListener::bind(address).is_ok() && std::net::UdpSocket::bind(address).is_ok() {
             return port;
         }
     }
