@@ -24,8 +24,9 @@ use crate::edge::unix_now_ms;
 
 /// What rooms tell, and sender reports, that may wait for the recorder. A disk that stands still for longer costs what comes then, counted.
 const NEWS: usize = 16_384;
-/// Pieces of manifests are looked after this often.
-const TICK: Duration = Duration::from_secs(1);
+/// Holes, silent tracks and pieces of manifests are looked after this often: what waits for them waits for most of a second anyway, and asking every
+/// track when it is due would cost more than the packets of a batch.
+const TICK: Duration = Duration::from_millis(250);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecorderError {
@@ -194,30 +195,23 @@ struct Writer<S> {
 impl<S: Fn(Command)> Writer<S> {
     async fn run(mut self, mut news: mpsc::Receiver<News>, mut taps: mpsc::Receiver<TapBatch>) {
         let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let due = self
-                .rooms
-                .values()
-                .filter_map(|room| room.recording.poll_timeout())
-                .min();
-            let sleep = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
+                // Packets last: there may always be more of them.
                 biased;
                 heard = news.recv() => match heard {
                     Some(heard) => self.hear(heard),
                     None => break,
                 },
+                _ = tick.tick() => self.each(|recording, files, now, wall| {
+                    recording.handle_timeout(now, wall);
+                    files.handle_timeout(now);
+                }),
                 batch = taps.recv() => match batch {
                     Some(batch) => self.take(batch),
                     None => break,
                 },
-                () = sleep => self.each(|recording, _, now, wall| recording.handle_timeout(now, wall)),
-                _ = tick.tick() => self.each(|_, files, now, _| files.handle_timeout(now)),
             }
         }
         // The edge has stopped: what stands in memory is written.
