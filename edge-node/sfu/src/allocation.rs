@@ -8,6 +8,10 @@
 //! So when the link falls the others step down together, then the important ones, and streams are paused last, the least
 //! important first. A step up has to fit with [`UP_MARGIN`] to spare; one that was granted stays until it does not fit at all.
 
+mod pauses;
+
+pub use pauses::Pauses;
+
 use crate::layers;
 use crate::media::{Layer, LayerSet};
 
@@ -28,8 +32,10 @@ pub struct Stream {
     pub max_layer: Layer,
     /// What the publisher sends at present; empty = not known yet.
     pub live: LayerSet,
-    /// Bits per second of each layer; 0 = never measured.
+    /// The most each layer took lately, bits per second; 0 = never measured.
     pub rates_bps: [u32; Layer::COUNT],
+    /// What each layer takes at present; 0 = nothing comes.
+    pub current_bps: [u32; Layer::COUNT],
     /// What was granted last.
     pub granted: Grant,
 }
@@ -72,14 +78,28 @@ impl Stream {
         f64::from(rate) * OVERHEAD
     }
 
-    /// What must be free for this layer: more if it would be a step up.
-    fn room_for(&self, layer: Layer) -> f64 {
+    /// What a layer takes at present. A stream is not taken away from anybody because it was larger a while ago: keyframes, which
+    /// every newcomer asks for, are far above what a small picture usually takes.
+    fn current_cost(&self, layer: Layer) -> f64 {
+        match self.current_bps[layer.index()] {
+            0 => self.cost(layer),
+            bps => (f64::from(bps) * OVERHEAD).min(self.cost(layer)),
+        }
+    }
+
+    /// What must be free for this layer, which costs so much: more if it would be a step up.
+    fn room_for(&self, layer: Layer, cost: f64) -> f64 {
         let has = match self.granted {
             Grant::Paused => false,
             Grant::UpTo(top) => layer <= top,
             Grant::All => true,
         };
-        self.cost(layer) * if has { 1.0 } else { UP_MARGIN }
+        cost * if has { 1.0 } else { UP_MARGIN }
+    }
+
+    /// The least of it.
+    fn lowest(&self) -> Layer {
+        self.choices().iter().next().unwrap_or(Layer::LOW)
     }
 }
 
@@ -128,13 +148,23 @@ pub fn allocate(budget_bps: u64, streams: &mut [Stream]) {
         .iter()
         .partition(|&&i| streams[i].priority == top_priority && top_priority > 0);
     for &i in &order {
-        rise(&mut left, &streams[i], &mut given[i], true);
+        let (stream, lowest) = (&streams[i], streams[i].lowest());
+        let cost = stream.current_cost(lowest);
+        if stream.room_for(lowest, cost) <= left {
+            left -= cost;
+            given[i] = Some(lowest);
+        }
     }
+    // Steps up have to fit when everything is as large as it has been.
+    let shown = streams.iter().zip(&given).filter(|(_, given)| given.is_some());
+    left -= shown
+        .map(|(stream, _)| stream.cost(stream.lowest()) - stream.current_cost(stream.lowest()))
+        .sum::<f64>();
     for group in [important, others] {
         for _ in 1..Layer::COUNT {
             for &i in &group {
-                if given[i].is_some() {
-                    rise(&mut left, &streams[i], &mut given[i], false);
+                if let Some(has) = &mut given[i] {
+                    rise(&mut left, &streams[i], has);
                 }
             }
         }
@@ -145,18 +175,15 @@ pub fn allocate(budget_bps: u64, streams: &mut [Stream]) {
 }
 
 /// One step up, if there is one and it fits.
-fn rise(left: &mut f64, stream: &Stream, given: &mut Option<Layer>, first: bool) {
-    let next = stream
-        .choices()
-        .iter()
-        .find(|&layer| given.is_none_or(|has| layer > has));
-    let Some(next) = next.filter(|_| first == given.is_none()) else {
+fn rise(left: &mut f64, stream: &Stream, has: &mut Layer) {
+    let Some(next) = stream.choices().iter().find(|&layer| layer > *has) else {
         return;
     };
-    let held = given.map_or(0.0, |has| stream.cost(has));
-    if stream.room_for(next) - held <= *left {
-        *left -= stream.cost(next) - held;
-        *given = Some(next);
+    let held = stream.cost(*has);
+    let cost = stream.cost(next);
+    if stream.room_for(next, cost) - held <= *left {
+        *left -= cost - held;
+        *has = next;
     }
 }
 
@@ -172,6 +199,7 @@ mod tests {
             max_layer: Layer(max),
             live: LayerSet::up_to(Layer::HIGH),
             rates_bps: RATES,
+            current_bps: RATES,
             granted: Grant::Paused,
         }
     }
@@ -231,6 +259,27 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_that_was_larger_stays_on_but_others_rise_only_beside_what_it_may_be_again() {
+        let mut streams = [Stream {
+            rates_bps: [300_000, 500_000, 1_700_000],
+            granted: Grant::UpTo(Layer::LOW),
+            ..camera(0, 2)
+        }; 2];
+        assert_eq!(
+            grants(330_000, &mut streams),
+            [Some(0); 2],
+            "two of 150 k, which had keyframes"
+        );
+        assert_eq!(
+            grants(700_000, &mut streams),
+            [Some(0); 2],
+            "one of 500 k would fit beside 150 k, not beside 300 k"
+        );
+        assert_eq!(grants(950_000, &mut streams), [Some(1), Some(0)]);
+        assert_eq!(grants(300_000, &mut streams), [Some(0), None]);
+    }
+
+    #[test]
     fn layers_that_are_not_sent_are_not_granted_and_a_single_large_one_is_all_or_nothing() {
         let mut streams = [Stream {
             live: LayerSet(0b011),
@@ -246,6 +295,7 @@ mod tests {
         let mut unknown = [Stream {
             live: LayerSet::EMPTY,
             rates_bps: [0; 3],
+            current_bps: [0; 3],
             ..camera(0, 2)
         }];
         assert_eq!(grants(800_000, &mut unknown), [Some(1)], "by what is usual");

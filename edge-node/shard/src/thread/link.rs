@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use meridian_sfu::allocation::{self, Grant, Stream};
+use meridian_sfu::allocation::{self, Grant, Pauses, Stream};
 use meridian_sfu::bandwidth::{Estimator, ReportedBandwidth};
 use meridian_sfu::rtcp::ReportBlock;
 use meridian_sfu::twcc::Feedback;
@@ -27,6 +27,7 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 const WAITING_MAX: usize = 512;
 /// One RTX packet with as much padding as it can have.
 const PADDING_BYTES: usize = 280;
+const LAYERS: [Layer; Layer::COUNT] = [Layer(0), Layer(1), Layer(2)];
 /// Headers of 50 audio packets a second, UDP and IP included, bits per second.
 const AUDIO_HEADERS_BPS: u64 = 20_000;
 
@@ -65,6 +66,7 @@ pub(crate) struct SubscriberLink {
     busy_until: Instant,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    pauses: Pauses,
 }
 
 impl SubscriberLink {
@@ -82,6 +84,7 @@ impl SubscriberLink {
             busy_until: now,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            pauses: Pauses::default(),
         }
     }
 
@@ -269,7 +272,8 @@ impl Shard {
                     priority: demand.priority,
                     max_layer: demand.max_layer,
                     live: source.live(),
-                    rates_bps: [Layer(0), Layer(1), Layer(2)].map(|layer| source.peak_bps(layer)),
+                    rates_bps: LAYERS.map(|layer| source.peak_bps(layer)),
+                    current_bps: LAYERS.map(|layer| source.bitrate_bps(layer, now)),
                     granted: subscription.downlink.grant(),
                 });
             }
@@ -288,11 +292,16 @@ impl Shard {
                     // A stream that grew takes nothing from anybody as long as the link has not refused it.
                     budget = budget.max(allocation::granted_bps(&streams));
                 }
-                allocation::allocate(budget, &mut streams);
-                link.pace_bps = bps.max(allocation::granted_bps(&streams) + audio);
                 if settling {
+                    allocation::allocate(budget, &mut streams);
+                    link.pace_bps = bps.max(allocation::granted_bps(&streams) + audio);
                     let paused = streams.iter_mut().filter(|stream| stream.granted == Grant::Paused);
                     paused.for_each(|stream| stream.granted = Grant::UpTo(Layer::LOW));
+                } else {
+                    let dips = link.pauses.allocate(now, budget, &mut streams);
+                    let granted = allocation::granted_bps(&streams) + audio;
+                    // Through a dip what is shown waits here, where audio overtakes it.
+                    link.pace_bps = bps.max(if dips { granted / 2 } else { granted });
                 }
             }
             None => streams.iter_mut().for_each(|stream| stream.granted = Grant::All),
