@@ -5,11 +5,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe } from 'node:test';
 import { launch } from './chromium.mjs';
-import { departures, enter, hears, openWindow, pictures, received, say, shot, story, testId, until, watchDepartures, watchPictures } from './people.mjs';
+import { departures, enter, hears, notices, openWindow, pictures, received, say, shot, story, testId, until, watchDepartures, watchNotices, watchPictures } from './people.mjs';
 import { LEASE_S, startMesh } from './processes.mjs';
 
 describe('processes die under a meeting', { timeout: 170_000 }, () => {
-  let mesh, browser, ana, wei, code;
+  let mesh, browser, ana, wei, cai, code;
   let starting = [];
   const steps = story();
   const { test } = steps;
@@ -88,12 +88,19 @@ describe('processes die under a meeting', { timeout: 170_000 }, () => {
     await shot(wei, 'outages-after-kill');
   });
 
-  test('an edge is stopped: the same, and it ends cleanly', async (t) => {
+  test('an edge is stopped: the same, it ends cleanly, and what was written in that second arrives once', async (t) => {
+    const words = [1, 2, 3, 4].map((n) => `Last words ${n}`);
     await mesh.startEdge('fra');
     await mesh.edgesArePlaced(3);
     await anaMovesWhen(t, async (edge) => {
+      await say(ana, words[0]);
       mesh.edges.get(edge).end('SIGTERM').then((code) => t.diagnostic(`${edge} ended with ${code}`));
+      for (const text of words.slice(1)) await say(ana, text);
     });
+    const states = () => [...document.querySelectorAll('[data-testid="chat-line"][data-own="true"]')].map(({ dataset }) => dataset.state);
+    await until(ana, 'every line confirmed', states, (all) => all.every((state) => state === 'sent'));
+    const heard = await wei.$$eval('[data-testid="chat-line"][data-own="false"] .chat-text', (lines) => lines.map(({ textContent }) => textContent).filter((text) => text.startsWith('Last words')));
+    assert.deepEqual(heard.sort(), words);
     await chatGoesBothWays('After the stop');
   });
 
@@ -119,12 +126,27 @@ describe('processes die under a meeting', { timeout: 170_000 }, () => {
     mesh.startControlPlane();
     await mesh.controlPlaneAnswers();
     await mediaFlows();
-    const cai = await openWindow(browser);
+    cai = await openWindow(browser);
     await enterFrom(cai, 'sin', 'Cai');
     for (const page of [ana, wei, cai]) await page.waitForFunction(() => document.querySelectorAll('[data-testid="tile"]').length === 3, null, { timeout: 15_000 });
     await until(cai, 'pictures of both', received, ({ camera }) => camera.frames >= 60);
     assert.deepEqual(await wei.evaluate(departures), []);
     await shot(cai, 'outages-after-return');
+  });
+
+  test('the edge of everybody is killed: each is back, and nobody is told that anybody left or joined', async () => {
+    await mesh.startEdge('fra');
+    await mesh.edgesArePlaced(2);
+    for (const page of [ana, wei, cai]) assert.equal(await popOf(page), 'sin');
+    const people = [ana, wei, cai];
+    await Promise.all(people.flatMap((page) => [page.evaluate(watchDepartures), page.evaluate(watchNotices)]));
+    await mesh.edges.get('sin').end('SIGKILL');
+    for (const page of people) await until(page, 'another edge', () => document.querySelector('[data-testid="pop-badge"]')?.dataset.pop, (pop) => pop && pop !== 'sin');
+    for (const page of people) await until(page, 'pictures of both', received, ({ camera }) => camera.frames >= 60);
+    for (const page of people) {
+      assert.deepEqual((await page.evaluate(departures)).filter((what) => what.startsWith('tile')), []);
+      assert.deepEqual((await page.evaluate(notices)).filter((text) => /joined|left/.test(text)), []);
+    }
     await cai.context().close();
   });
 

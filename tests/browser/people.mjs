@@ -127,6 +127,18 @@ export function watchDepartures() {
 
 export const departures = () => window.__departures;
 
+/** Begins to note what the person is told in passing, for instance that somebody left. Read with `notices`. */
+export function watchNotices() {
+  const told = (window.__notices = []);
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) {
+      for (const node of addedNodes) if (node instanceof HTMLElement && node.matches('[data-testid="notice"]')) told.push(node.textContent);
+    }
+  }).observe(document.body, { childList: true, subtree: true });
+}
+
+export const notices = () => window.__notices;
+
 /** Begins to note when each new picture of somebody else was shown, whatever becomes of the video element. Read with `pictures`. */
 export function watchPictures() {
   clearInterval(window.__pictures?.timer);

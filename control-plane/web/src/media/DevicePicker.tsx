@@ -1,40 +1,48 @@
-import type { DeviceKind } from './problems';
+import { readableLabel } from './labels';
 import type { Devices } from './useDevices';
+
+export const KINDS = [
+  { kind: 'audioinput', of: 'microphones', label: 'Microphone', testId: 'choose-microphone' },
+  { kind: 'videoinput', of: 'cameras', label: 'Camera', testId: 'choose-camera' },
+  { kind: 'audiooutput', of: 'speakers', label: 'Speaker', testId: 'choose-speaker' },
+] as const;
 
 interface Props {
   devices: Devices;
-  camera: MediaStreamTrack | null;
-  microphone: MediaStreamTrack | null;
-  onChoose: (kind: DeviceKind, deviceId: string) => void;
+  /** The devices in use; empty: unknown, or none. */
+  current: Record<MediaDeviceKind, string>;
+  onChoose: (kind: MediaDeviceKind, deviceId: string) => void;
 }
 
-export function DevicePicker({ devices, camera, microphone, onChoose }: Props) {
+/** Which microphone, camera and, where the browser can choose it, speaker. */
+export function DevicePicker({ devices, current, onChoose }: Props) {
   return (
     <div className="devices">
-      <Choice kind="microphone" label="Microphone" list={devices.microphones} current={microphone} onChoose={onChoose} />
-      <Choice kind="camera" label="Camera" list={devices.cameras} current={camera} onChoose={onChoose} />
+      {KINDS.filter(({ kind }) => kind !== 'audiooutput' || devices.speakers.length > 0).map(({ kind, of, label, testId }) => (
+        <Choice key={kind} label={label} testId={testId} list={devices[of]} current={current[kind]} onChoose={(id) => onChoose(kind, id)} />
+      ))}
     </div>
   );
 }
 
 interface ChoiceProps {
-  kind: DeviceKind;
   label: string;
+  testId: string;
   list: MediaDeviceInfo[];
-  current: MediaStreamTrack | null;
-  onChoose: Props['onChoose'];
+  current: string;
+  onChoose: (deviceId: string) => void;
 }
 
-function Choice({ kind, label, list, current, onChoose }: ChoiceProps) {
-  const chosen = current?.getSettings().deviceId ?? '';
+function Choice({ label, testId, list, current, onChoose }: ChoiceProps) {
+  const known = list.some((device) => device.deviceId === current);
   return (
     <label className="field">
       <span>{label}</span>
-      <select value={list.some((device) => device.deviceId === chosen) ? chosen : ''} disabled={list.length === 0} onChange={(event) => onChoose(kind, event.target.value)} data-testid={`choose-${kind}`}>
-        {!list.some((device) => device.deviceId === chosen) && <option value="">{list.length === 0 ? 'Unavailable' : 'Choose…'}</option>}
+      <select value={known ? current : ''} disabled={list.length === 0} onChange={(event) => onChoose(event.target.value)} data-testid={testId}>
+        {!known && <option value="">{list.length === 0 ? `No ${label.toLowerCase()} found` : 'Choose…'}</option>}
         {list.map((device, index) => (
           <option key={device.deviceId} value={device.deviceId}>
-            {device.label || `${label} ${index + 1}`}
+            {readableLabel(device, `${label} ${index + 1}`)}
           </option>
         ))}
       </select>

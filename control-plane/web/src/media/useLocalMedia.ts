@@ -2,6 +2,7 @@
 import { createLocalAudioTrack, createLocalTracks, createLocalVideoTrack, type LocalAudioTrack, type LocalTrack, type LocalVideoTrack } from 'livekit-client';
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { captureResolution } from '../meeting/room';
+import { mediaChoices, rememberMedia } from './choices';
 import { problemOf, type DeviceKind, type DeviceProblem } from './problems';
 
 export type DeviceState<T> = { status: 'starting' } | { status: 'off' } | { status: 'on'; track: T } | { status: 'problem'; problem: DeviceProblem };
@@ -21,8 +22,8 @@ export interface LocalMedia {
 const STARTING = { status: 'starting' } as const;
 
 export function useLocalMedia(enabled: boolean, captureHeight: number): LocalMedia {
-  const [camera, setCamera] = useState<DeviceState<LocalVideoTrack>>(STARTING);
-  const [microphone, setMicrophone] = useState<DeviceState<LocalAudioTrack>>(STARTING);
+  const [camera, setCamera] = useState<DeviceState<LocalVideoTrack>>(() => atFirst('camera'));
+  const [microphone, setMicrophone] = useState<DeviceState<LocalAudioTrack>>(() => atFirst('microphone'));
   const [attempt, setAttempt] = useState(0);
   const held = useRef<{ camera?: LocalVideoTrack | undefined; microphone?: LocalAudioTrack | undefined; taken: boolean; closed: boolean }>({ taken: false, closed: false });
 
@@ -42,16 +43,16 @@ export function useLocalMedia(enabled: boolean, captureHeight: number): LocalMed
   useEffect(() => {
     if (!enabled) return;
     let current = true;
-    setCamera(STARTING);
-    setMicrophone(STARTING);
-    void startBoth(captureHeight).then(([video, audio]) => {
+    setCamera(atFirst('camera'));
+    setMicrophone(atFirst('microphone'));
+    void startWanted(captureHeight).then(([video, audio]) => {
       if (!current) {
-        video.track?.stop();
-        audio.track?.stop();
+        video?.track?.stop();
+        audio?.track?.stop();
         return;
       }
-      showCamera(video);
-      showMicrophone(audio);
+      if (video) showCamera(video);
+      if (audio) showMicrophone(audio);
     });
     return () => {
       current = false;
@@ -70,6 +71,7 @@ export function useLocalMedia(enabled: boolean, captureHeight: number): LocalMed
   }, []);
 
   const toggle = (kind: DeviceKind) => {
+    rememberMedia(kind === 'camera' ? { camera: camera.status !== 'on' } : { microphone: microphone.status !== 'on' });
     if (kind === 'camera') {
       if (camera.status === 'on') {
         held.current.camera?.stop();
@@ -90,6 +92,7 @@ export function useLocalMedia(enabled: boolean, captureHeight: number): LocalMed
   };
 
   const choose = (kind: DeviceKind, deviceId: string) => {
+    rememberMedia(kind === 'camera' ? { camera: true, cameraId: deviceId } : { microphone: true, microphoneId: deviceId });
     if (kind === 'camera') void startCamera(captureHeight, deviceId).then(showCamera);
     else void startMicrophone(deviceId).then(showMicrophone);
   };
@@ -112,9 +115,22 @@ export function useLocalMedia(enabled: boolean, captureHeight: number): LocalMed
 
 type Started<T> = { track: T; problem?: undefined } | { track?: undefined; problem: DeviceProblem };
 
+function atFirst(kind: DeviceKind): { status: 'starting' } | { status: 'off' } {
+  return mediaChoices()[kind] ? STARTING : { status: 'off' };
+}
+
+/** What the person left on the last time, by one question of the browser. */
+async function startWanted(height: number): Promise<[Started<LocalVideoTrack> | null, Started<LocalAudioTrack> | null]> {
+  const wanted = mediaChoices();
+  if (wanted.camera && wanted.microphone) return startBoth(height);
+  return Promise.all([wanted.camera ? startCamera(height) : null, wanted.microphone ? startMicrophone() : null]);
+}
+
 async function startBoth(height: number): Promise<[Started<LocalVideoTrack>, Started<LocalAudioTrack>]> {
+  const { cameraId, microphoneId } = mediaChoices();
   try {
-    const tracks = await createLocalTracks({ audio: true, video: { resolution: captureResolution(height) } });
+    // A device that was chosen and is not there today is replaced by another.
+    const tracks = await createLocalTracks({ audio: microphoneId ? { deviceId: microphoneId } : true, video: { resolution: captureResolution(height), ...(cameraId && { deviceId: cameraId }) } });
     const video = tracks.find((track) => track.kind === 'video') as LocalVideoTrack | undefined;
     const audio = tracks.find((track) => track.kind === 'audio') as LocalAudioTrack | undefined;
     return [video ? { track: video } : { problem: 'missing' }, audio ? { track: audio } : { problem: 'missing' }];
@@ -125,16 +141,20 @@ async function startBoth(height: number): Promise<[Started<LocalVideoTrack>, Sta
 }
 
 async function startCamera(height: number, deviceId?: string): Promise<Started<LocalVideoTrack>> {
+  const { cameraId } = mediaChoices();
+  const device = deviceId ? { deviceId: { exact: deviceId } } : cameraId ? { deviceId: cameraId } : {};
   try {
-    return { track: await createLocalVideoTrack({ resolution: captureResolution(height), ...(deviceId && { deviceId: { exact: deviceId } }) }) };
+    return { track: await createLocalVideoTrack({ resolution: captureResolution(height), ...device }) };
   } catch (error) {
     return { problem: problemOf(error) };
   }
 }
 
 async function startMicrophone(deviceId?: string): Promise<Started<LocalAudioTrack>> {
+  const { microphoneId } = mediaChoices();
+  const device = deviceId ? { deviceId: { exact: deviceId } } : microphoneId ? { deviceId: microphoneId } : undefined;
   try {
-    return { track: await createLocalAudioTrack(deviceId ? { deviceId: { exact: deviceId } } : undefined) };
+    return { track: await createLocalAudioTrack(device) };
   } catch (error) {
     return { problem: problemOf(error) };
   }

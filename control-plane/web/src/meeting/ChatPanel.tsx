@@ -21,14 +21,14 @@ export function ChatPanel({ lines, actions, onClose }: Props) {
 
 /** Follows the newest line while the reader is at the bottom; somebody reading back is left alone. */
 function Lines({ lines, onRetry }: { lines: ChatLine[]; onRetry: (id: string) => void }) {
-  const list = useRef<HTMLOListElement>(null);
+  const list = useRef<HTMLDivElement>(null);
   const following = useRef(true);
   useLayoutEffect(() => {
     const element = list.current;
     if (element && following.current) element.scrollTop = element.scrollHeight;
   }, [lines]);
   return (
-    <ol
+    <div
       className="chat-lines"
       ref={list}
       role="log"
@@ -37,11 +37,15 @@ function Lines({ lines, onRetry }: { lines: ChatLine[]; onRetry: (id: string) =>
       aria-label="Messages"
       onScroll={({ currentTarget: el }) => (following.current = el.scrollHeight - el.scrollTop - el.clientHeight < 40)}
     >
-      {lines.length === 0 && <li className="chat-empty">No messages yet. What is written here is seen by everyone in the meeting.</li>}
-      {lines.map((line, index) => (
-        <Line key={line.id} line={line} headed={!continues(lines[index - 1], line)} onRetry={onRetry} />
-      ))}
-    </ol>
+      {lines.length === 0 && <p className="chat-empty">No messages yet. What is written here is seen by everyone in the meeting.</p>}
+      {lines.length > 0 && (
+        <ol>
+          {lines.map((line, index) => (
+            <Line key={line.id} line={line} headed={!continues(lines[index - 1], line)} onRetry={onRetry} />
+          ))}
+        </ol>
+      )}
+    </div>
   );
 }
 
@@ -55,9 +59,10 @@ function Line({ line, headed, onRetry }: { line: ChatLine; headed: boolean; onRe
         </p>
       )}
       <p className="chat-text">{line.text}</p>
+      {line.state === 'sending' && <p className="chat-pending">Sending…</p>}
       {line.state === 'failed' && (
         <p className="chat-failed">
-          Not sent.{' '}
+          Nobody has confirmed this.{' '}
           <button type="button" className="link-button" onClick={() => onRetry(line.id)}>
             Try again
           </button>

@@ -20,65 +20,68 @@ export function Controls({ view, panel, unread, onPanel, actions }: Props) {
   const flipMic = () => void actions.setMic(!micOn);
   const flipCamera = () => void actions.setCamera(!cameraOn);
   useShortcuts({ d: flipMic, e: flipCamera });
-  const unreadWords = unread > 0 ? `, ${unread} unread` : '';
   return (
-    <div className="controls" role="toolbar" aria-label="Meeting controls">
-      <Control testId="control-mic" label={micOn ? 'Mute' : 'Unmute'} hint="Ctrl+D" caption="Mic" off={!micOn} pressed={micOn} onClick={flipMic}>
+    <footer className="controls" aria-label="Meeting controls">
+      <Control testId="control-mic" caption={micOn ? 'Mute' : 'Unmute'} hint="Ctrl+D" off={!micOn} onClick={flipMic}>
         {micOn ? <MicIcon /> : <MicOffIcon />}
       </Control>
-      <Control testId="control-camera" label={cameraOn ? 'Turn camera off' : 'Turn camera on'} hint="Ctrl+E" caption="Camera" off={!cameraOn} pressed={cameraOn} onClick={flipCamera}>
+      <Control testId="control-camera" caption={cameraOn ? 'Stop video' : 'Start video'} hint="Ctrl+E" off={!cameraOn} onClick={flipCamera}>
         {cameraOn ? <CameraIcon /> : <CameraOffIcon />}
       </Control>
       {canShare && (
-        <Control testId="control-share" label={sharing ? 'Stop sharing' : 'Share your screen'} caption="Share" active={sharing} pressed={sharing} onClick={() => void actions.setSharing(!sharing)}>
+        <Control testId="control-share" caption={sharing ? 'Stop sharing' : 'Share screen'} active={sharing} onClick={() => void actions.setSharing(!sharing)}>
           <ShareIcon />
         </Control>
       )}
-      <Control testId="control-chat" label={`Chat${unreadWords}`} caption="Chat" active={panel === 'chat'} expanded={panel === 'chat'} onClick={() => onPanel('chat')}>
+      <Control testId="control-chat" caption="Chat" badge={unread > 0 && <Badge testId="unread" count={unread} meaning="unread" />} active={panel === 'chat'} expanded={panel === 'chat'} onClick={() => onPanel('chat')}>
         <ChatIcon />
-        {unread > 0 && (
-          <span className="badge" data-testid="unread">
-            {unread > 99 ? '99+' : unread}
-          </span>
-        )}
       </Control>
-      <Control testId="control-people" label={`Participants, ${view.people.length}`} caption="People" active={panel === 'people'} expanded={panel === 'people'} onClick={() => onPanel('people')}>
+      <Control testId="control-people" caption="People" badge={<Badge quiet count={view.people.length} meaning="here" />} active={panel === 'people'} expanded={panel === 'people'} onClick={() => onPanel('people')}>
         <PeopleIcon />
-        <span className="badge badge-quiet">{view.people.length}</span>
       </Control>
-      <Control testId="control-settings" label="Devices" caption="Devices" active={panel === 'settings'} expanded={panel === 'settings'} onClick={() => onPanel('settings')}>
+      <Control testId="control-settings" caption="Devices" active={panel === 'settings'} expanded={panel === 'settings'} onClick={() => onPanel('settings')}>
         <SettingsIcon />
       </Control>
-      <Control testId="control-leave" label="Leave the meeting" caption="Leave" danger onClick={() => void actions.leave()}>
+      <Control testId="control-leave" caption="Leave" danger onClick={() => void actions.leave()}>
         <LeaveIcon />
       </Control>
-    </div>
+    </footer>
   );
 }
 
 interface ControlProps {
   testId: string;
-  label: string;
+  /** Also the button's name: what is seen is what is said to press it. */
   caption: string;
   hint?: string;
+  badge?: ReactNode;
   off?: boolean;
   active?: boolean;
   danger?: boolean;
-  pressed?: boolean;
   expanded?: boolean;
   onClick: () => void;
   children: ReactNode;
 }
 
-function Control({ testId, label, caption, hint, off, active, danger, pressed, expanded, onClick, children }: ControlProps) {
+function Control({ testId, caption, hint, badge, off, active, danger, expanded, onClick, children }: ControlProps) {
   const look = danger ? ' control-danger' : off ? ' control-off' : active ? ' control-active' : '';
   return (
-    <button type="button" className={`control${look}`} aria-label={label} title={hint ? `${label} (${hint})` : label} aria-pressed={pressed} aria-expanded={expanded} data-testid={testId} onClick={onClick}>
+    <button type="button" className={`control${look}`} title={hint && `${caption} (${hint})`} aria-expanded={expanded} data-testid={testId} onClick={onClick}>
       <span className="control-icon">{children}</span>
-      <span className="control-caption" aria-hidden="true">
-        {caption}
-      </span>
+      <span className="control-caption">{caption}</span>
+      {badge}
     </button>
+  );
+}
+
+function Badge({ count, meaning, quiet, testId }: { count: number; meaning: string; quiet?: boolean; testId?: string }) {
+  return (
+    <>
+      <span className={quiet ? 'badge badge-quiet' : 'badge'} data-testid={testId}>
+        {count > 99 ? '99+' : count}
+      </span>
+      <span className="unseen">{meaning}</span>
+    </>
   );
 }
 

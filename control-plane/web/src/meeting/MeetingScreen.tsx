@@ -8,7 +8,7 @@ import type { MeetingSource, Person } from './model';
 import { Banner, InviteCard, Notices, SoundPrompt } from './Notices';
 import { PeoplePanel } from './PeoplePanel';
 import { SettingsPanel } from './SettingsPanel';
-import { Stage } from './Stage';
+import { SharingBar, Stage } from './Stage';
 import { TopBar } from './TopBar';
 import { useSnapshot } from './useSnapshot';
 
@@ -29,34 +29,38 @@ export function MeetingScreen({ source }: { source: MeetingSource }) {
   }, []);
   useEscape(panel !== null, close);
 
-  const presenter = pickPresenter(view.people);
+  const [wanted, setWanted] = useState<string | null>(null);
+  const presenters = presentersOf(view.people);
+  const presenter = presenters.find(({ identity }) => identity === wanted) ?? presenters[0];
   return (
     <div className="meeting" data-testid="meeting" data-phase={view.phase} data-people={view.people.length}>
       <TopBar view={view} />
       <div className={`meeting-middle${panel ? ' has-panel' : ''}`}>
         <main className="meeting-stage" aria-label="Participants">
-          {presenter ? <Stage presenter={presenter} people={view.people} /> : <Grid people={view.people} />}
-          {view.people.length === 1 && view.phase === 'connected' && !presenter && <InviteCard code={view.code} />}
+          {view.sharing && <SharingBar onStop={() => void actions.setSharing(false)} />}
+          <div className="meeting-pictures">
+            <Notices notices={view.notices} onDismiss={actions.dismiss} />
+            {presenter ? <Stage presenter={presenter} presenters={presenters} people={view.people} onChoose={setWanted} /> : <Grid people={view.people} />}
+          </div>
+          {view.people.length === 1 && view.phase === 'connected' && !view.sharing && <InviteCard code={view.code} />}
         </main>
         {panel === 'chat' && <ChatPanel lines={view.chat} actions={actions} onClose={close} />}
         {panel === 'people' && <PeoplePanel people={view.people} code={view.code} onClose={close} />}
-        {panel === 'settings' && <SettingsPanel actions={actions} onClose={close} />}
+        {panel === 'settings' && <SettingsPanel actions={actions} current={view.devices} onClose={close} />}
       </div>
       <Controls view={view} panel={panel} unread={unread} onPanel={toggle} actions={actions} />
       <div className="overlays">
         <Banner phase={view.phase} />
         {view.soundBlocked && <SoundPrompt onAllow={() => void actions.allowSound()} />}
       </div>
-      <Notices notices={view.notices} onDismiss={actions.dismiss} />
       <AudioSink sources={view.audio} />
     </div>
   );
 }
 
-/** Somebody else's screen before one's own; among others, the person who came first keeps the stage. */
-export function pickPresenter(people: readonly Person[]): Person | null {
-  const sharing = people.filter((person) => person.screen);
-  return sharing.find((person) => !person.isLocal) ?? sharing[0] ?? null;
+/** Whose screens can be looked at, in the order in which they came to the meeting. One's own is not among them: it would show itself in itself. */
+export function presentersOf(people: readonly Person[]): Person[] {
+  return people.filter((person) => person.screen && !person.isLocal);
 }
 
 /** Other people's lines that came in while the chat was closed. */

@@ -17,7 +17,7 @@ export function Banner({ phase }: { phase: Phase }) {
   }, [phase]);
   const shown = phase === 'rejoining' || (phase === 'resuming' && slow);
   return (
-    <div role="status">
+    <div role="status" aria-live="polite">
       {shown && (
         <div className="banner" data-testid="banner-rejoining">
           <span className="spinner" aria-hidden="true" />
@@ -28,19 +28,29 @@ export function Banner({ phase }: { phase: Phase }) {
   );
 }
 
+/**
+ * One line at the upper edge of the pictures, where no name is: the latest, but a warning stays until it is dismissed or over. The others are
+ * read out all the same.
+ */
 export function Notices({ notices, onDismiss }: { notices: Notice[]; onDismiss: (id: number) => void }) {
+  const shown = notices.filter(({ tone }) => tone === 'warning').at(-1) ?? notices.at(-1);
   return (
-    <ul className="notices" role="status" aria-live="polite">
-      {notices.map((notice) => (
-        <li key={notice.id} className={`notice notice-${notice.tone}`} data-testid="notice">
-          {notice.tone === 'warning' && <WarningIcon size={18} />}
-          <span>{notice.text}</span>
-          <button type="button" className="notice-close" aria-label="Dismiss" onClick={() => onDismiss(notice.id)}>
-            <CloseIcon size={16} />
+    <div className="notices">
+      <div className="unseen" role="log" aria-label="What has happened">
+        {notices.map(({ id, text }) => (
+          <p key={id}>{text}</p>
+        ))}
+      </div>
+      {shown && (
+        <div className={`notice notice-${shown.tone}`} data-testid="notice">
+          {shown.tone === 'warning' && <WarningIcon size={16} />}
+          <span>{shown.text}</span>
+          <button type="button" className="notice-close" aria-label="Dismiss" onClick={() => onDismiss(shown.id)}>
+            <CloseIcon size={15} />
           </button>
-        </li>
-      ))}
-    </ul>
+        </div>
+      )}
+    </div>
   );
 }
 

@@ -35,7 +35,6 @@ export function PopBadge({ placement, rttMs }: { placement: Placement | null; rt
         className="chip"
         aria-expanded={open}
         aria-controls="pop-why"
-        aria-label={`Connected through ${name}${latency && `, ${latency} away`}. Why here?`}
         onClick={() => setOpen(!open)}
         data-testid="pop-badge"
         data-pop={placement.region}
@@ -43,8 +42,10 @@ export function PopBadge({ placement, rttMs }: { placement: Placement | null; rt
         data-rtt={rttMs ?? ''}
       >
         <GlobeIcon size={16} />
+        <span className="unseen">Connected through</span>
         <span className="pop-name">{name}</span>
         {latency && <span className="pop-rtt">{latency}</span>}
+        <span className="unseen">away. Why here?</span>
       </button>
       {open && (
         <div className="popover" id="pop-why" role="dialog" aria-label="Why this point of presence" data-testid="pop-why">

@@ -8,7 +8,15 @@ import { useSize } from './useSize';
 const COLUMN_TILE: Size = { width: 168, height: 100 };
 const ROW_TILE: Size = { width: 106, height: 84 };
 
-export function Stage({ presenter, people }: { presenter: Person; people: Person[] }) {
+interface Props {
+  presenter: Person;
+  /** Everybody whose screen can be seen, the presenter among them. */
+  presenters: Person[];
+  people: Person[];
+  onChoose: (identity: string) => void;
+}
+
+export function Stage({ presenter, presenters, people, onChoose }: Props) {
   const [strip, size] = useSize<HTMLUListElement>();
   const column = size.height > size.width;
   const tile = column ? COLUMN_TILE : ROW_TILE;
@@ -18,11 +26,14 @@ export function Stage({ presenter, people }: { presenter: Person; people: Person
   const more = people.length - shown.length;
 
   return (
-    <div className="stage" data-testid="stage">
-      <figure className="stage-screen">
-        {presenter.screen && <VideoView handle={presenter.screen} fit="contain" label={`${presenter.name}’s screen`} testId="screen-video" />}
-        <figcaption>{presenter.isLocal ? 'You are sharing your screen' : `${presenter.name} is sharing`}</figcaption>
-      </figure>
+    <div className="stage" data-testid="stage" data-presenter={presenter.identity}>
+      <div className="stage-main">
+        <figure className="stage-screen">
+          {presenter.screen && <VideoView handle={presenter.screen} fit="contain" label={`${presenter.name}’s screen`} testId="screen-video" />}
+          <figcaption>{presenter.name} is sharing</figcaption>
+        </figure>
+        {presenters.length > 1 && <ScreenSwitch presenters={presenters} chosen={presenter.identity} onChoose={onChoose} />}
+      </div>
       <ul className="strip" ref={strip}>
         {size.width > 0 &&
           shown.map((person) => (
@@ -36,6 +47,30 @@ export function Stage({ presenter, people }: { presenter: Person; people: Person
           </li>
         )}
       </ul>
+    </div>
+  );
+}
+
+function ScreenSwitch({ presenters, chosen, onChoose }: { presenters: Person[]; chosen: string; onChoose: (identity: string) => void }) {
+  return (
+    <div className="screen-switch" role="group" aria-label="Shared screens">
+      {presenters.map(({ identity, name }) => (
+        <button key={identity} type="button" className="chip" aria-pressed={identity === chosen} onClick={() => onChoose(identity)} data-testid="screen-choice" data-identity={identity}>
+          <span className="screen-choice-name">{name}</span>
+        </button>
+      ))}
+    </div>
+  );
+}
+
+/** What the sharer sees in place of the own screen, which would show itself in itself without end. */
+export function SharingBar({ onStop }: { onStop: () => void }) {
+  return (
+    <div className="sharing-bar" role="status" data-testid="sharing-bar">
+      <p>You are sharing your screen. Everyone else sees it.</p>
+      <button type="button" className="button button-small" onClick={onStop}>
+        Stop sharing
+      </button>
     </div>
   );
 }

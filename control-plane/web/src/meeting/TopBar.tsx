@@ -9,8 +9,11 @@ export function TopBar({ view }: { view: MeetingSnapshot }) {
   return (
     <header className="topbar">
       <h1 className="topbar-title">{view.title || 'Meeting'}</h1>
-      <button type="button" className="chip code" onClick={copy} aria-label={copied ? 'Link copied' : `Copy the link of meeting ${view.code}`} data-testid="meeting-code" data-code={view.code}>
-        {view.code}
+      <button type="button" className="chip code" onClick={copy} data-testid="meeting-code" data-code={view.code}>
+        <span className="chip-code">{view.code}</span>
+        <span className="unseen" role="status">
+          {copied ? 'Link copied' : 'Copy the link'}
+        </span>
         {copied ? <CheckIcon size={15} /> : <CopyIcon size={15} />}
       </button>
       <span className="topbar-space" />

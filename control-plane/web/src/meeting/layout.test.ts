@@ -17,10 +17,19 @@ describe('planGrid', () => {
     });
   }
 
+  for (const [name, area] of Object.entries({ ...AREAS, window: { width: 936, height: 470 }, besideAPanel: { width: 584, height: 470 }, large: { width: 1896, height: 900 } })) {
+    test(`a few people are seen almost whole in a ${name} window`, () => {
+      for (let count = 1; count <= 6; count++) {
+        const { tile } = planGrid(count, area);
+        expect(tile.width / tile.height / (16 / 9), `${count} people`).toBeGreaterThan(0.89);
+      }
+    });
+  }
+
   test('keeps tiles between the two aspect ratios', () => {
     for (let count = 1; count <= 50; count++) {
       const { tile } = planGrid(count, AREAS.desktop);
-      expect(tile.width / tile.height).toBeGreaterThan(LIMITS.aspectMin - 0.05);
+      expect(tile.width / tile.height).toBeGreaterThan(LIMITS.aspectMinCrowd - 0.05);
       expect(tile.width / tile.height).toBeLessThan(LIMITS.aspectMax + 0.05);
     }
   });

@@ -13,12 +13,14 @@ export interface GridPlan {
 
 export interface GridLimits {
   gap: number;
-  /** Width over height. Cameras are cropped between these two. */
+  /** Width over height. Cameras are cropped between these two: a few people are seen whole, a crowd gives its sides for size. */
   aspectMin: number;
+  aspectMinCrowd: number;
   aspectMax: number;
 }
 
-export const LIMITS: GridLimits = { gap: 8, aspectMin: 0.8, aspectMax: 16 / 9 };
+export const LIMITS: GridLimits = { gap: 8, aspectMin: 1.6, aspectMinCrowd: 4 / 3, aspectMax: 16 / 9 };
+const CROWD = 7;
 
 /** The arrangement of `count` equal tiles in `area` that shows the most picture. */
 export function planGrid(count: number, area: Size, limits: GridLimits = LIMITS): GridPlan {
@@ -26,7 +28,7 @@ export function planGrid(count: number, area: Size, limits: GridLimits = LIMITS)
   let bestScore = -1;
   for (let columns = 1; columns <= Math.max(count, 1); columns++) {
     const rows = Math.ceil(Math.max(count, 1) / columns);
-    const tile = fitTile((area.width - limits.gap * (columns - 1)) / columns, (area.height - limits.gap * (rows - 1)) / rows, limits);
+    const tile = fitTile((area.width - limits.gap * (columns - 1)) / columns, (area.height - limits.gap * (rows - 1)) / rows, count, limits);
     const score = visiblePicture(tile) * Math.max(count, 1);
     if (score > bestScore) {
       best = { columns, rows, tile };
@@ -36,9 +38,10 @@ export function planGrid(count: number, area: Size, limits: GridLimits = LIMITS)
   return best;
 }
 
-function fitTile(cellWidth: number, cellHeight: number, limits: GridLimits): Size {
+function fitTile(cellWidth: number, cellHeight: number, count: number, limits: GridLimits): Size {
+  const aspectMin = count < CROWD ? limits.aspectMin : limits.aspectMinCrowd;
   const width = Math.max(0, Math.min(cellWidth, cellHeight * limits.aspectMax));
-  const height = Math.max(0, Math.min(cellHeight, width / limits.aspectMin));
+  const height = Math.max(0, Math.min(cellHeight, width / aspectMin));
   return { width: Math.floor(width), height: Math.floor(height) };
 }
 

@@ -75,13 +75,15 @@ export interface MeetingSnapshot {
   sharing: boolean;
   /** The browser refused to play sound until the person clicks. */
   soundBlocked: boolean;
+  /** Ids of the devices in use; empty when unknown. */
+  devices: Record<MediaDeviceKind, string>;
 }
 
 export interface MeetingActions {
   setMic(on: boolean): Promise<void>;
   setCamera(on: boolean): Promise<void>;
   setSharing(on: boolean): Promise<void>;
-  useDevice(kind: 'audioinput' | 'videoinput', deviceId: string): Promise<void>;
+  useDevice(kind: MediaDeviceKind, deviceId: string): Promise<void>;
   sendChat(text: string): Promise<void>;
   retryChat(id: string): Promise<void>;
   allowSound(): Promise<void>;

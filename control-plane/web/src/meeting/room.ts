@@ -1,5 +1,6 @@
 /** Making rooms, carrying tracks from a dead one to the next, and what each kind of disconnection means for the person. */
 import { DisconnectReason, LocalAudioTrack, LocalVideoTrack, Room, Track, VideoPresets, type LocalTrack, type ReconnectContext, type ReconnectPolicy } from 'livekit-client';
+import { mediaChoices } from '../media/choices';
 import type { EndReason } from './model';
 
 /** Longer than any rejoin takes: a room that was handed over waits until it is abandoned. */
@@ -28,13 +29,16 @@ class ResumeOnly implements ReconnectPolicy {
 /** `handOver` is called when the room cannot help itself any more. */
 export function makeRoom(captureHeight: number, handOver: () => void): Room {
   const reconnectPolicy = new ResumeOnly(handOver);
+  const { cameraId, microphoneId, speakerId } = mediaChoices();
   const room = new Room({
     adaptiveStream: true,
     dynacast: true,
     reconnectPolicy,
     // A room that loses its edge must not switch the camera off: the next room goes on with it. The session stops captures itself.
     stopLocalTrackOnUnpublish: false,
-    videoCaptureDefaults: { resolution: captureResolution(captureHeight) },
+    videoCaptureDefaults: { resolution: captureResolution(captureHeight), ...(cameraId && { deviceId: cameraId }) },
+    ...(microphoneId && { audioCaptureDefaults: { deviceId: microphoneId } }),
+    ...(speakerId && { audioOutput: { deviceId: speakerId } }),
     publishDefaults: { simulcast: true, videoCodec: 'vp8', red: true, dtx: true },
   });
   reconnectPolicy.room = room;

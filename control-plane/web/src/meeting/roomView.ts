@@ -57,6 +57,13 @@ export function audioOf(room: Room): AudioSource[] {
   return sources;
 }
 
+/** What is captured and heard with right now; empty where nothing has been chosen. */
+export function devicesOf(room: Room): Record<MediaDeviceKind, string> {
+  const captured = (source: Track.Source) => room.localParticipant.getTrackPublication(source)?.track?.mediaStreamTrack.getSettings().deviceId;
+  const of = (kind: MediaDeviceKind, source?: Track.Source) => (source && captured(source)) || room.getActiveDevice(kind) || '';
+  return { audioinput: of('audioinput', Track.Source.Microphone), videoinput: of('videoinput', Track.Source.Camera), audiooutput: of('audiooutput') || 'default' };
+}
+
 /**
  * The browser keeps somebody's sound from playing until the person presses something. livekit-client also says so of a machine whose
  * AudioContext has no device to run on, while the sound plays.

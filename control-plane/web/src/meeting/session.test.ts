@@ -1,19 +1,38 @@
-import { ConnectionState, DisconnectReason, LocalVideoTrack, RoomEvent, type LocalTrack, type Room } from 'livekit-client';
+import { ConnectionState, DisconnectReason, LocalAudioTrack, LocalVideoTrack, RoomEvent, RpcError, Track, type LocalTrack, type Room } from 'livekit-client';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ApiError } from '../api/errors';
 import type { JoinAnswer, JoinApi, JoinRequest } from '../api/client';
 import { MeetingSession } from './session';
 
-/** As much of a LiveKit room as the session touches. `dead` edges refuse to connect. */
+/** As much of a LiveKit room as the session touches. `dead` edges refuse to connect, `slow` ones answer when they are told to (`land`). */
 class FakeRoom {
   static dead = new Set<string>();
+  static slow = new Set<string>();
   static made: FakeRoom[] = [];
+  /** What the next room's people answer when they are asked for a chat line. */
+  static answers: (() => Promise<string>) = async () => 'seen';
   url = '';
   token = '';
   left = false;
   canPlaybackAudio = true;
   remoteParticipants = new Map<string, unknown>();
-  localParticipant = { ...person('ana'), isLocal: true, trackPublications: new Map<string, unknown>(), publishTrack: vi.fn((track: LocalTrack) => void this.localParticipant.trackPublications.set(track.source, { track })), sendText: vi.fn(async () => undefined) };
+  land: () => void = () => undefined;
+  words: { id: string; text: string }[] = [];
+  asked: string[] = [];
+  localParticipant = {
+    ...person('ana'), isLocal: true, isMicrophoneEnabled: false, trackPublications: new Map<string, unknown>(),
+    publishTrack: vi.fn((track: LocalTrack) => {
+      this.localParticipant.trackPublications.set(track.source, { track });
+      this.note(track.source, !track.isMuted);
+    }),
+    setMicrophoneEnabled: vi.fn(async (on: boolean) => this.note(Track.Source.Microphone, on)),
+    setCameraEnabled: vi.fn(async (on: boolean) => this.note(Track.Source.Camera, on)),
+    streamText: vi.fn(async ({ streamId }: { streamId: string }) => ({ write: async (text: string) => void this.words.push({ id: streamId, text }), close: async () => undefined })),
+    performRpc: vi.fn(async ({ destinationIdentity }: { destinationIdentity: string }) => {
+      this.asked.push(destinationIdentity);
+      return FakeRoom.answers();
+    }),
+  };
   engine = { close: vi.fn(async () => undefined), client: { rtt: 0 }, fullReconnectOnNext: false };
   private readonly handlers = new Map<string, ((...args: never[]) => void)[]>();
 
@@ -22,6 +41,14 @@ class FakeRoom {
   }
 
   registerTextStreamHandler() {}
+  registerRpcMethod() {}
+  getActiveDevice() {
+    return undefined;
+  }
+  private note(source: Track.Source, on: boolean) {
+    if (source === Track.Source.Microphone) this.localParticipant.isMicrophoneEnabled = on;
+    if (source === Track.Source.Camera) this.localParticipant.isCameraEnabled = on;
+  }
   on(event: string, handler: (...args: never[]) => void) {
     this.handlers.set(event, [...(this.handlers.get(event) ?? []), handler]);
     return this;
@@ -40,6 +67,8 @@ class FakeRoom {
     this.url = url;
     this.token = token;
     if (FakeRoom.dead.has(url)) throw new Error('refused');
+    if (FakeRoom.slow.has(url)) await new Promise<void>((resolve) => (this.land = resolve));
+    this.emit(RoomEvent.SignalConnected);
   }
   async disconnect() {
     this.left = true;
@@ -67,6 +96,8 @@ beforeEach(async () => {
   Object.assign(globalThis, { addEventListener: () => undefined, removeEventListener: () => undefined });
   vi.stubGlobal('fetch', async () => new Response());
   FakeRoom.dead.clear();
+  FakeRoom.slow.clear();
+  FakeRoom.answers = async () => 'seen';
   FakeRoom.made = [];
   joins = [];
   answer = () => ANSWER;
@@ -221,13 +252,189 @@ test('leaving while rejoining stops the search', async () => {
   expect(session.snapshot().end).toBe('left');
 });
 
-test('a chat line that cannot be sent says so and can be sent again', async () => {
-  await session.join([]);
-  latest().localParticipant.sendText.mockRejectedValueOnce(new Error('gone'));
-  await session.actions.sendChat('  hello ');
+test('a join that was passed over and lands after the one that won is told to go, and its doing is not the end', async () => {
+  FakeRoom.slow.add('ws://fra');
+  const joining = session.join([]);
+  await settle(5_100);
+  await joining;
+  const [late, winner] = rooms() as [FakeRoom, FakeRoom];
+  expect([late.url, winner.url, session.room]).toEqual(['ws://fra', 'ws://iad', winner]);
+  expect(late.left, 'nothing has landed yet').toBe(false);
+  late.land();
   await settle();
-  expect(session.snapshot().chat).toMatchObject([{ text: 'hello', own: true, state: 'failed' }]);
+  expect(late.left).toBe(true);
+  winner.emit(RoomEvent.Disconnected, DisconnectReason.DUPLICATE_IDENTITY);
+  await settle(5_100);
+  expect(session.snapshot()).toMatchObject({ phase: 'connected', end: null });
+  await settle(60_000);
+  latest().emit(RoomEvent.Disconnected, DisconnectReason.DUPLICATE_IDENTITY);
+  await settle();
+  expect(session.snapshot().end, 'long after, it is somebody else').toBe('duplicate');
+});
+
+test('an edge that lets the person in and brings no media is told to go once another has won, not before', async () => {
+  const connect = FakeRoom.prototype.connect;
+  vi.spyOn(FakeRoom.prototype, 'connect').mockImplementationOnce(async function (this: FakeRoom, url: string, token: string) {
+    await connect.call(this, url, token);
+    await new Promise(() => undefined);
+  });
+  FakeRoom.slow.add('ws://iad');
+  const joining = session.join([]);
+  await settle(8_100);
+  const [first, second] = rooms() as [FakeRoom, FakeRoom];
+  expect([first.left, second.url]).toEqual([false, 'ws://iad']);
+  second.land();
+  await joining;
+  await settle();
+  expect([first.left, second.left]).toEqual([true, false]);
+});
+
+test('a stay that was handed to another tab ends when that tab has joined', async () => {
+  FakeRoom.slow.add('ws://fra');
+  const joining = session.join([]);
+  await settle(5_100);
+  await joining;
+  expect(session.stay().handOver()).toBe('first');
+  latest().emit(RoomEvent.Disconnected, DisconnectReason.DUPLICATE_IDENTITY);
+  await settle();
+  expect(session.snapshot().end).toBe('duplicate');
+});
+
+test('people who lost their edge too stay on the screen until they are back, and nobody is told that they left or joined', async () => {
+  await session.join([]);
+  const first = latest();
+  for (const name of ['wei', 'cai']) first.remoteParticipants.set(name, person(name));
+  first.emit(RoomEvent.ParticipantActive);
+  await settle();
+  first.emit(RoomEvent.Disconnected, undefined);
+  await settle();
+  const second = latest();
+  const seen = () => session.snapshot().people.map(({ identity }) => identity);
+  expect(seen()).toEqual(['ana', 'wei', 'cai']);
+  second.remoteParticipants.set('wei', person('wei'));
+  second.emit(RoomEvent.ParticipantConnected, person('wei'));
+  await settle();
+  expect(seen()).toEqual(['ana', 'wei', 'cai']);
+  expect(session.snapshot().notices).toEqual([]);
+  await settle(12_100);
+  expect(seen(), 'who does not come back has left').toEqual(['ana', 'wei']);
+  expect(session.snapshot().notices).toMatchObject([{ text: 'cai left' }]);
+});
+
+test.each([
+  ['says goodbye', DisconnectReason.CLIENT_INITIATED, ['ana']],
+  ['vanishes', DisconnectReason.UNKNOWN_REASON, ['ana', 'wei']],
+])('somebody who %s', async (_, reason, seen) => {
+  await session.join([]);
+  const room = latest();
+  room.remoteParticipants.set('wei', person('wei'));
+  room.emit(RoomEvent.ParticipantActive);
+  await settle();
+  room.remoteParticipants.delete('wei');
+  room.emit(RoomEvent.ParticipantDisconnected, person('wei'), reason);
+  await settle();
+  expect(session.snapshot().people.map(({ identity }) => identity)).toEqual(seen);
+});
+
+test('what is switched off while there is no room is off in the next', async () => {
+  vi.stubGlobal('MediaStream', class {});
+  const mic = microphone();
+  await session.join([mic]);
+  await settle();
+  let release: (value: JoinAnswer) => void = () => undefined;
+  answer = () => new Promise((resolve) => (release = resolve));
+  latest().emit(RoomEvent.Disconnected, undefined);
+  await settle();
+  await session.actions.setMic(false);
+  await settle();
+  expect(session.snapshot()).toMatchObject({ phase: 'rejoining', micOn: false });
+  release(ANSWER);
+  await settle();
+  expect(latest().localParticipant.publishTrack.mock.calls[0]?.[0]).toMatchObject({ source: Track.Source.Microphone, isMuted: true });
+  expect(session.snapshot()).toMatchObject({ phase: 'connected', micOn: false });
+});
+
+function microphone(): LocalTrack {
+  const capture = Object.assign(new EventTarget(), { kind: 'audio', readyState: 'live', id: 'microphone', enabled: true, stop: vi.fn(), getSettings: () => ({}), getConstraints: () => ({}), clone: () => capture });
+  return Object.assign(new LocalAudioTrack(capture as unknown as MediaStreamTrack, undefined, false), { source: Track.Source.Microphone });
+}
+
+const chat = () => session.snapshot().chat.map(({ text, state }) => ({ text, state }));
+async function joinWithWei() {
+  await session.join([]);
+  latest().remoteParticipants.set('wei', person('wei'));
+}
+
+test('a chat line is sent when somebody who should have it says so', async () => {
+  await joinWithWei();
+  let confirm: (answer: string) => void = () => undefined;
+  FakeRoom.answers = () => new Promise((resolve) => (confirm = resolve));
+  void session.actions.sendChat('  hello ');
+  await settle(1_000);
+  expect(chat()).toEqual([{ text: 'hello', state: 'sending' }]);
+  confirm('seen');
+  await settle();
+  expect(chat()).toEqual([{ text: 'hello', state: 'sent' }]);
+});
+
+test('words that the lost edge may not have passed on are sent once more over the next, under the same id', async () => {
+  await joinWithWei();
+  FakeRoom.answers = () => new Promise(() => undefined);
+  void session.actions.sendChat('hello');
+  await settle(100);
+  const [first] = rooms() as [FakeRoom];
+  FakeRoom.answers = async () => 'seen';
+  first.emit(RoomEvent.Disconnected, undefined);
+  await settle(100);
+  expect(latest()).not.toBe(first);
+  expect([...first.words, ...latest().words].map(({ text }) => text)).toEqual(['hello', 'hello']);
+  expect(latest().words[0]?.id).toBe(first.words[0]?.id);
+  expect(chat()).toEqual([{ text: 'hello', state: 'sent' }]);
+});
+
+test('words that nobody confirms twice are kept and marked, and can be sent again', async () => {
+  await joinWithWei();
+  FakeRoom.answers = async () => 'missing';
+  await session.actions.sendChat('hello');
+  await settle();
+  expect(latest().words).toHaveLength(2);
+  expect(chat()).toEqual([{ text: 'hello', state: 'failed' }]);
+  FakeRoom.answers = async () => 'seen';
   await session.actions.retryChat(session.snapshot().chat[0]?.id ?? '');
   await settle();
-  expect(session.snapshot().chat).toMatchObject([{ text: 'hello', state: 'sent' }]);
+  expect(chat()).toEqual([{ text: 'hello', state: 'sent' }]);
+  expect(new Set(latest().words.map(({ id }) => id)).size, 'one id, so that nobody sees it twice').toBe(1);
+});
+
+test('other SDKs do not know the question, and their refusal comes behind the words', async () => {
+  await joinWithWei();
+  FakeRoom.answers = () => Promise.reject(new RpcError(RpcError.ErrorCode.UNSUPPORTED_METHOD, ''));
+  await session.actions.sendChat('hello');
+  await settle();
+  expect(chat()).toEqual([{ text: 'hello', state: 'sent' }]);
+  expect(latest().words).toHaveLength(1);
+});
+
+test('in a crowd six people are asked, of different points of presence first', async () => {
+  await session.join([]);
+  const room = latest();
+  for (let n = 0; n < 100; n++) room.remoteParticipants.set(`p${n}`, { ...person(`p${n}`), attributes: { 'meridian.pop': n < 50 ? 'fra' : n < 99 ? 'iad' : 'sin' } });
+  await session.actions.sendChat('hello');
+  expect(room.asked).toHaveLength(6);
+  expect(room.asked).toEqual(expect.arrayContaining(['p0', 'p50', 'p99']));
+});
+
+test('words written while there is no room go over the next one', async () => {
+  await session.join([]);
+  let release: (value: JoinAnswer) => void = () => undefined;
+  answer = () => new Promise((resolve) => (release = resolve));
+  latest().emit(RoomEvent.Disconnected, undefined);
+  await settle();
+  await session.actions.sendChat('hello');
+  await settle();
+  expect(chat()).toEqual([{ text: 'hello', state: 'sending' }]);
+  release(ANSWER);
+  await settle();
+  expect(latest().words).toMatchObject([{ text: 'hello' }]);
+  expect(chat()).toEqual([{ text: 'hello', state: 'sent' }]);
 });

@@ -5,27 +5,25 @@
 import { ConnectionState, RoomEvent, Track, type DisconnectReason, type LocalTrack, type Room } from 'livekit-client';
 import { ApiError } from '../api/errors';
 import type { EdgeAddress, JoinAnswer, JoinApi } from '../api/client';
+import { rememberMedia } from '../media/choices';
 import { candidates, type Candidate } from './candidates';
 import { Changes } from './changes';
 import { rtcConfigFor, type Relay } from './ice';
 import { ChatLog } from './chat';
+import { Joining, type Patience } from './joining';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
+import { Presence } from './presence';
 import type { Measurement } from './probes';
 import { watchPulse } from './pulse';
 import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
-import { audioOf, peopleOf, soundIsHeldBack } from './roomView';
+import type { Stay } from './tabs';
+import { audioOf, devicesOf, peopleOf, soundIsHeldBack } from './roomView';
 
 /** How long rejoining is tried before the person is told that the connection dropped. */
 const REJOIN_BUDGET_MS = 60_000;
 /** While failing over, the join API gets this long before the alternates we already have are tried. */
 const ASK_FIRST_MS = 400;
 const ASK_LATER_MS = 4_000;
-
-/** How long one edge may take before the next is tried. */
-interface Patience {
-  socketMs: number;
-  mediaMs: number;
-}
 
 /** In the first round of a rejoin speed wins: another edge is only a second away. */
 const HURRIED: Patience = { socketMs: 1_000, mediaMs: 2_500 };
@@ -50,6 +48,8 @@ export interface SessionOptions {
   passcode: string | undefined;
   from: string | undefined;
   relay: Relay | undefined;
+  /** The token of a stay in another tab, to go on with it here. */
+  continued?: string | undefined;
   /** Round trips measured so far; asked for at the first join. */
   probes?: () => Measurement[];
 }
@@ -57,11 +57,17 @@ export interface SessionOptions {
 export class MeetingSession extends Changes implements MeetingSource {
   room: Room | null = null;
   private readonly chat = new ChatLog();
+  private readonly joining = new Joining();
+  private readonly presence = new Presence({ joined: (name) => this.notify(`${name} joined`), left: (name) => this.notify(`${name} left`) });
   private phase: Phase = 'joining';
   private end: EndReason | null = null;
   /** What is captured and sent; survives the room, which forgets its publications before it says that it is disconnected. */
   private captures: LocalTrack[] = [];
   private publishing = false;
+  /** What the person wants on. Between two rooms this is all there is to switch. */
+  private wanted = { microphone: false, camera: false };
+  /** Another tab has the token: it is about to take this one's place. */
+  private handedOver = false;
   /** The room being replaced: let go once the next one is joined, or the meeting is over. */
   private lost: Room | null = null;
   private answer: JoinAnswer | null = null;
@@ -84,17 +90,19 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   /** The first join. Rejects with an ApiError (or the edge's refusal) and leaves nothing behind, so that it can simply be called again. */
   async join(tracks: LocalTrack[]): Promise<void> {
-    const { api, code, name, passcode, from, probes } = this.options;
-    const answer = await api.join(code, { name, passcode, from, probes: probes?.() ?? [] });
+    const { api, code, name, passcode, from, continued, probes } = this.options;
+    const on = (source: Track.Source) => tracks.some((track) => track.source === source && !track.isMuted);
+    this.wanted = { microphone: on(Track.Source.Microphone), camera: on(Track.Source.Camera) };
+    const answer = await api.join(code, { name, passcode, from, previousToken: continued, probes: probes?.() ?? [] });
     if (!(await this.tryEach(answer, candidates(answer, null, null, Date.now()), PATIENT))) throw new ApiError('unavailable', 0, '');
     await this.publish(tracks);
   }
 
   readonly actions: MeetingActions = {
-    setMic: (on) => this.withDevice('microphone', (room) => room.localParticipant.setMicrophoneEnabled(on)),
-    setCamera: (on) => this.withDevice('camera', (room) => room.localParticipant.setCameraEnabled(on)),
+    setMic: (on) => this.want('microphone', on),
+    setCamera: (on) => this.want('camera', on),
     setSharing: (on) => this.withDevice('screen', (room) => setSharing(room, on)),
-    useDevice: (kind, id) => this.withDevice(kind === 'audioinput' ? 'microphone' : 'camera', (room) => room.switchActiveDevice(kind, id)),
+    useDevice: (kind, id) => this.useDevice(kind, id),
     sendChat: (text) => this.chat.send(text),
     retryChat: (id) => this.chat.retry(id),
     allowSound: async () => void (await this.room?.startAudio()),
@@ -105,6 +113,37 @@ export class MeetingSession extends Changes implements MeetingSource {
       await room?.disconnect();
     },
   };
+
+  /** For other tabs of this browser. */
+  stay(): Stay {
+    const handOver = () => {
+      if (!this.answer || this.phase === 'ended') return null;
+      this.handedOver = true;
+      return this.answer.token;
+    };
+    return { code: this.options.code, name: this.options.name, handOver };
+  }
+
+  private async want(what: 'microphone' | 'camera', on: boolean): Promise<void> {
+    this.wanted[what] = on;
+    rememberMedia({ [what]: on });
+    // Off means off at once, also while there is no room to tell.
+    if (!this.room && !on) await Promise.all(this.captures.filter((track) => track.source === what && !track.isMuted).map((track) => track.mute()));
+    await this.withDevice(what, (room) => this.switchTo(room, what));
+    // A device that could not be switched stays as it is.
+    if (this.room) this.wanted[what] = isOn(this.room, what);
+    this.refresh();
+  }
+
+  private switchTo(room: Room, what: 'microphone' | 'camera'): Promise<unknown> {
+    const me = room.localParticipant;
+    return what === 'microphone' ? me.setMicrophoneEnabled(this.wanted.microphone) : me.setCameraEnabled(this.wanted.camera);
+  }
+
+  private async useDevice(kind: MediaDeviceKind, id: string): Promise<void> {
+    rememberMedia({ [DEVICES[kind].remembered]: id });
+    await this.withDevice(DEVICES[kind].name, (room) => room.switchActiveDevice(kind, id));
+  }
 
   private async withDevice(what: string, use: (room: Room) => Promise<unknown>): Promise<void> {
     try {
@@ -123,14 +162,10 @@ export class MeetingSession extends Changes implements MeetingSource {
     for (const candidate of list) {
       const room: Room = this.options.makeRoom(() => room === this.room && void this.rejoin());
       this.attach(room);
-      try {
-        const rtcConfig = rtcConfigFor(answer, candidate.edge, this.options.relay);
-        await room.connect(candidate.edge.url, candidate.token, { maxRetries: 0, websocketTimeout: patience.socketMs, peerConnectionTimeout: patience.mediaMs, ...(rtcConfig && { rtcConfig }) });
-      } catch {
-        abandon(room);
-        if (this.phase === 'ended') return false;
-        continue;
-      }
+      const rtcConfig = rtcConfigFor(answer, candidate.edge, this.options.relay);
+      const joined = await this.joining.attempt(room, candidate.edge.url, candidate.token, patience, rtcConfig);
+      if (!joined && this.phase === 'ended') return false;
+      if (!joined) continue;
       // The person may have pressed Leave while this edge was answering.
       if (this.phase === 'ended') {
         void room.disconnect();
@@ -147,8 +182,11 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.chat.plugIn(room);
     const refresh = () => room === this.room && this.refresh();
     for (const event of VIEW_EVENTS) room.on(event, refresh);
-    room.on(RoomEvent.ParticipantConnected, (p) => room === this.room && this.notify(`${p.name || p.identity} joined`));
-    room.on(RoomEvent.ParticipantDisconnected, (p) => room === this.room && this.notify(`${p.name || p.identity} left`));
+    room.on(RoomEvent.ParticipantConnected, (p) => room === this.room && this.presence.connected(p.identity, p.name || p.identity));
+    room.on(RoomEvent.ParticipantDisconnected, (p, reason) => {
+      const seen = this.current.people.find(({ identity }) => identity === p.identity);
+      if (room === this.room) this.presence.disconnected(p.identity, p.name || p.identity, seen, reason);
+    });
     room.on(RoomEvent.ConnectionStateChanged, (state) => room === this.room && this.onState(state));
     room.on(RoomEvent.Disconnected, (reason) => room === this.room && this.onDisconnected(reason));
   }
@@ -160,6 +198,9 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.phase = 'connected';
     this.publishing = true;
     this.letGo();
+    this.joining.won();
+    this.presence.moved(this.current.people, new Set(room.remoteParticipants.keys()));
+    this.chat.use(room);
     this.stopPulse();
     this.stopPulse = watchPulse(room, candidate.edge.url, {
       rtt: (ms) => {
@@ -179,7 +220,14 @@ export class MeetingSession extends Changes implements MeetingSource {
     if (published.some((outcome) => outcome.status === 'rejected') && room === this.room) {
       this.notify('Your camera or microphone could not be sent. Turn it off and on again.', 'warning');
     }
-    if (room === this.room) this.publishing = false;
+    if (room !== this.room) return;
+    this.publishing = false;
+    // What was pressed while there was no room, or while this one was being filled.
+    for (const what of ['microphone', 'camera'] as const) {
+      if (isOn(room, what) === this.wanted[what]) continue;
+      await this.withDevice(what, () => this.switchTo(room, what));
+      if (room === this.room) this.wanted[what] = isOn(room, what);
+    }
     this.refresh();
   }
 
@@ -196,7 +244,9 @@ export class MeetingSession extends Changes implements MeetingSource {
   private onDisconnected(reason: DisconnectReason | undefined): void {
     if (this.phase === 'ended') return;
     const end = endOf(reason);
-    if (end) this.finish(end);
+    // A join of our own that was passed over may have landed and taken this one's place: it is told to go, this one goes on.
+    const byOurselves = end === 'duplicate' && !this.handedOver && this.joining.mayHaveReplacedUs(Date.now());
+    if (end && !byOurselves) this.finish(end);
     else void this.rejoin();
   }
 
@@ -208,6 +258,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.stopPulse();
     this.lost = this.room;
     this.room = null;
+    this.chat.use(null);
     this.captures = await salvage(this.captures);
 
     const startedMs = Date.now();
@@ -263,6 +314,9 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.end = end;
     this.stopPulse();
     this.letGo();
+    this.joining.won();
+    this.presence.close();
+    this.chat.use(null);
     this.wakeUp();
     for (const track of this.captures) track.stop();
     this.refresh();
@@ -300,16 +354,17 @@ export class MeetingSession extends Changes implements MeetingSource {
       chat: this.chat.lines, notices: this.notices, rttMs: this.rttMs, placement: this.placement(),
     };
     // Between two rooms everybody stays where they were.
-    if (!room) return { ...EMPTY, ...this.current, ...shared };
+    if (!room) return { ...EMPTY, ...this.current, ...shared, micOn: this.wanted.microphone, cameraOn: this.wanted.camera };
     const me = room.localParticipant;
     return {
       ...shared,
-      people: peopleOf(room, this.edge?.region ?? ''),
+      people: this.presence.with(peopleOf(room, this.edge?.region ?? '')),
       audio: audioOf(room),
       micOn: me.isMicrophoneEnabled,
       cameraOn: me.isCameraEnabled,
       sharing: me.getTrackPublication(Track.Source.ScreenShare) !== undefined,
       soundBlocked: soundIsHeldBack(room),
+      devices: devicesOf(room),
     };
   }
 
@@ -320,4 +375,16 @@ export class MeetingSession extends Changes implements MeetingSource {
   }
 }
 
-const EMPTY = { people: [], audio: [], micOn: false, cameraOn: false, sharing: false, soundBlocked: false };
+/** Of each kind of device: how it is called, and under which name the choice is kept. */
+const DEVICES = {
+  audioinput: { name: 'microphone', remembered: 'microphoneId' },
+  videoinput: { name: 'camera', remembered: 'cameraId' },
+  audiooutput: { name: 'speaker', remembered: 'speakerId' },
+} as const;
+
+function isOn(room: Room, what: 'microphone' | 'camera'): boolean {
+  const me = room.localParticipant;
+  return what === 'microphone' ? me.isMicrophoneEnabled : me.isCameraEnabled;
+}
+
+const EMPTY = { people: [], audio: [], micOn: false, cameraOn: false, sharing: false, soundBlocked: false, devices: { audioinput: '', videoinput: '', audiooutput: '' } };

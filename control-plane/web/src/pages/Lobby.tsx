@@ -3,13 +3,15 @@ import { useState, type FormEvent } from 'react';
 import { sentence } from '../api/errors';
 import type { JoinApi, Meeting } from '../api/client';
 import { meetingLink, pageOptions } from '../app/router';
+import { mediaChoices, rememberMedia } from '../media/choices';
 import { DevicePicker } from '../media/DevicePicker';
 import { useDevices } from '../media/useDevices';
-import { useLocalMedia } from '../media/useLocalMedia';
+import { useLocalMedia, type LocalMedia } from '../media/useLocalMedia';
 import type { EndReason } from '../meeting/model';
 import type { Measurement } from '../meeting/probes';
 import { makeRoom } from '../meeting/room';
 import { MeetingSession } from '../meeting/session';
+import { useOtherTab } from '../meeting/useOtherTab';
 import { Brand } from '../ui/Brand';
 import { CheckIcon, CopyIcon } from '../ui/icons';
 import { useCopy } from '../ui/useCopy';
@@ -35,17 +37,19 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
   const [passcode, setPasscode] = useState('');
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState('');
+  const [speakerId, setSpeaker] = useState(() => mediaChoices().speakerId);
+  const other = useOtherTab(meeting.code);
   const starting = media.camera.status === 'starting' || media.microphone.status === 'starting';
 
-  const join = async (event: FormEvent) => {
-    event.preventDefault();
-    const trimmed = name.trim();
+  /** `continued`: the token of the stay in another tab. */
+  const join = async (continued?: string) => {
+    const trimmed = name.trim() || (continued ? (other.name ?? '') : '');
     if (!trimmed) return setError('Enter your name, so that others know who you are.');
     if (meeting.passcodeRequired && !passcode) return setError('Enter the passcode of this meeting.');
     setBusy(true);
     setError('');
     remember(trimmed);
-    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from, relay, probes });
+    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from, relay, continued, probes });
     try {
       await session.join(media.take());
       onJoined(session);
@@ -58,6 +62,23 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
     }
   };
 
+  const moveHere = async () => {
+    setBusy(true);
+    const token = await other.takeOver();
+    setBusy(false);
+    await join(token ?? undefined);
+  };
+  const submit = (event: FormEvent) => {
+    event.preventDefault();
+    void join();
+  };
+  const choose = (kind: MediaDeviceKind, id: string) => {
+    if (kind !== 'audiooutput') return media.choose(kind === 'videoinput' ? 'camera' : 'microphone', id);
+    setSpeaker(id);
+    rememberMedia({ speakerId: id });
+  };
+  const captured = (state: LocalMedia['camera'] | LocalMedia['microphone']) => (state.status === 'on' ? (state.track.mediaStreamTrack.getSettings().deviceId ?? '') : '');
+
   return (
     <div className="lobby">
       <header className="page-head">
@@ -68,12 +89,11 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
           <Preview media={media} name={name} />
           <DevicePicker
             devices={devices}
-            camera={media.camera.status === 'on' ? media.camera.track.mediaStreamTrack : null}
-            microphone={media.microphone.status === 'on' ? media.microphone.track.mediaStreamTrack : null}
-            onChoose={media.choose}
+            current={{ audioinput: captured(media.microphone), videoinput: captured(media.camera), audiooutput: speakerId || 'default' }}
+            onChoose={choose}
           />
         </section>
-        <form className="lobby-form" onSubmit={(event) => void join(event)} noValidate>
+        <form className="lobby-form" onSubmit={submit} noValidate>
           <h1>{meeting.title || 'Ready to join?'}</h1>
           <InviteLine code={meeting.code} />
           <label className="field">
@@ -86,14 +106,30 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
               <input value={passcode} onChange={(event) => setPasscode(event.target.value)} maxLength={64} autoComplete="off" type="password" enterKeyHint="go" data-testid="passcode-input" />
             </label>
           )}
-          <button type="submit" className="button button-primary button-large" disabled={busy || starting} data-testid="join-meeting">
-            {busy ? 'Joining…' : starting ? 'Starting your camera…' : 'Join the meeting'}
+          {other.name !== null && <OtherTabNotice name={other.name} disabled={busy || starting} onMove={() => void moveHere()} />}
+          <button type="submit" className={`button button-large${other.name === null ? ' button-primary' : ''}`} disabled={busy || starting} data-testid="join-meeting">
+            {busy ? 'Joining…' : starting ? 'Starting your camera…' : other.name === null ? 'Join the meeting' : 'Join as another person'}
           </button>
           <p className="form-error" role="alert" data-testid="join-error">
             {error}
           </p>
         </form>
       </main>
+    </div>
+  );
+}
+
+/** Two tabs would be two people with two open microphones, and the room would howl. */
+function OtherTabNotice({ name, disabled, onMove }: { name: string; disabled: boolean; onMove: () => void }) {
+  return (
+    <div className="notice-box" role="status" data-testid="other-tab">
+      <div>
+        <strong>You are in this meeting already</strong>
+        <p>Another tab of this browser has joined as {name}. Move the call here and that tab lets go of it.</p>
+      </div>
+      <button type="button" className="button button-primary" disabled={disabled} onClick={onMove} data-testid="move-here">
+        Move the call here
+      </button>
     </div>
   );
 }

@@ -6,6 +6,7 @@ import { navigate, pageOptions } from '../app/router';
 import type { EndReason } from '../meeting/model';
 import type { MeetingSession } from '../meeting/session';
 import { MeetingScreen } from '../meeting/MeetingScreen';
+import { announce } from '../meeting/tabs';
 import { useProbes } from '../meeting/useProbes';
 import { useSnapshot } from '../meeting/useSnapshot';
 import { EndPage } from './EndPage';
@@ -104,6 +105,7 @@ function Live({ session, onEnd }: { session: MeetingSession; onEnd: (reason: End
       void session.actions.leave();
     };
   }, [session]);
+  useEffect(() => announce(session.stay()), [session]);
   useEffect(() => {
     if (end) onEnd(end);
   }, [end, onEnd]);

@@ -1,0 +1,12 @@
+import { expect, test } from 'vitest';
+import type { Person } from './model';
+import { presentersOf } from './MeetingScreen';
+
+const handle = { attach: () => undefined, detach: () => undefined };
+const person = (identity: string, screen: boolean, isLocal = false) => ({ identity, isLocal, screen: screen ? handle : null }) as Person;
+
+test('every screen of others can be looked at, one’s own cannot: it would show itself in itself', () => {
+  const people = [person('me', true, true), person('wei', true), person('cai', false), person('eli', true)];
+  expect(presentersOf(people).map(({ identity }) => identity)).toEqual(['wei', 'eli']);
+  expect(presentersOf([person('me', true, true)])).toEqual([]);
+});

@@ -1,0 +1,206 @@
+/**
+ * The app as people use it, beyond two people who talk: what it remembers, its second tab, several screens, chat that is confirmed, and
+ * what somebody sees who cannot see. Needs a running demo as meeting.test.mjs does.
+ */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { after, before, describe } from 'node:test';
+import { launch } from './chromium.mjs';
+import { departures, enter, findMeridian, hears, notices, openWindow, say, shot, story, testId, until, VIEWPORT, watchDepartures, watchNotices } from './people.mjs';
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const PHONE = { width: 360, height: 740 };
+
+describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_READY) && 'neither MERIDIAN_URL nor MERIDIAN_READY is set', timeout: 240_000 }, () => {
+  let meridian, browser, ana, wei, cai, code;
+  const steps = story();
+  const { test } = steps;
+  const link = (from) => `${meridian.url}/m/${code}?from=${from}&capture=180`;
+  const all = () => [ana, wei, cai];
+
+  before(async () => {
+    meridian = await findMeridian();
+    browser = await launch();
+    [ana, wei, cai] = await Promise.all([openWindow(browser), openWindow(browser), openWindow(browser)]);
+    await ana.goto(`${meridian.url}/?from=fra&capture=180`);
+    await ana.click(testId('start-meeting'));
+    code = await ana.textContent(testId('lobby-code'));
+    steps.begin();
+  });
+
+  after(async () => {
+    if (steps.failed) await Promise.allSettled(all().map((page, i) => shot(page, `app-last-${i}`)));
+    await browser?.close();
+    await meridian?.close();
+  });
+
+  const tiles = (page, count) => page.waitForFunction((wanted) => document.querySelectorAll('[data-testid="tile"]').length === wanted, count, { timeout: 20_000 });
+  const identity = (page) => page.evaluate(() => window.__meridian.room.localParticipant.identity);
+
+  test('three meet', async () => {
+    await enter(ana, 'Ana');
+    await wei.goto(link('sin'));
+    await enter(wei, 'Wei');
+    await cai.goto(link('iad'));
+    await enter(cai, 'Cai');
+    for (const page of all()) await tiles(page, 3);
+  });
+
+  test('a chat line is sent when others have it', async () => {
+    await Promise.all(all().map((page) => page.click(testId('control-chat'))));
+    await say(ana, 'Is this heard?');
+    await ana.waitForSelector(`${testId('chat-line')}[data-own="true"][data-state="sent"]`, { timeout: 3_000 });
+    for (const page of [wei, cai]) await hears(page, 'Is this heard?');
+  });
+
+  test('a panel takes the focus and gives it back', async () => {
+    const focused = (page) => page.evaluate(() => document.activeElement.closest('[data-testid]')?.dataset.testid);
+    assert.equal(await focused(ana), 'chat-input');
+    await ana.keyboard.press('Escape');
+    assert.equal(await focused(ana), 'control-chat');
+    for (const name of ['people', 'settings']) {
+      await ana.click(testId(`control-${name}`));
+      assert.equal(await focused(ana), `${name}-panel`);
+      await ana.keyboard.press('Escape');
+      assert.equal(await focused(ana), `control-${name}`);
+    }
+  });
+
+  test('devices are named, the ones in use are chosen, and the speaker can be', async () => {
+    await ana.click(testId('control-settings'));
+    for (const kind of ['microphone', 'camera', 'speaker']) {
+      const shown = await ana.$eval(testId(`choose-${kind}`), (select) => select.selectedOptions[0].textContent);
+      assert.doesNotMatch(shown, /As it is|Choose|None|^$/, kind);
+    }
+    const other = await ana.$eval(testId('choose-speaker'), (select) => [...select.options].map(({ value }) => value).find((value) => value !== 'default' && value !== ''));
+    await ana.selectOption(testId('choose-speaker'), other);
+    await until(ana, 'others heard through it', () => [...document.querySelectorAll('[data-testid="remote-audio"]')].map(({ sinkId }) => sinkId), (sinks) => sinks.length > 0 && sinks.every((sink) => sink === other));
+    await ana.keyboard.press('Escape');
+  });
+
+  test('two screens: each can be looked at, and nobody watches the own', async () => {
+    await Promise.all([wei, cai].map((page) => page.click(testId('control-share'))));
+    await ana.waitForFunction(() => document.querySelectorAll('[data-testid="screen-choice"]').length === 2, null, { timeout: 15_000 });
+    for (const page of [wei, cai]) {
+      const wanted = await identity(page);
+      await ana.click(`${testId('screen-choice')}[data-identity="${wanted}"]`);
+      await ana.waitForSelector(`${testId('stage')}[data-presenter="${wanted}"]`);
+      await until(ana, 'a picture of that screen', () => document.querySelector('[data-testid="screen-video"]').videoWidth, (width) => width > 0);
+    }
+    await shot(ana, 'app-two-screens');
+    for (const [page, other] of [[wei, cai], [cai, wei]]) {
+      await page.waitForSelector(testId('sharing-bar'));
+      await page.waitForSelector(`${testId('stage')}[data-presenter="${await identity(other)}"]`);
+      assert.equal(await page.$$eval(testId('screen-choice'), (all) => all.length), 0, 'one other screen needs no choice');
+    }
+    await cai.click(testId('control-share'));
+    await wei.waitForSelector(testId('stage'), { state: 'detached' });
+    await shot(wei, 'app-sharing');
+    await wei.click(testId('control-share'));
+    await ana.waitForSelector(testId('stage'), { state: 'detached' });
+  });
+
+  test('people are seen almost whole', async () => {
+    await until(ana, 'pictures in their shape', () => [...document.querySelectorAll('[data-testid="tile-video"]')].map(({ clientWidth, clientHeight, videoWidth, videoHeight }) => {
+      const [box, picture] = [clientWidth / clientHeight, videoWidth / videoHeight];
+      return Math.min(box, picture) / Math.max(box, picture);
+    }), (seen) => seen.length === 3 && seen.every((part) => part > 0.89));
+  });
+
+  test('axe finds nothing in the meeting, whatever is open, wide or narrow', async () => {
+    const findings = [];
+    for (const viewport of [VIEWPORT, PHONE]) {
+      await ana.setViewportSize(viewport);
+      for (const panel of [null, 'chat', 'people', 'settings', 'why']) {
+        const opener = panel === 'why' ? testId('pop-badge') : panel && testId(`control-${panel}`);
+        if (opener) await ana.click(opener);
+        findings.push(...(await axe(ana)).map((found) => `${panel ?? 'nothing open'}, ${viewport.width}: ${found}`));
+        await shot(ana, `app-${viewport.width}-${panel ?? 'meeting'}`);
+        if (opener) await ana.keyboard.press('Escape');
+      }
+    }
+    assert.deepEqual(findings, []);
+  });
+
+  test('on a phone everything that is said in passing or opened leaves names and Mute alone', async () => {
+    assert.equal((await ana.viewportSize()).width, PHONE.width);
+    await ana.click(testId('control-chat'));
+    const onTop = (id) => ana.evaluate((wanted) => {
+      const button = document.querySelector(`[data-testid="${wanted}"]`);
+      const { left, top, width, height } = button.getBoundingClientRect();
+      return button.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+    }, id);
+    assert.ok(await onTop('control-mic'));
+    await ana.click(testId('control-mic'));
+    await ana.click(testId('control-mic'));
+    await ana.click(testId('control-chat'));
+    await cai.click(testId('control-leave'));
+    await ana.waitForSelector(testId('notice'));
+    await tiles(ana, 2);
+    for (const viewport of [PHONE, VIEWPORT]) {
+      await ana.setViewportSize(viewport);
+      const covered = await ana.evaluate(() => {
+        const toast = document.querySelector('[data-testid="notice"]').getBoundingClientRect();
+        return [...document.querySelectorAll('.tile-label')].filter((label) => {
+          const name = label.getBoundingClientRect();
+          return name.left < toast.right && toast.left < name.right && name.top < toast.bottom && toast.top < name.bottom;
+        }).length;
+      });
+      assert.equal(covered, 0, `${viewport.width} px wide`);
+    }
+  });
+
+  test('who had camera and microphone off has them off after a reload', async () => {
+    await ana.click(testId('control-mic'));
+    await ana.click(testId('control-camera'));
+    await until(wei, 'both off', () => [...window.__meridian.room.remoteParticipants.values()].map((p) => p.isMicrophoneEnabled || p.isCameraEnabled), (on) => on.length === 1 && !on[0]);
+    await ana.reload();
+    await ana.waitForSelector(`${testId('preview')}[data-camera="off"][data-microphone="off"]`);
+    await ana.click(testId('join-meeting'));
+    await ana.waitForSelector(`${testId('meeting')}[data-phase="connected"]`);
+    await until(ana, 'everything off', () => window.__meridian.room.localParticipant.trackPublications.size, (count) => count === 0);
+    await tiles(ana, 2);
+    await tiles(wei, 2);
+  });
+
+  test('a second tab says so before joining and takes the call over', async () => {
+    await wei.evaluate(watchDepartures);
+    await wei.evaluate(watchNotices);
+    const me = await identity(ana);
+    const tab = await ana.context().newPage();
+    await tab.goto(link('fra'));
+    await tab.waitForSelector(testId('other-tab'));
+    await tab.waitForSelector(`${testId('preview')}[data-camera="off"]`);
+    await shot(tab, 'app-other-tab');
+    await tab.click(testId('move-here'));
+    await tab.waitForSelector(`${testId('meeting')}[data-phase="connected"]`);
+    assert.equal(await identity(tab), me);
+    await ana.waitForSelector(testId('end-duplicate'));
+    await tiles(tab, 2);
+    // The room takes the tabs for two stays of one person; nobody sees her go.
+    assert.deepEqual((await wei.evaluate(departures)).filter((what) => what.startsWith('tile')), []);
+    assert.deepEqual((await wei.evaluate(notices)).filter((text) => /left|joined/.test(text)), []);
+    const third = await ana.context().newPage();
+    await third.goto(link('fra'));
+    await third.waitForSelector(testId('other-tab'));
+    await tab.click(testId('control-leave'));
+    await third.waitForSelector(testId('other-tab'), { state: 'detached' });
+  });
+
+  test('no page complained', () => {
+    assert.deepEqual([...ana.complaints, ...wei.complaints, ...cai.complaints], []);
+  });
+});
+
+/** Serious findings of axe-core, `label-content-name-mismatch` among them. */
+async function axe(page) {
+  // By the debugger: the page's own policy lets no script in that is not the app's.
+  const session = await page.context().newCDPSession(page);
+  await session.send('Runtime.evaluate', { expression: AXE });
+  await session.detach();
+  return page.evaluate(async () => {
+    const { violations } = await window.axe.run(document, { resultTypes: ['violations'], rules: { 'label-content-name-mismatch': { enabled: true } } });
+    return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target).join(' ')}`);
+  });
+}
