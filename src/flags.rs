@@ -15,6 +15,13 @@ pub(crate) struct RoleArgs {
     /// Sets any key, for example --set http.bind=127.0.0.1:7880; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+}
+
+/// The flags of a role that is started, or only checked.
+#[derive(Args)]
+pub(crate) struct Start<T: Args> {
+    #[command(flatten)]
+    pub(crate) args: T,
     /// Checks the configuration and the files it names, and exits.
     #[arg(long)]
     pub(crate) check: bool,

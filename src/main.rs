@@ -3,8 +3,10 @@
 
 mod assign;
 mod dev;
+mod doctor;
 mod flags;
 mod pki;
+mod plan;
 mod run;
 mod turn;
 
@@ -43,17 +45,24 @@ enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Meetings, joins, assignment; serves the browser app.
-    ControlPlane(flags::ControlPlaneArgs),
+    ControlPlane(flags::Start<flags::ControlPlaneArgs>),
     /// One PoP: signalling, media, links to other edges.
-    Edge(flags::EdgeArgs),
+    Edge(flags::Start<flags::EdgeArgs>),
     /// A TURN server alone: relays media for clients behind strict firewalls. Edges have one of their own ([turn] in edge.toml).
-    Turn(flags::TurnArgs),
+    Turn(flags::Start<flags::TurnArgs>),
     /// A control plane and three PoPs (fra, iad, sin) on this machine, to try things out. What `./run demo` runs.
     Dev(dev::DevArgs),
     /// Where a client would be sent, and why.
     Assign(assign::AssignArgs),
     /// Certificates of the mesh: its authority, and one for each edge.
     Pki(pki::PkiArgs),
+    /// What is wrong on this machine for a role, in plain words, and what to do about it.
+    ///
+    /// Reads the role's configuration, looks at this machine and asks etcd and the control plane; changes nothing. Exit code 1 if something
+    /// is wrong; warnings alone are 0.
+    Doctor(doctor::DoctorArgs),
+    /// How many edges an event takes, by the costs that README.md measured.
+    Plan(plan::PlanArgs),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +89,8 @@ fn main() -> ExitCode {
             Command::Dev(args) => dev::run(args).await,
             Command::Assign(args) => assign::run(args).await,
             Command::Pki(args) => pki::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Plan(args) => plan::run(&args),
         }
     });
     log.flush(LAST_LINES);

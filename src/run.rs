@@ -16,7 +16,7 @@ use meridian_registry::{EtcdOptions, EtcdRegistry, MemoryRegistry, SharedRegistr
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::flags::{ControlPlaneArgs, EdgeArgs};
+use crate::flags::{ControlPlaneArgs, EdgeArgs, Start};
 
 /// How long a process that has lost a vital part takes for its goodbyes.
 const FAILED_STOP: Duration = Duration::from_secs(5);
@@ -60,7 +60,8 @@ pub(crate) fn logging(filter: &str, json: bool) -> std::io::Result<Sink> {
     Ok(sink)
 }
 
-pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
+pub(crate) async fn edge(start: Start<EdgeArgs>) -> anyhow::Result<()> {
+    let Start { args, check } = start;
     let signals = Signals::install()?;
     let config: EdgeConfig = args.load()?;
     let identity = NodeIdentity::load(&config.pki.directory).with_context(|| {
@@ -70,7 +71,7 @@ pub(crate) async fn edge(args: EdgeArgs) -> anyhow::Result<()> {
         )
     })?;
     meridian_node::check_identity(&config, &identity)?;
-    if args.role.check {
+    if check {
         println!("the configuration is good");
         return Ok(());
     }
@@ -105,10 +106,11 @@ impl Role for EdgeRole {
     }
 }
 
-pub(crate) async fn control_plane(args: ControlPlaneArgs) -> anyhow::Result<()> {
+pub(crate) async fn control_plane(start: Start<ControlPlaneArgs>) -> anyhow::Result<()> {
+    let Start { args, check } = start;
     let signals = Signals::install()?;
     let config: ControlPlaneConfig = args.load()?;
-    if args.role.check {
+    if check {
         println!("the configuration is good");
         return Ok(());
     }

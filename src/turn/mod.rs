@@ -19,11 +19,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::flags::TurnArgs;
+use crate::flags::{Start, TurnArgs};
 use crate::run::{Role, Signals};
 use config::TurnProcessConfig;
 
-mod config;
+pub(crate) mod config;
 
 /// How TURN names itself in TLS (RFC 7443).
 const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
@@ -33,7 +33,8 @@ const HTTP_LIMITS: Limits = Limits {
     connections_per_address: 32,
 };
 
-pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(start: Start<TurnArgs>) -> anyhow::Result<()> {
+    let Start { args, check } = start;
     let signals = Signals::install()?;
     let config: TurnProcessConfig = args.load()?;
     const FILES: &str = "tls.certificate, tls.private_key";
@@ -47,7 +48,7 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
         let identity = DtlsIdentity::from_pem(&chain, &key).context("turn.dtls")?;
         turn.dtls_identity = Some(Arc::new(identity));
     }
-    if args.role.check {
+    if check {
         println!("the configuration is good");
         return Ok(());
     }

@@ -153,6 +153,9 @@ fn every_subcommand_explains_itself() {
         (vec!["pki", "create"], "--out"),
         (vec!["pki", "node"], "--authority"),
         (vec!["pki", "enrol"], "--token"),
+        (vec!["doctor"], "control-plane"),
+        (vec!["doctor", "edge"], "--json"),
+        (vec!["plan"], "--viewers"),
     ];
     for (mut command, mentions) in all {
         command.push("--help");

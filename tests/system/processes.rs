@@ -5,6 +5,7 @@
 
 mod demo;
 mod discovery;
+mod doctor;
 mod mesh;
 mod operators;
 mod probes;
