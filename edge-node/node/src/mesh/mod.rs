@@ -127,11 +127,11 @@ impl MeshHandle {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         type Read = fn(&LinkStats) -> f64;
         let gauges: [(&str, &str, Read); 7] = [
-            ("rtt_ms", "Round trip to the other edge, milliseconds.", |stats| {
-                f64::from(stats.rtt_ms)
+            ("rtt_seconds", "Round trip to the other edge.", |stats| {
+                f64::from(stats.rtt_ms) / 1_000.0
             }),
-            ("jitter_ms", "How much that varies, milliseconds.", |stats| {
-                f64::from(stats.jitter_ms)
+            ("jitter_seconds", "How much that varies.", |stats| {
+                f64::from(stats.jitter_ms) / 1_000.0
             }),
             (
                 "loss_in_ratio",
