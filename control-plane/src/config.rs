@@ -57,6 +57,9 @@ pub struct HttpConfig {
     pub web_directory: Option<PathBuf>,
     /// Origins other than its own that may call the API from a browser (`https://meet.example.org`); `*`: any.
     pub allowed_origins: Vec<String>,
+    /// Edges that may start while somebody's page is open (`wss://*.edge.example.org`). A page may connect to these and to the edges that
+    /// were known when it was loaded.
+    pub edge_origins: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -153,6 +156,7 @@ impl Default for HttpConfig {
             trusted_proxies: Vec::new(),
             web_directory: None,
             allowed_origins: Vec::new(),
+            edge_origins: Vec::new(),
         }
     }
 }
@@ -306,6 +310,13 @@ impl HttpConfig {
                 directory.is_dir(),
                 "http.web_directory",
                 format!("there is no directory {}", directory.display()),
+            );
+        }
+        for origin in &self.edge_origins {
+            problems.require(
+                crate::http::is_edge_origin(origin),
+                "http.edge_origins",
+                format!("{origin} is not like wss://*.edge.example.org or wss://fra.example.org:7443"),
             );
         }
     }

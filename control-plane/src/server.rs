@@ -507,6 +507,7 @@ async fn serve_http(
         trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),
+        edge_origins: config.edge_origins.clone(),
     };
     let certificate = config.keys().certificate()?;
     let tls = certificate

@@ -299,6 +299,8 @@ async fn the_web_app_is_served_with_its_pages_and_caching() {
     std::fs::create_dir_all(web.join("assets")).unwrap();
     std::fs::write(web.join("index.html"), "<title>app</title>").unwrap();
     std::fs::write(web.join("assets/app-1234.js"), "run()").unwrap();
+    std::fs::write(web.join("assets/app-1234.js.br"), "small").unwrap();
+    std::fs::write(web.join("assets/app-1234.js.gz"), "less").unwrap();
     std::fs::write(web.join("favicon.svg"), "<svg/>").unwrap();
     config.http.web_directory = Some(web.clone());
     let world = World::with(config).await;
@@ -311,6 +313,9 @@ async fn the_web_app_is_served_with_its_pages_and_caching() {
         );
         assert_eq!(answer.header("cache-control"), Some("no-cache"));
         assert_eq!(answer.header("content-type"), Some("text/html"));
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.contains("script-src 'self';"), "{policy}");
+        assert!(answer.header("permissions-policy").unwrap().contains("camera=(self)"));
     }
     let asset = world.get("/assets/app-1234.js").await;
     assert_eq!((asset.status, asset.text.as_str()), (200, "run()"));
@@ -319,6 +324,14 @@ async fn the_web_app_is_served_with_its_pages_and_caching() {
         Some("public, max-age=31536000, immutable")
     );
     assert_eq!(asset.header("x-content-type-options"), Some("nosniff"));
+    for (accepted, sent, encoding) in [("gzip", "less", "gzip"), ("gzip, deflate, br, zstd", "small", "br")] {
+        let path = "/assets/app-1234.js";
+        let small = world.http("GET", path, &[("accept-encoding", accepted)], None).await;
+        assert_eq!((small.status, small.text.as_str()), (200, sent));
+        assert_eq!(small.header("content-encoding"), Some(encoding));
+        assert_eq!(small.header("content-type"), asset.header("content-type"));
+        assert_eq!(small.header("vary"), Some("Accept-Encoding"));
+    }
     let missing = world.get("/assets/app-old.js").await;
     assert_eq!(
         (missing.status, missing.header("cache-control")),
@@ -328,6 +341,38 @@ async fn the_web_app_is_served_with_its_pages_and_caching() {
     assert_eq!(world.get("/favicon.svg").await.text, "<svg/>");
     assert_ne!(world.get("/../../etc/passwd").await.text.get(..4), Some("root"));
     assert_eq!(world.get("/api/v1/x").await.status, 404);
+    std::fs::remove_dir_all(web).unwrap();
+}
+
+#[tokio::test]
+async fn a_page_may_connect_to_the_edges_and_to_nothing_else() {
+    let mut config = config();
+    let web = support::directory();
+    std::fs::create_dir_all(&web).unwrap();
+    std::fs::write(web.join("index.html"), "<title>app</title>").unwrap();
+    config.http.web_directory = Some(web.clone());
+    config.http.edge_origins = vec!["wss://*.edge.example.org".into()];
+    let (world, edges) = World::with_edges(config).await;
+    let page = world.get("/").await;
+    let policy = page.header("content-security-policy").unwrap();
+    let connect = policy.split("; ").find(|rule| rule.starts_with("connect-src")).unwrap();
+    let allowed: Vec<&str> = connect.split(' ').collect();
+    // What is announced in these tests is one address; a policy names no paths.
+    for origin in ["wss://*.edge.example.org", "ws://127.0.0.1:1", "http://127.0.0.1:1"] {
+        assert!(allowed.contains(&origin), "{origin} in {connect}");
+    }
+    assert_eq!(allowed.len(), 2 + 2 + 2 * edges.len(), "{connect}");
+    let since = page.header("last-modified").unwrap();
+    let again = world.http("GET", "/", &[("if-modified-since", since)], None).await;
+    assert_eq!(
+        (again.status, again.header("content-security-policy")),
+        (304, Some(policy))
+    );
+    let api = world.get("/api/v1/regions").await;
+    assert_eq!(
+        api.header("content-security-policy"),
+        Some("default-src 'none'; frame-ancestors 'self'")
+    );
     std::fs::remove_dir_all(web).unwrap();
 }
 

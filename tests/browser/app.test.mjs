@@ -1,6 +1,6 @@
 /**
- * The app as people use it, beyond two people who talk: what it remembers, its second tab, several screens, chat that is confirmed, and
- * what somebody sees who cannot see. Needs a running demo as meeting.test.mjs does.
+ * The app as people use it, beyond two people who talk: what it remembers, its second tab, several screens, chat that is confirmed, a page that
+ * may do nothing but its own, and what somebody sees who cannot see. Needs a running demo as meeting.test.mjs does.
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -23,6 +23,10 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
     meridian = await findMeridian();
     browser = await launch();
     [ana, wei, cai] = await Promise.all([openWindow(browser), openWindow(browser), openWindow(browser)]);
+    for (const page of all()) await page.addInitScript(() => {
+      window.__refused = [];
+      addEventListener('securitypolicyviolation', (event) => window.__refused.push(`${event.violatedDirective} ${event.blockedURI}`));
+    });
     await ana.goto(`${meridian.url}/?from=fra&capture=180`);
     await ana.click(testId('start-meeting'));
     code = await ana.textContent(testId('lobby-code'));
@@ -38,7 +42,25 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
   const tiles = (page, count) => page.waitForFunction((wanted) => document.querySelectorAll('[data-testid="tile"]').length === wanted, count, { timeout: 20_000 });
   const identity = (page) => page.evaluate(() => window.__meridian.room.localParticipant.identity);
 
-  test('three meet', async () => {
+  test('a page says what it may do, and comes in less than 250 KB', async () => {
+    let bytes = 0;
+    const page = await openWindow(browser);
+    const network = await page.context().newCDPSession(page);
+    await network.send('Network.enable');
+    network.on('Network.loadingFinished', ({ encodedDataLength }) => (bytes += encodedDataLength));
+    const answer = await page.goto(link('fra'));
+    const { 'content-security-policy': policy, 'permissions-policy': permissions, 'content-encoding': encoding } = answer.headers();
+    assert.match(policy, /default-src 'none'; script-src 'self';/);
+    assert.match(policy, /connect-src 'self' wss?:\/\//);
+    assert.doesNotMatch(policy, /unsafe|\*/);
+    assert.match(permissions, /camera=\(self\)/);
+    assert.equal(encoding, 'br');
+    await page.waitForSelector(testId('preview-video'));
+    assert.ok(bytes > 50_000 && bytes < 250_000, `${bytes} bytes`);
+    await page.context().close();
+  });
+
+  test('three meet under that policy', async () => {
     await enter(ana, 'Ana');
     await wei.goto(link('sin'));
     await enter(wei, 'Wei');
@@ -108,15 +130,46 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
     }), (seen) => seen.length === 3 && seen.every((part) => part > 0.89));
   });
 
-  test('axe finds nothing in the meeting, whatever is open, wide or narrow', async () => {
+  test('a raised hand and a reaction are seen by all, also by who comes later', async () => {
+    await cai.keyboard.press('Alt+KeyH');
+    const eli = await openWindow(browser);
+    await eli.goto(link('fra'));
+    await enter(eli, 'Eli');
+    for (const page of [ana, wei, eli]) await page.waitForSelector(`${testId('tile')}[data-identity="${await identity(cai)}"] ${testId('tile-hand')}`);
+    await wei.click(testId('control-react'));
+    await wei.click(testId('reaction'));
+    for (const page of [ana, cai]) await page.waitForSelector(`${testId('tile')}[data-identity="${await identity(wei)}"] ${testId('tile-reaction')}`);
+    await cai.keyboard.press('Alt+KeyH');
+    for (const page of [ana, wei, eli]) await page.waitForSelector(testId('tile-hand'), { state: 'detached' });
+    await eli.context().close();
+    for (const page of all()) await tiles(page, 3);
+  });
+
+  test('light or dark is as the system has it, or as the person wants it', async () => {
+    const background = () => ana.$eval(testId('meeting'), (meeting) => getComputedStyle(meeting).backgroundColor);
+    const light = await background();
+    await ana.emulateMedia({ colorScheme: 'dark' });
+    const dark = await background();
+    assert.notEqual(light, dark);
+    await ana.click(testId('control-settings'));
+    await ana.check(testId('theme-light'));
+    assert.equal(await background(), light);
+    await ana.check(testId('theme-system'));
+    assert.equal(await background(), dark);
+    await ana.keyboard.press('Escape');
+    await ana.emulateMedia({ colorScheme: 'light' });
+  });
+
+  test('axe finds nothing in the meeting, whatever is open, wide or narrow, light or dark', async () => {
     const findings = [];
-    for (const viewport of [VIEWPORT, PHONE]) {
+    for (const [viewport, colorScheme] of [[VIEWPORT, 'light'], [VIEWPORT, 'dark'], [PHONE, 'dark'], [PHONE, 'light']]) {
       await ana.setViewportSize(viewport);
-      for (const panel of [null, 'chat', 'people', 'settings', 'why']) {
+      await ana.emulateMedia({ colorScheme });
+      for (const panel of [null, 'chat', 'people', 'settings', 'react', 'why']) {
         const opener = panel === 'why' ? testId('pop-badge') : panel && testId(`control-${panel}`);
         if (opener) await ana.click(opener);
-        findings.push(...(await axe(ana)).map((found) => `${panel ?? 'nothing open'}, ${viewport.width}: ${found}`));
-        await shot(ana, `app-${viewport.width}-${panel ?? 'meeting'}`);
+        findings.push(...(await axe(ana)).map((found) => `${panel ?? 'nothing open'}, ${viewport.width}, ${colorScheme}: ${found}`));
+        await shot(ana, `app-${viewport.width}-${colorScheme}-${panel ?? 'meeting'}`);
         if (opener) await ana.keyboard.press('Escape');
       }
     }
@@ -188,8 +241,11 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
     await third.waitForSelector(testId('other-tab'), { state: 'detached' });
   });
 
-  test('no page complained', () => {
-    assert.deepEqual([...ana.complaints, ...wei.complaints, ...cai.complaints], []);
+  test('nothing was refused by the policy, and no page complained', async () => {
+    for (const page of [ana, wei]) {
+      assert.deepEqual(await page.evaluate(() => window.__refused), []);
+      assert.deepEqual(page.complaints, []);
+    }
   });
 });
 

@@ -2,10 +2,12 @@
 
 mod api;
 mod operator;
+mod policy;
 mod web;
 
 pub(crate) use api::json;
 pub(crate) use operator::Operators;
+pub(crate) use policy::is_edge_origin;
 
 use crate::accounts::{self, Accounts};
 use crate::database::Database;
@@ -37,6 +39,8 @@ pub(crate) struct App {
     pub(crate) trusted_proxies: Vec<Network>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) web_directory: Option<PathBuf>,
+    /// Edges that may come while a page is open.
+    pub(crate) edge_origins: Vec<String>,
 }
 
 /// The client's own address: of the connection, or what a trusted proxy says.
@@ -74,7 +78,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(app.clone(), cross_origin))
         .layer(middleware::from_fn(not_cached));
-    let web = web::router(app.web_directory.as_deref());
+    let web = web::router(&app);
     Router::new()
         .nest("/api/v1", api)
         .route("/healthz", get(|| async { "ok\n" }))
@@ -212,9 +216,8 @@ async fn harden(request: axum::extract::Request, next: Next) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A meeting's link is a secret of sorts: it does not travel to other sites as a referrer.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("frame-ancestors 'self'"),
-    );
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(policy::NO_PAGE));
     response
 }

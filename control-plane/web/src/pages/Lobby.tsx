@@ -2,6 +2,7 @@
 import { useState, type FormEvent } from 'react';
 import { sentence } from '../api/errors';
 import type { JoinApi, Meeting } from '../api/client';
+import { policyIsOutgrown } from '../app/policy';
 import { meetingLink, pageOptions } from '../app/router';
 import { mediaChoices, rememberMedia } from '../media/choices';
 import { DevicePicker } from '../media/DevicePicker';
@@ -45,7 +46,8 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
   const join = async (continued?: string) => {
     const trimmed = name.trim() || (continued ? (other.name ?? '') : '');
     if (!trimmed) return setError('Enter your name, so that others know who you are.');
-    if (meeting.passcodeRequired && !passcode) return setError('Enter the passcode of this meeting.');
+    // The other tab's token stands for the passcode.
+    if (meeting.passcodeRequired && !passcode && !continued) return setError('Enter the passcode of this meeting.');
     setBusy(true);
     setError('');
     remember(trimmed);
@@ -54,6 +56,8 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
       await session.join(media.take());
       onJoined(session);
     } catch (cause) {
+      // The edges are newer than this page: it comes back with their addresses, and with the name that was entered.
+      if (policyIsOutgrown()) return location.reload();
       media.giveBack();
       setBusy(false);
       const end = endOfError(cause);
@@ -77,7 +81,8 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
     setSpeaker(id);
     rememberMedia({ speakerId: id });
   };
-  const captured = (state: LocalMedia['camera'] | LocalMedia['microphone']) => (state.status === 'on' ? (state.track.mediaStreamTrack.getSettings().deviceId ?? '') : '');
+  const chosen = mediaChoices();
+  const inUse = (state: LocalMedia['camera'] | LocalMedia['microphone'], fallback: string) => (state.status === 'on' && state.track.mediaStreamTrack.getSettings().deviceId) || fallback;
 
   return (
     <div className="lobby">
@@ -89,7 +94,7 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
           <Preview media={media} name={name} />
           <DevicePicker
             devices={devices}
-            current={{ audioinput: captured(media.microphone), videoinput: captured(media.camera), audiooutput: speakerId || 'default' }}
+            current={{ audioinput: inUse(media.microphone, chosen.microphoneId), videoinput: inUse(media.camera, chosen.cameraId), audiooutput: speakerId || 'default' }}
             onChoose={choose}
           />
         </section>
@@ -122,7 +127,7 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
 /** Two tabs would be two people with two open microphones, and the room would howl. */
 function OtherTabNotice({ name, disabled, onMove }: { name: string; disabled: boolean; onMove: () => void }) {
   return (
-    <div className="notice-box" role="status" data-testid="other-tab">
+    <div className="notice-box notice-box-tall" role="status" data-testid="other-tab">
       <div>
         <strong>You are in this meeting already</strong>
         <p>Another tab of this browser has joined as {name}. Move the call here and that tab lets go of it.</p>

@@ -2,6 +2,7 @@
 import { useCallback, useEffect, useState } from 'react';
 import { ApiError, sentence } from '../api/errors';
 import type { JoinApi, Meeting } from '../api/client';
+import { policyIsOutgrown } from '../app/policy';
 import { navigate, pageOptions } from '../app/router';
 import type { EndReason } from '../meeting/model';
 import type { MeetingSession } from '../meeting/session';
@@ -68,7 +69,7 @@ export default function MeetingPage({ api, code }: { api: JoinApi; code: string 
     case 'meeting':
       return <Live session={step.session} onEnd={(reason) => setStep({ at: 'end', reason })} />;
     case 'end':
-      return <EndPage reason={step.reason} onAgain={() => void lookUp()} />;
+      return <EndPage reason={step.reason} onAgain={() => (policyIsOutgrown() ? location.reload() : void lookUp())} />;
     case 'unreachable':
       return (
         <MessagePage
