@@ -9,7 +9,7 @@ export const KINDS = [
 
 interface Props {
   devices: Devices;
-  /** The devices in use; empty: unknown, or none. */
+  /** The devices in use. Where none is, the first is named: it is what switching on would take. */
   current: Record<MediaDeviceKind, string>;
   onChoose: (kind: MediaDeviceKind, deviceId: string) => void;
 }
@@ -34,12 +34,12 @@ interface ChoiceProps {
 }
 
 function Choice({ label, testId, list, current, onChoose }: ChoiceProps) {
-  const known = list.some((device) => device.deviceId === current);
+  const shown = list.find((device) => device.deviceId === current) ?? list[0];
   return (
     <label className="field">
       <span>{label}</span>
-      <select value={known ? current : ''} disabled={list.length === 0} onChange={(event) => onChoose(event.target.value)} data-testid={testId}>
-        {!known && <option value="">{list.length === 0 ? `No ${label.toLowerCase()} found` : 'Choose…'}</option>}
+      <select value={shown?.deviceId ?? ''} disabled={list.length === 0} onChange={(event) => onChoose(event.target.value)} data-testid={testId}>
+        {!shown && <option value="">{`No ${label.toLowerCase()} found`}</option>}
         {list.map((device, index) => (
           <option key={device.deviceId} value={device.deviceId}>
             {readableLabel(device, `${label} ${index + 1}`)}

@@ -1,6 +1,8 @@
-import { useEffect, type ReactNode } from 'react';
+import type { ReactNode } from 'react';
 import { CameraIcon, CameraOffIcon, ChatIcon, LeaveIcon, MicIcon, MicOffIcon, PeopleIcon, SettingsIcon, ShareIcon } from '../ui/icons';
 import type { MeetingActions, MeetingSnapshot } from './model';
+import { ReactMenu } from './ReactMenu';
+import { SHORTCUTS, useShortcuts } from './shortcuts';
 
 export type PanelName = 'chat' | 'people' | 'settings';
 
@@ -19,13 +21,14 @@ export function Controls({ view, panel, unread, onPanel, actions }: Props) {
   const { micOn, cameraOn, sharing } = view;
   const flipMic = () => void actions.setMic(!micOn);
   const flipCamera = () => void actions.setCamera(!cameraOn);
-  useShortcuts({ d: flipMic, e: flipCamera });
+  const raised = view.people.some(({ isLocal, handSinceMs }) => isLocal && handSinceMs !== null);
+  useShortcuts({ mic: flipMic, camera: flipCamera, hand: () => void actions.raiseHand(!raised), chat: () => onPanel('chat'), people: () => onPanel('people') });
   return (
     <footer className="controls" aria-label="Meeting controls">
-      <Control testId="control-mic" caption={micOn ? 'Mute' : 'Unmute'} hint="Ctrl+D" off={!micOn} onClick={flipMic}>
+      <Control testId="control-mic" caption={micOn ? 'Mute' : 'Unmute'} hint={SHORTCUTS.mic.keys} off={!micOn} onClick={flipMic}>
         {micOn ? <MicIcon /> : <MicOffIcon />}
       </Control>
-      <Control testId="control-camera" caption={cameraOn ? 'Stop video' : 'Start video'} hint="Ctrl+E" off={!cameraOn} onClick={flipCamera}>
+      <Control testId="control-camera" caption={cameraOn ? 'Stop video' : 'Start video'} hint={SHORTCUTS.camera.keys} off={!cameraOn} onClick={flipCamera}>
         {cameraOn ? <CameraIcon /> : <CameraOffIcon />}
       </Control>
       {canShare && (
@@ -33,13 +36,14 @@ export function Controls({ view, panel, unread, onPanel, actions }: Props) {
           <ShareIcon />
         </Control>
       )}
+      <ReactMenu raised={raised} actions={actions} />
       <Control testId="control-chat" caption="Chat" badge={unread > 0 && <Badge testId="unread" count={unread} meaning="unread" />} active={panel === 'chat'} expanded={panel === 'chat'} onClick={() => onPanel('chat')}>
         <ChatIcon />
       </Control>
       <Control testId="control-people" caption="People" badge={<Badge quiet count={view.people.length} meaning="here" />} active={panel === 'people'} expanded={panel === 'people'} onClick={() => onPanel('people')}>
         <PeopleIcon />
       </Control>
-      <Control testId="control-settings" caption="Devices" active={panel === 'settings'} expanded={panel === 'settings'} onClick={() => onPanel('settings')}>
+      <Control testId="control-settings" caption="Settings" active={panel === 'settings'} expanded={panel === 'settings'} onClick={() => onPanel('settings')}>
         <SettingsIcon />
       </Control>
       <Control testId="control-leave" caption="Leave" danger onClick={() => void actions.leave()}>
@@ -83,19 +87,4 @@ function Badge({ count, meaning, quiet, testId }: { count: number; meaning: stri
       <span className="unseen">{meaning}</span>
     </>
   );
-}
-
-/** Ctrl (or Command) with a letter: single letters would fire while somebody dictates or types. */
-function useShortcuts(shortcuts: Record<string, () => void>): void {
-  useEffect(() => {
-    const onKey = (event: KeyboardEvent) => {
-      if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey || event.repeat) return;
-      const run = shortcuts[event.key.toLowerCase()];
-      if (!run) return;
-      event.preventDefault();
-      run();
-    };
-    addEventListener('keydown', onKey);
-    return () => removeEventListener('keydown', onKey);
-  });
 }

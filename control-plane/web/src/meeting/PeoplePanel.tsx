@@ -1,5 +1,5 @@
 import { meetingLink } from '../app/router';
-import { CheckIcon, CopyIcon, MicIcon, MicOffIcon } from '../ui/icons';
+import { CheckIcon, CopyIcon, HandIcon, MicIcon, MicOffIcon } from '../ui/icons';
 import { useCopy } from '../ui/useCopy';
 import { Avatar } from './Avatar';
 import { seat } from './layout';
@@ -16,10 +16,15 @@ export function PeoplePanel({ people, code, onClose }: { people: Person[]; code:
         {copied ? 'Link copied' : 'Copy invitation link'}
       </button>
       <ul className="people">
-        {seat(people, people.length).map((person) => (
+        {byHand(people).map((person) => (
           <li key={person.identity} className="person" data-testid="person" data-identity={person.identity} data-pop={person.pop}>
             <Avatar name={person.name} size={34} />
             <span className="person-name">{person.isLocal ? `${person.name} (you)` : person.name}</span>
+            {person.handSinceMs !== null && (
+              <span className="person-hand" role="img" aria-label="Hand raised">
+                <HandIcon size={17} />
+              </span>
+            )}
             {person.pop && (
               <span className="person-pop" title={`On the point of presence ${person.pop}`}>
                 {person.pop}
@@ -34,4 +39,10 @@ export function PeoplePanel({ people, code, onClose }: { people: Person[]; code:
       </ul>
     </Panel>
   );
+}
+
+/** Raised hands first, in the order in which they went up. */
+export function byHand(people: readonly Person[]): Person[] {
+  const since = ({ handSinceMs }: Person) => handSinceMs ?? Number.MAX_VALUE;
+  return seat(people, people.length).sort((a, b) => since(a) - since(b));
 }

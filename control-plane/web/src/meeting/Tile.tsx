@@ -1,9 +1,10 @@
 import { memo } from 'react';
 import { VideoView } from '../media/VideoView';
-import { MicOffIcon } from '../ui/icons';
+import { HandIcon, MicOffIcon } from '../ui/icons';
 import { Avatar } from './Avatar';
 import type { Person, Quality } from './model';
 import { QualityBars } from './QualityBars';
+import { REACTION_WORDS } from './ReactMenu';
 
 export const Tile = memo(TileBody, (a, b) => sameOnScreen(a.person, b.person));
 
@@ -33,6 +34,16 @@ function TileBody({ person }: { person: Person }) {
         <span className="tile-name">{person.isLocal ? `${person.name} (you)` : person.name}</span>
         {person.pop && <span className="tile-pop">{person.pop}</span>}
       </div>
+      {person.handSinceMs !== null && (
+        <div className="tile-hand" data-testid="tile-hand">
+          <HandIcon size={18} />
+        </div>
+      )}
+      {person.reaction && (
+        <div key={person.reaction} className="tile-reaction" data-testid="tile-reaction" aria-hidden="true">
+          {person.reaction}
+        </div>
+      )}
       {troubled && (
         <div className="tile-quality">
           <QualityBars quality={person.quality} />
@@ -45,13 +56,13 @@ function TileBody({ person }: { person: Person }) {
 const QUALITY_WORDS: Record<Quality, string> = { good: '', fair: '', poor: ', weak connection', lost: ', connection lost', unknown: '' };
 
 function describe(person: Person): string {
-  return `${person.name}${person.isLocal ? ' (you)' : ''}${person.micOn ? '' : ', muted'}${person.camera ? '' : ', camera off'}${QUALITY_WORDS[person.quality]}`;
+  return `${person.name}${person.isLocal ? ' (you)' : ''}${person.micOn ? '' : ', muted'}${person.camera ? '' : ', camera off'}${person.handSinceMs === null ? '' : ', hand raised'}${person.reaction ? `, ${REACTION_WORDS[person.reaction].toLowerCase()}` : ''}${QUALITY_WORDS[person.quality]}`;
 }
 
 /** Snapshots are rebuilt often; a tile is drawn again only for what can be seen on it. */
 function sameOnScreen(a: Person, b: Person): boolean {
   return (
     a.identity === b.identity && a.name === b.name && a.isLocal === b.isLocal && a.micOn === b.micOn && a.speaking === b.speaking &&
-    a.quality === b.quality && a.pop === b.pop && a.camera === b.camera && a.mirrored === b.mirrored
+    a.quality === b.quality && a.pop === b.pop && a.handSinceMs === b.handSinceMs && a.reaction === b.reaction && a.camera === b.camera && a.mirrored === b.mirrored
   );
 }

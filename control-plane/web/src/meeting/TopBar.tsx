@@ -16,6 +16,13 @@ export function TopBar({ view }: { view: MeetingSnapshot }) {
         </span>
         {copied ? <CheckIcon size={15} /> : <CopyIcon size={15} />}
       </button>
+      <span role="status">
+        {view.recording && (
+          <span className="recording" data-testid="recording">
+            Recording
+          </span>
+        )}
+      </span>
       <span className="topbar-space" />
       <PopBadge placement={view.placement} rttMs={view.rttMs} />
     </header>

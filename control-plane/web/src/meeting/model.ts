@@ -1,5 +1,7 @@
 /** What the meeting screen draws. The screen knows these shapes only: a live session fills them (session.ts), and so does the development story. */
 
+import type { Reaction } from './signals';
+
 /** Anything that can play in a <video>: a LiveKit track, or a fake one in the story. */
 export interface VideoHandle {
   attach(element: HTMLMediaElement): unknown;
@@ -21,6 +23,10 @@ export interface Person {
   screen: VideoHandle | null;
   /** False for a camera that films away from the person: only a selfie view is mirrored. */
   mirrored: boolean;
+  /** When the hand went up, milliseconds since 1970; null: it is down. */
+  handSinceMs: number | null;
+  /** Seen for some seconds. */
+  reaction: Reaction | null;
   joinedAtMs: number;
   lastSpokeAtMs: number;
 }
@@ -77,6 +83,8 @@ export interface MeetingSnapshot {
   soundBlocked: boolean;
   /** Ids of the devices in use; empty when unknown. */
   devices: Record<MediaDeviceKind, string>;
+  /** The mesh keeps what is said and shown. */
+  recording: boolean;
 }
 
 export interface MeetingActions {
@@ -86,6 +94,8 @@ export interface MeetingActions {
   useDevice(kind: MediaDeviceKind, deviceId: string): Promise<void>;
   sendChat(text: string): Promise<void>;
   retryChat(id: string): Promise<void>;
+  raiseHand(up: boolean): Promise<void>;
+  react(reaction: Reaction): Promise<void>;
   allowSound(): Promise<void>;
   dismiss(notice: number): void;
   leave(): Promise<void>;

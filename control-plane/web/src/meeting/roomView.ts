@@ -1,6 +1,10 @@
 /** Reads a LiveKit room into the shapes the screen draws. Pure reading: nothing here changes the room. */
 import { ConnectionQuality, Track, type Participant, type Room, type TrackPublication } from 'livekit-client';
 import type { AudioSource, Person, Quality, VideoHandle } from './model';
+import type { Signals } from './signals';
+
+/** What people say without a word. */
+type Said = Pick<Signals, 'handOf' | 'reactionOf'>;
 
 const QUALITY: Record<ConnectionQuality, Quality> = {
   [ConnectionQuality.Excellent]: 'good',
@@ -10,11 +14,11 @@ const QUALITY: Record<ConnectionQuality, Quality> = {
   [ConnectionQuality.Unknown]: 'unknown',
 };
 
-export function peopleOf(room: Room, ownPop: string): Person[] {
-  return [personOf(room.localParticipant, ownPop), ...[...room.remoteParticipants.values()].map((p) => personOf(p, ''))];
+export function peopleOf(room: Room, ownPop: string, said: Said): Person[] {
+  return [personOf(room.localParticipant, ownPop, said), ...[...room.remoteParticipants.values()].map((p) => personOf(p, '', said))];
 }
 
-function personOf(participant: Participant, fallbackPop: string): Person {
+function personOf(participant: Participant, fallbackPop: string, said: Said): Person {
   return {
     identity: participant.identity,
     name: participant.name || participant.identity || 'Guest',
@@ -27,6 +31,8 @@ function personOf(participant: Participant, fallbackPop: string): Person {
     screen: shown(participant.getTrackPublication(Track.Source.ScreenShare)),
     mirrored: participant.isLocal && facesTheUser(participant.getTrackPublication(Track.Source.Camera)),
     joinedAtMs: participant.joinedAt?.getTime() ?? 0,
+    handSinceMs: said.handOf(participant.identity, participant.isLocal),
+    reaction: said.reactionOf(participant.identity),
     lastSpokeAtMs: participant.lastSpokeAt?.getTime() ?? 0,
   };
 }

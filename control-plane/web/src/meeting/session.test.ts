@@ -42,6 +42,7 @@ class FakeRoom {
 
   registerTextStreamHandler() {}
   registerRpcMethod() {}
+  isRecording = false;
   getActiveDevice() {
     return undefined;
   }

@@ -14,6 +14,7 @@ import { Joining, type Patience } from './joining';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
 import { Presence } from './presence';
 import type { Measurement } from './probes';
+import { Signals } from './signals';
 import { watchPulse } from './pulse';
 import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
 import type { Stay } from './tabs';
@@ -36,7 +37,7 @@ const VIEW_EVENTS = [
   RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed,
   RoomEvent.TrackPublished, RoomEvent.TrackUnpublished, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted, RoomEvent.LocalTrackPublished,
   RoomEvent.LocalTrackUnpublished, RoomEvent.ActiveSpeakersChanged, RoomEvent.ConnectionQualityChanged, RoomEvent.ParticipantNameChanged,
-  RoomEvent.ParticipantAttributesChanged, RoomEvent.AudioPlaybackStatusChanged, RoomEvent.ParticipantActive, RoomEvent.ActiveDeviceChanged, RoomEvent.Moved,
+  RoomEvent.ParticipantAttributesChanged, RoomEvent.AudioPlaybackStatusChanged, RoomEvent.RecordingStatusChanged, RoomEvent.ParticipantActive, RoomEvent.ActiveDeviceChanged, RoomEvent.Moved,
 ] as const;
 
 export interface SessionOptions {
@@ -57,6 +58,7 @@ export interface SessionOptions {
 export class MeetingSession extends Changes implements MeetingSource {
   room: Room | null = null;
   private readonly chat = new ChatLog();
+  private readonly signals = new Signals();
   private readonly joining = new Joining();
   private readonly presence = new Presence({ joined: (name) => this.notify(`${name} joined`), left: (name) => this.notify(`${name} left`) });
   private phase: Phase = 'joining';
@@ -84,6 +86,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     super();
     this.current = this.read(null);
     this.chat.subscribe(() => this.refresh());
+    this.signals.subscribe(() => this.refresh());
   }
 
   readonly snapshot = (): MeetingSnapshot => this.current;
@@ -105,6 +108,8 @@ export class MeetingSession extends Changes implements MeetingSource {
     useDevice: (kind, id) => this.useDevice(kind, id),
     sendChat: (text) => this.chat.send(text),
     retryChat: (id) => this.chat.retry(id),
+    raiseHand: (up) => this.signals.raise(up),
+    react: (reaction) => this.signals.react(reaction),
     allowSound: async () => void (await this.room?.startAudio()),
     dismiss: (notice) => this.dismiss(notice),
     leave: async () => {
@@ -180,6 +185,7 @@ export class MeetingSession extends Changes implements MeetingSource {
   /** Handlers that must exist before the first message; the view changes only once the room is adopted. */
   private attach(room: Room): void {
     this.chat.plugIn(room);
+    this.signals.plugIn(room);
     const refresh = () => room === this.room && this.refresh();
     for (const event of VIEW_EVENTS) room.on(event, refresh);
     room.on(RoomEvent.ParticipantConnected, (p) => room === this.room && this.presence.connected(p.identity, p.name || p.identity));
@@ -201,6 +207,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.joining.won();
     this.presence.moved(this.current.people, new Set(room.remoteParticipants.keys()));
     this.chat.use(room);
+    this.signals.use(room);
     this.stopPulse();
     this.stopPulse = watchPulse(room, candidate.edge.url, {
       rtt: (ms) => {
@@ -259,6 +266,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.lost = this.room;
     this.room = null;
     this.chat.use(null);
+    this.signals.use(null);
     this.captures = await salvage(this.captures);
 
     const startedMs = Date.now();
@@ -317,6 +325,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.joining.won();
     this.presence.close();
     this.chat.use(null);
+    this.signals.close();
     this.wakeUp();
     for (const track of this.captures) track.stop();
     this.refresh();
@@ -358,13 +367,14 @@ export class MeetingSession extends Changes implements MeetingSource {
     const me = room.localParticipant;
     return {
       ...shared,
-      people: this.presence.with(peopleOf(room, this.edge?.region ?? '')),
+      people: this.presence.with(peopleOf(room, this.edge?.region ?? '', this.signals)),
       audio: audioOf(room),
       micOn: me.isMicrophoneEnabled,
       cameraOn: me.isCameraEnabled,
       sharing: me.getTrackPublication(Track.Source.ScreenShare) !== undefined,
       soundBlocked: soundIsHeldBack(room),
       devices: devicesOf(room),
+      recording: room.isRecording,
     };
   }
 
@@ -387,4 +397,4 @@ function isOn(room: Room, what: 'microphone' | 'camera'): boolean {
   return what === 'microphone' ? me.isMicrophoneEnabled : me.isCameraEnabled;
 }
 
-const EMPTY = { people: [], audio: [], micOn: false, cameraOn: false, sharing: false, soundBlocked: false, devices: { audioinput: '', videoinput: '', audiooutput: '' } };
+const EMPTY = { people: [], audio: [], micOn: false, cameraOn: false, sharing: false, soundBlocked: false, devices: { audioinput: '', videoinput: '', audiooutput: '' }, recording: false };

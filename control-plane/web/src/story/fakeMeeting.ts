@@ -18,7 +18,7 @@ class FakeMeeting extends Changes implements MeetingSource {
       phase: (query.get('phase') as Phase | null) ?? 'connected', end: null, code: 'kqz-mvtr-eal', title: query.get('title') ?? 'Weekly review', people,
       audio: [], chat: query.has('chat') ? conversation() : [], notices: query.has('notice') ? [{ id: 1, text: 'Wei Ling Tan joined', tone: 'plain' }, { id: 2, text: 'The screen could not be shared.', tone: 'warning' }] : [],
       placement: { edgeId: 'fra-1', region: 'fra', alternates: ['iad', 'sin'], reasons: ['Nearest healthy edge: 11 ms predicted from your network', 'Already carries this meeting', 'Load 18 %'] },
-      rttMs: 11.7, micOn: true, cameraOn: true, sharing: false, soundBlocked: query.has('blocked'), devices: { audioinput: 'default', videoinput: '', audiooutput: 'default' },
+      rttMs: 11.7, micOn: true, cameraOn: true, sharing: false, soundBlocked: query.has('blocked'), devices: { audioinput: 'default', videoinput: '', audiooutput: 'default' }, recording: query.has('recording'),
     };
   }
 
@@ -31,10 +31,16 @@ class FakeMeeting extends Changes implements MeetingSource {
     useDevice: async () => undefined,
     sendChat: async (text) => this.set({ chat: [...this.current.chat, { id: String(Math.random()), from: 'me', name: '', text, atMs: Date.now(), own: true, state: 'sent' }] }),
     retryChat: async () => undefined,
+    raiseHand: async (up) => this.setMe({ handSinceMs: up ? Date.now() : null }),
+    react: async (reaction) => this.setMe({ reaction }),
     allowSound: async () => this.set({ soundBlocked: false }),
     dismiss: (id) => this.set({ notices: this.current.notices.filter((notice) => notice.id !== id) }),
     leave: async () => undefined,
   };
+
+  private setMe(change: Partial<Person>): void {
+    this.set({ people: this.current.people.map((one) => (one.isLocal ? { ...one, ...change } : one)) });
+  }
 
   private set(change: Partial<MeetingSnapshot>): void {
     this.current = { ...this.current, ...change };
@@ -50,7 +56,7 @@ function person(index: number, camera: boolean): Person {
   return {
     identity: `p${index}`, name: (NAMES[index % NAMES.length] ?? 'Guest') + (index >= NAMES.length ? ` ${index}` : ''), isLocal: index === 0, micOn: index % 3 !== 2, speaking: index === 1,
     quality: QUALITIES[index % QUALITIES.length] ?? 'good', pop: POPS[index % POPS.length] ?? '', camera: camera ? picture(drawFace(index), 320, 180) : null, screen: null, mirrored: index === 0,
-    joinedAtMs: index, lastSpokeAtMs: 0,
+    handSinceMs: index === 3 ? 1 : null, reaction: index === 2 ? '👏' : null, joinedAtMs: index, lastSpokeAtMs: 0,
   };
 }
 

@@ -34,6 +34,7 @@ export const ChatIcon = icon(<path d="M5 5h14a2 2 0 0 1 2 2v8a2 2 0 0 1-2 2h-6.5
 export const PeopleIcon = icon(<><circle cx="9" cy="8.5" r="3.25" /><path d="M3 19c.4-3.2 2.8-5 6-5s5.6 1.8 6 5M15.5 5.600a3 3 0 0 1 0 5.800M17.5 14.400c2 .6 3.2 2.2 3.5 4.6" /></>);
 export const LeaveIcon = icon(<path d="M3.5 13.500c4.8-4.3 12.2-4.3 17 0l-2 2.6-3.7-1.500v-2.400a10 10 0 0 0-5.6 0v2.400l-3.7 1.500z" />);
 export const SettingsIcon = icon(<><path d="M4 7h9M17 7h3M4 17h3M11 17h9" /><circle cx="15" cy="7" r="2" /><circle cx="9" cy="17" r="2" /></>);
+export const HandIcon = icon(<path d="M8 12.500V6a1.500 1.500 0 0 1 3 0v5-6.500a1.500 1.500 0 0 1 3 0V11 6a1.500 1.500 0 0 1 3 0v8a6.500 6.500 0 0 1-6.500 6.500c-2.600 0-4-1.200-5.300-3.300L3.300 14a1.500 1.500 0 0 1 2.500-1.700L8 15" />);
 export const CloseIcon = icon(<path d="M6 6l12 12M18 6L6 18" />);
 export const CopyIcon = icon(<><rect x="8.5" y="8.5" width="11" height="11" rx="2" /><path d="M15.5 8.500V6a1.5 1.5 0 0 0-1.5-1.500H6A1.5 1.5 0 0 0 4.5 6v8A1.5 1.5 0 0 0 6 15.500h2.5" /></>);
 export const CheckIcon = icon(<path d="M5 12.500l4.5 4.500L19 7.5" />);
