@@ -89,9 +89,9 @@ export async function until(page, what, read, satisfied, { timeoutMs = 30_000, a
   }
 }
 
-/** What the page receives of others, summed by source: {camera: {frames, width}, screen: {frames, width}, microphone: {energy, samples}}. */
+/** What the page receives of others, summed by source: {camera: {frames, width, paused}, screen: {frames, width}, microphone: {energy}}; paused: the edge said so for want of room. */
 export async function received() {
-  const sums = { camera: { frames: 0, width: 0 }, screen: { frames: 0, width: 0 }, microphone: { energy: 0 } };
+  const sums = { camera: { frames: 0, width: 0, paused: 0 }, screen: { frames: 0, width: 0, paused: 0 }, microphone: { energy: 0 } };
   const room = window.__meridian?.room;
   if (!room) return sums;
   for (const participant of room.remoteParticipants.values()) {
@@ -102,6 +102,7 @@ export async function received() {
         if (publication.source === 'camera' || publication.source === 'screen_share') {
           const sum = publication.source === 'camera' ? sums.camera : sums.screen;
           sum.frames += stat.framesDecoded ?? 0;
+          sum.paused += Number(publication.track.streamState === 'paused');
           sum.width = Math.max(sum.width, stat.frameWidth ?? 0);
         } else if (publication.source === 'microphone') {
           sums.microphone.energy += stat.totalAudioEnergy ?? 0;
