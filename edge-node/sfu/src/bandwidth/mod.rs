@@ -141,10 +141,10 @@ impl Estimator {
         self.last_sent = Some(now);
     }
 
-    /// What would be sent if the link carried everything: nobody is probed for more.
+    /// The estimate with which everything would be sent: the link is asked for it for as long as the estimate is below, and for no more.
     pub fn set_wanted(&mut self, bps: u64) {
         self.wanted_bps = bps.min(RATE_MAX_BPS);
-        let more = self.wanted_bps as f64 > self.rate.bps_f64() * probe::WANT_MORE;
+        let more = self.wanted_bps as f64 > self.rate.bps_f64();
         if more && !self.wants_more && !self.limit_seen {
             // Nobody has asked the link for that much yet: it is not to wait for the next regular cluster.
             self.probes.hurry();

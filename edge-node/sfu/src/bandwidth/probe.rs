@@ -28,8 +28,8 @@ const IDLE_US: u64 = 5_000_000;
 const AFTER_FALL_US: u64 = 1_000_000;
 /// Not into a queue, µs.
 const QUEUE_MAX_US: i64 = 25_000;
-/// More is wanted if it is this much more, and no cluster asks for more than that.
-pub(super) const WANT_MORE: f64 = 1.05;
+/// A cluster that asks for more asks for this much more at least, and for this much more than is wanted at most.
+const WANT_MORE: f64 = 1.05;
 pub(super) const WANT_MARGIN: f64 = 1.2;
 /// An estimate of which less than this is sent is not used.
 const USED: f64 = 0.65;
@@ -178,7 +178,7 @@ impl Prober {
         }
         let estimate = need.estimate_bps as f64;
         let ceiling = (need.wanted_bps as f64 * WANT_MARGIN).min(RATE_MAX_BPS as f64);
-        let wants_more = need.wanted_bps as f64 > estimate * WANT_MORE;
+        let wants_more = need.wanted_bps as f64 > estimate;
         let bps = if wants_more {
             let bps = match FIRST_STEPS.get(self.first_steps) {
                 Some(step) => {

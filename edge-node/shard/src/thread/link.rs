@@ -282,7 +282,7 @@ impl Shard {
         link.estimator.set_wanted(if streams.is_empty() {
             0
         } else {
-            (wanted + audio) * 20 / 19
+            ((wanted + audio) as f64 / USABLE).ceil() as u64
         });
         match estimate {
             Some(bps) => {
