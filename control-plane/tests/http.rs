@@ -474,3 +474,28 @@ fn settings_without_sense_are_refused_with_file_line_and_key() {
         assert!(problems.contains(expected), "{expected}\nnot in\n{problems}");
     }
 }
+
+#[tokio::test]
+async fn the_host_gets_a_token_that_records_and_does_nothing_else() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let (code, host_key) = world.meeting(json!({})).await;
+    let path = format!("/api/v1/meetings/{code}/recording-token");
+    assert_eq!(world.post(&path, json!({})).await.refusal(), (403, "not_host".into()));
+    let join = world.join(&code, json!({"name": "Ana"})).await.json();
+    for wrong in ["x", join["token"].as_str().unwrap()] {
+        let bearer = format!("Bearer {wrong}");
+        let answer = world.http("POST", &path, &[("Authorization", &bearer)], None).await;
+        assert!(matches!(answer.status, 401 | 403), "{wrong}: {}", answer.status);
+    }
+    let bearer = format!("Bearer {host_key}");
+    let answer = world.http("POST", &path, &[("Authorization", &bearer)], None).await;
+    assert_eq!(answer.status, 200);
+    let token = answer.json()["token"].as_str().unwrap().to_owned();
+    let claims = meridian_access::token::verify(&token, world.plane.key_ring()).unwrap();
+    assert!(claims.join_grants().is_err(), "it lets nobody in");
+    let grants = claims.video.unwrap();
+    assert_eq!((grants.room_record, grants.room.as_str()), (true, code.as_str()));
+    let elsewhere = world.meeting(json!({})).await.0;
+    let body = json!({"name": "Eve", "previous_token": token});
+    assert_ne!(world.join(&elsewhere, body).await.json()["identity"], json!("host"));
+}

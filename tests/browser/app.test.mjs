@@ -3,7 +3,7 @@
  * may do nothing but its own, and what somebody sees who cannot see. Needs a running demo as meeting.test.mjs does.
  */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, describe } from 'node:test';
 import { launch } from './chromium.mjs';
@@ -143,6 +143,17 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
     for (const page of [ana, wei, eli]) await page.waitForSelector(testId('tile-hand'), { state: 'detached' });
     await eli.context().close();
     for (const page of all()) await tiles(page, 3);
+  });
+
+  test('the host records, everybody is told, and files are kept', async () => {
+    assert.deepEqual(await Promise.all([wei, cai].map((page) => page.$(testId('control-record')))), [null, null]);
+    await ana.click(testId('control-record'));
+    for (const page of all()) await page.waitForSelector(testId('recording'));
+    await shot(ana, 'app-recording');
+    const { recordings } = JSON.parse(readFileSync(process.env.MERIDIAN_READY, 'utf8'));
+    await until(ana, 'a segment in the store', () => performance.now(), () => existsSync(recordings) && readdirSync(recordings, { recursive: true }).some((file) => String(file).endsWith('.mkv')));
+    await ana.click(testId('control-record'));
+    for (const page of all()) await page.waitForSelector(testId('recording'), { state: 'detached' });
   });
 
   test('light or dark is as the system has it, or as the person wants it', async () => {

@@ -78,22 +78,52 @@ pub(super) async fn end(
     headers: HeaderMap,
     Path(code): Path<String>,
 ) -> Response {
-    let Some(key) = bearer(&headers) else {
-        return refuse(&Refusal::NotHost);
-    };
-    // A host key has no dots, a token has two.
-    let ended = async {
-        match key.contains('.') {
-            true => {
-                let who = app.accounts.who(Some(key))?;
-                app.joins.end(&code, Host::Account(&who.sub), client).await
-            }
-            false => app.joins.end(&code, Host::Key(key), client).await,
-        }
-    };
+    let ended = async { app.joins.end(&code, host(&app, &headers)?.as_host(), client).await };
     match ended.await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(refusal) => refuse(&refusal),
+    }
+}
+
+/// A token with which the host begins and ends the recording, at the edge that carries them.
+pub(super) async fn recording_token(
+    State(app): State<Arc<App>>,
+    ClientIp(client): ClientIp,
+    headers: HeaderMap,
+    Path(code): Path<String>,
+) -> Response {
+    let host = match host(&app, &headers) {
+        Ok(host) => host,
+        Err(refusal) => return refuse(&refusal),
+    };
+    match app.joins.recording_token(&code, host.as_host(), client).await {
+        Ok(token) => axum::Json(token).into_response(),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+/// Who says that a meeting is theirs.
+enum Shown<'a> {
+    Key(&'a str),
+    Account(String),
+}
+
+impl Shown<'_> {
+    fn as_host(&self) -> Host<'_> {
+        match self {
+            Shown::Key(key) => Host::Key(key),
+            Shown::Account(account) => Host::Account(account),
+        }
+    }
+}
+
+/// By the Bearer token: the meeting's host key, or the access token of an account.
+fn host<'a>(app: &App, headers: &'a HeaderMap) -> Result<Shown<'a>, Refusal> {
+    let key = bearer(headers).ok_or(Refusal::NotHost)?;
+    // A host key has no dots, a token has two.
+    match key.contains('.') {
+        true => Ok(Shown::Account(app.accounts.who(Some(key))?.sub)),
+        false => Ok(Shown::Key(key)),
     }
 }
 

@@ -69,6 +69,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/meetings", post(api::create))
         .route("/meetings/{code}", get(api::info).delete(api::end))
         .route("/meetings/{code}/join", post(api::join))
+        .route("/meetings/{code}/recording-token", post(api::recording_token))
         .route("/regions", get(api::regions))
         .route("/probes", get(api::probes))
         .route("/operator/assign", get(operator::explain))

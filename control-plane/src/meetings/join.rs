@@ -1,5 +1,7 @@
 //! Joining and keeping meetings: what the HTTP API here and the edges, by gRPC, both call.
 
+mod recording;
+
 use super::codes::{MeetingCode, normalise};
 use super::{Meeting, MeetingStore};
 use crate::config::{LimitsConfig, TurnConfig};
@@ -231,15 +233,7 @@ impl JoinService {
     /// # Errors
     /// As [`Self::info`], and [`Refusal::NotHost`].
     pub async fn end(&self, code: &str, host: Host<'_>, client: IpAddr) -> Result<(), Refusal> {
-        let meeting = self.find(code, client, Instant::now()).await?;
-        let is_host = match host {
-            // Hashes of 256 random bits: how long the comparison takes tells nothing about the key.
-            Host::Key(key) => sha256(key) == meeting.host_key_hash,
-            Host::Account(account) => meeting.owner.as_deref() == Some(account),
-        };
-        if !is_host {
-            return Err(Refusal::NotHost);
-        }
+        let meeting = self.hosted(code, host, client).await?;
         self.store.end(&meeting.code, now_ms()).await.map_err(unavailable)?;
         let close = v1::CloseRoom {
             room: meeting.code,
@@ -247,6 +241,17 @@ impl JoinService {
         };
         self.fleet.close(close);
         Ok(())
+    }
+
+    /// The open meeting of a code, for its host only.
+    async fn hosted(&self, code: &str, host: Host<'_>, client: IpAddr) -> Result<Meeting, Refusal> {
+        let meeting = self.find(code, client, Instant::now()).await?;
+        let is_host = match host {
+            // Hashes of 256 random bits: how long the comparison takes tells nothing about the key.
+            Host::Key(key) => sha256(key) == meeting.host_key_hash,
+            Host::Account(account) => meeting.owner.as_deref() == Some(account),
+        };
+        is_host.then_some(meeting).ok_or(Refusal::NotHost)
     }
 
     /// Admits somebody to a meeting: an edge, alternates, ICE servers, a token, and why.

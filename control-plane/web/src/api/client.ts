@@ -44,11 +44,18 @@ export interface JoinAnswer {
   reasons: string[];
 }
 
+/** A meeting that was just made, with the key that makes its holder the host. */
+export interface NewlyMade extends Meeting {
+  hostKey: string;
+}
+
 export interface JoinApi {
-  create(meeting: NewMeeting): Promise<Meeting>;
+  create(meeting: NewMeeting): Promise<NewlyMade>;
   meeting(code: string, signal?: AbortSignal): Promise<Meeting>;
   /** Regions worth measuring before a join; empty if there is nothing to choose between. */
   probes(signal?: AbortSignal): Promise<ProbeTarget[]>;
+  /** For the host: begins and ends the recording at an edge. */
+  recordingToken(code: string, hostKey: string): Promise<string>;
   join(code: string, request: JoinRequest, signal?: AbortSignal): Promise<JoinAnswer>;
 }
 
@@ -59,7 +66,8 @@ export function httpJoinApi(base = '/api/v1'): JoinApi {
   return {
     async create(meeting) {
       const body = { title: meeting.title, passcode: meeting.passcode, max_participants: meeting.maxParticipants };
-      return readMeeting(await request('POST', `${base}/meetings`, body));
+      const made = await request('POST', `${base}/meetings`, body);
+      return { ...readMeeting(made), hostKey: text(made.host_key) };
     },
     async meeting(code, signal) {
       return readMeeting(await request('GET', meetingPath(code), undefined, signal));
@@ -67,6 +75,9 @@ export function httpJoinApi(base = '/api/v1'): JoinApi {
     async probes(signal) {
       const answer = await request('GET', `${base}/probes`, undefined, signal, 'default');
       return list(answer.regions).map(readProbeTarget).filter((target) => target !== null);
+    },
+    async recordingToken(code, hostKey) {
+      return text((await request('POST', `${meetingPath(code)}/recording-token`, undefined, undefined, 'no-store', hostKey)).token);
     },
     async join(code, join, signal) {
       const probes = join.probes?.length ? join.probes.map(({ region, rttMs }) => ({ region, rtt_ms: Math.round(rttMs * 10) / 10 })) : undefined;
@@ -76,13 +87,13 @@ export function httpJoinApi(base = '/api/v1'): JoinApi {
   };
 }
 
-async function request(method: string, url: string, body?: object, signal?: AbortSignal, cache: RequestCache = 'no-store'): Promise<Fields> {
+async function request(method: string, url: string, body?: object, signal?: AbortSignal, cache: RequestCache = 'no-store', bearer?: string): Promise<Fields> {
   const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
   let response: Response;
   try {
     response = await fetch(url, {
       method,
-      headers: body ? { 'content-type': 'application/json' } : {},
+      headers: { ...(body && { 'content-type': 'application/json' }), ...(bearer && { authorization: `Bearer ${bearer}` }) },
       body: body ? JSON.stringify(body) : null,
       signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
       cache,

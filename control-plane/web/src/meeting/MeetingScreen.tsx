@@ -34,7 +34,7 @@ export function MeetingScreen({ source }: { source: MeetingSource }) {
   const presenter = presenters.find(({ identity }) => identity === wanted) ?? presenters[0];
   return (
     <div className="meeting" data-testid="meeting" data-phase={view.phase} data-people={view.people.length}>
-      <TopBar view={view} />
+      <TopBar view={view} actions={actions} />
       <div className={`meeting-middle${panel ? ' has-panel' : ''}`}>
         <main className="meeting-stage" aria-label="Participants">
           {view.sharing && <SharingBar onStop={() => void actions.setSharing(false)} />}

@@ -1,10 +1,15 @@
 import { meetingLink } from '../app/router';
 import { CheckIcon, CopyIcon } from '../ui/icons';
 import { useCopy } from '../ui/useCopy';
-import type { MeetingSnapshot } from './model';
+import type { MeetingActions, MeetingSnapshot } from './model';
 import { PopBadge } from './PopBadge';
 
-export function TopBar({ view }: { view: MeetingSnapshot }) {
+interface Props {
+  view: MeetingSnapshot;
+  actions: Pick<MeetingActions, 'record'>;
+}
+
+export function TopBar({ view, actions }: Props) {
   const [copied, copy] = useCopy(meetingLink(view.code));
   return (
     <header className="topbar">
@@ -23,6 +28,12 @@ export function TopBar({ view }: { view: MeetingSnapshot }) {
           </span>
         )}
       </span>
+      {view.mayRecord && (
+        <button type="button" className="chip" onClick={() => void actions.record(!view.recording)} data-testid="control-record">
+          {view.recording ? 'Stop' : 'Record'}
+          <span className="unseen">{view.recording ? 'the recording' : 'the meeting'}</span>
+        </button>
+      )}
       <span className="topbar-space" />
       <PopBadge placement={view.placement} rttMs={view.rttMs} />
     </header>

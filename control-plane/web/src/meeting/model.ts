@@ -85,6 +85,8 @@ export interface MeetingSnapshot {
   devices: Record<MediaDeviceKind, string>;
   /** The mesh keeps what is said and shown. */
   recording: boolean;
+  /** The host's to begin and end. */
+  mayRecord: boolean;
 }
 
 export interface MeetingActions {
@@ -96,6 +98,7 @@ export interface MeetingActions {
   retryChat(id: string): Promise<void>;
   raiseHand(up: boolean): Promise<void>;
   react(reaction: Reaction): Promise<void>;
+  record(on: boolean): Promise<void>;
   allowSound(): Promise<void>;
   dismiss(notice: number): void;
   leave(): Promise<void>;

@@ -106,6 +106,7 @@ beforeEach(async () => {
     create: () => Promise.reject(new Error('unused')),
     meeting: () => Promise.reject(new Error('unused')),
     probes: async () => [],
+    recordingToken: () => Promise.reject(new Error('unused')),
     join: async (_code, request) => {
       joins.push(request);
       return answer();

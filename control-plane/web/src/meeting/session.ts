@@ -3,7 +3,7 @@
  * The screen sees a snapshot that survives all of that; rooms (livekit-client) come and go underneath.
  */
 import { ConnectionState, RoomEvent, Track, type DisconnectReason, type LocalTrack, type Room } from 'livekit-client';
-import { ApiError } from '../api/errors';
+import { ApiError, sentence } from '../api/errors';
 import type { EdgeAddress, JoinAnswer, JoinApi } from '../api/client';
 import { rememberMedia } from '../media/choices';
 import { candidates, type Candidate } from './candidates';
@@ -14,6 +14,7 @@ import { Joining, type Patience } from './joining';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
 import { Presence } from './presence';
 import type { Measurement } from './probes';
+import { record, RecordingError } from './recording';
 import { Signals } from './signals';
 import { watchPulse } from './pulse';
 import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
@@ -49,6 +50,8 @@ export interface SessionOptions {
   passcode: string | undefined;
   from: string | undefined;
   relay: Relay | undefined;
+  /** Of whoever started the meeting in this browser. */
+  hostKey?: string | null;
   /** The token of a stay in another tab, to go on with it here. */
   continued?: string | undefined;
   /** Round trips measured so far; asked for at the first join. */
@@ -110,6 +113,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     retryChat: (id) => this.chat.retry(id),
     raiseHand: (up) => this.signals.raise(up),
     react: (reaction) => this.signals.react(reaction),
+    record: (on) => this.record(on),
     allowSound: async () => void (await this.room?.startAudio()),
     dismiss: (notice) => this.dismiss(notice),
     leave: async () => {
@@ -143,6 +147,16 @@ export class MeetingSession extends Changes implements MeetingSource {
   private switchTo(room: Room, what: 'microphone' | 'camera'): Promise<unknown> {
     const me = room.localParticipant;
     return what === 'microphone' ? me.setMicrophoneEnabled(this.wanted.microphone) : me.setCameraEnabled(this.wanted.camera);
+  }
+
+  private async record(on: boolean): Promise<void> {
+    const { api, code, hostKey } = this.options;
+    if (!hostKey || !this.edge) return;
+    try {
+      await record(api, code, hostKey, this.edge.url, on);
+    } catch (error) {
+      this.notify(error instanceof RecordingError ? error.message : sentence(error), 'warning');
+    }
   }
 
   private async useDevice(kind: MediaDeviceKind, id: string): Promise<void> {
@@ -360,7 +374,7 @@ export class MeetingSession extends Changes implements MeetingSource {
   private read(room: Room | null): MeetingSnapshot {
     const shared = {
       phase: this.phase, end: this.end, code: this.options.code, title: this.options.title,
-      chat: this.chat.lines, notices: this.notices, rttMs: this.rttMs, placement: this.placement(),
+      mayRecord: Boolean(this.options.hostKey), chat: this.chat.lines, notices: this.notices, rttMs: this.rttMs, placement: this.placement(),
     };
     // Between two rooms everybody stays where they were.
     if (!room) return { ...EMPTY, ...this.current, ...shared, micOn: this.wanted.microphone, cameraOn: this.wanted.camera };

@@ -2,6 +2,7 @@ import { useState, type FormEvent } from 'react';
 import type { JoinApi, NewMeeting } from '../api/client';
 import { parseMeetingCode } from '../api/codes';
 import { sentence } from '../api/errors';
+import { rememberHosting } from '../app/hosting';
 import { navigate } from '../app/router';
 import { Brand } from '../ui/Brand';
 import { Meridians } from '../ui/Meridians';
@@ -33,6 +34,7 @@ function StartMeeting({ api }: { api: JoinApi }) {
     setError('');
     try {
       const meeting = await api.create(readOptions(new FormData(event.currentTarget)));
+      rememberHosting(meeting.code, meeting.hostKey);
       navigate(`/m/${meeting.code}`);
     } catch (cause) {
       setError(sentence(cause));

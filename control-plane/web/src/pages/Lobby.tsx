@@ -2,6 +2,7 @@
 import { useState, type FormEvent } from 'react';
 import { sentence } from '../api/errors';
 import type { JoinApi, Meeting } from '../api/client';
+import { hostKeyOf } from '../app/hosting';
 import { policyIsOutgrown } from '../app/policy';
 import { meetingLink, pageOptions } from '../app/router';
 import { mediaChoices, rememberMedia } from '../media/choices';
@@ -51,7 +52,7 @@ export function Lobby({ api, meeting, probes, onJoined, onRefused }: Props) {
     setBusy(true);
     setError('');
     remember(trimmed);
-    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from, relay, continued, probes });
+    const session = new MeetingSession({ api, makeRoom: (handOver) => makeRoom(captureHeight, handOver), code: meeting.code, title: meeting.title, name: trimmed, passcode: passcode || undefined, from, relay, continued, hostKey: hostKeyOf(meeting.code), probes });
     try {
       await session.join(media.take());
       onJoined(session);

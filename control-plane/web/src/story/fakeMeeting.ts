@@ -18,7 +18,7 @@ class FakeMeeting extends Changes implements MeetingSource {
       phase: (query.get('phase') as Phase | null) ?? 'connected', end: null, code: 'kqz-mvtr-eal', title: query.get('title') ?? 'Weekly review', people,
       audio: [], chat: query.has('chat') ? conversation() : [], notices: query.has('notice') ? [{ id: 1, text: 'Wei Ling Tan joined', tone: 'plain' }, { id: 2, text: 'The screen could not be shared.', tone: 'warning' }] : [],
       placement: { edgeId: 'fra-1', region: 'fra', alternates: ['iad', 'sin'], reasons: ['Nearest healthy edge: 11 ms predicted from your network', 'Already carries this meeting', 'Load 18 %'] },
-      rttMs: 11.7, micOn: true, cameraOn: true, sharing: false, soundBlocked: query.has('blocked'), devices: { audioinput: 'default', videoinput: '', audiooutput: 'default' }, recording: query.has('recording'),
+      rttMs: 11.7, micOn: true, cameraOn: true, sharing: false, soundBlocked: query.has('blocked'), devices: { audioinput: 'default', videoinput: '', audiooutput: 'default' }, recording: query.has('recording'), mayRecord: query.has('host'),
     };
   }
 
@@ -33,6 +33,7 @@ class FakeMeeting extends Changes implements MeetingSource {
     retryChat: async () => undefined,
     raiseHand: async (up) => this.setMe({ handSinceMs: up ? Date.now() : null }),
     react: async (reaction) => this.setMe({ reaction }),
+    record: async (recording) => this.set({ recording }),
     allowSound: async () => this.set({ soundBlocked: false }),
     dismiss: (id) => this.set({ notices: this.current.notices.filter((notice) => notice.id !== id) }),
     leave: async () => undefined,
