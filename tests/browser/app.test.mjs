@@ -79,6 +79,7 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
   test('a panel takes the focus and gives it back', async () => {
     const focused = (page) => page.evaluate(() => document.activeElement.closest('[data-testid]')?.dataset.testid);
     assert.equal(await focused(ana), 'chat-input');
+    await ana.fill(testId('chat-input'), 'Half a thou');
     await ana.keyboard.press('Escape');
     assert.equal(await focused(ana), 'control-chat');
     for (const name of ['people', 'settings']) {
@@ -87,6 +88,10 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
       await ana.keyboard.press('Escape');
       assert.equal(await focused(ana), `control-${name}`);
     }
+    await ana.click(testId('control-chat'));
+    assert.equal(await ana.inputValue(testId('chat-input')), 'Half a thou', 'what was written is still there');
+    await ana.fill(testId('chat-input'), '');
+    await ana.keyboard.press('Escape');
   });
 
   test('devices are named, the ones in use are chosen, and the speaker can be', async () => {
@@ -250,6 +255,28 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
     await third.waitForSelector(testId('other-tab'));
     await tab.click(testId('control-leave'));
     await third.waitForSelector(testId('other-tab'), { state: 'detached' });
+  });
+
+  test('axe finds nothing before and after the meeting either', async () => {
+    const findings = [];
+    const page = await openWindow(browser, { colorScheme: 'light' });
+    const look = async (what) => {
+      for (const colorScheme of ['light', 'dark']) {
+        await page.emulateMedia({ colorScheme });
+        findings.push(...(await axe(page)).map((found) => `${what}, ${colorScheme}: ${found}`));
+      }
+    };
+    await page.goto(meridian.url);
+    await page.click('summary');
+    await look('start page');
+    await page.goto(link('fra'));
+    await page.waitForSelector(testId('preview-video'));
+    await look('lobby');
+    await page.goto(`${meridian.url}/m/qqq-qqqq-qqq`);
+    await page.waitForSelector(testId('end-not_found'));
+    await look('end');
+    assert.deepEqual(findings, []);
+    await page.context().close();
   });
 
   test('nothing was refused by the policy, and no page complained', async () => {

@@ -1,4 +1,4 @@
-import { useEffect, useLayoutEffect, useRef, useState, type FormEvent, type KeyboardEvent } from 'react';
+import { useEffect, useLayoutEffect, useRef, type FormEvent, type KeyboardEvent } from 'react';
 import { SendIcon } from '../ui/icons';
 import { CHAT_TEXT_MAX } from './chat';
 import type { ChatLine, MeetingActions } from './model';
@@ -6,15 +6,18 @@ import { Panel } from './Panel';
 
 interface Props {
   lines: ChatLine[];
+  /** What has been written and not sent: kept while the panel is closed. */
+  draft: string;
+  onDraft: (text: string) => void;
   actions: Pick<MeetingActions, 'sendChat' | 'retryChat'>;
   onClose: () => void;
 }
 
-export function ChatPanel({ lines, actions, onClose }: Props) {
+export function ChatPanel({ lines, draft, onDraft, actions, onClose }: Props) {
   return (
     <Panel title="Chat" testId="chat-panel" onClose={onClose}>
       <Lines lines={lines} onRetry={(id) => void actions.retryChat(id)} />
-      <Composer onSend={(text) => void actions.sendChat(text)} />
+      <Composer text={draft} onText={onDraft} onSend={(text) => void actions.sendChat(text)} />
     </Panel>
   );
 }
@@ -72,14 +75,13 @@ function Line({ line, headed, onRetry }: { line: ChatLine; headed: boolean; onRe
   );
 }
 
-function Composer({ onSend }: { onSend: (text: string) => void }) {
-  const [text, setText] = useState('');
+function Composer({ text, onText, onSend }: { text: string; onText: (text: string) => void; onSend: (text: string) => void }) {
   const field = useRef<HTMLTextAreaElement>(null);
   useEffect(() => field.current?.focus(), []);
   const send = () => {
     if (!text.trim()) return;
     onSend(text);
-    setText('');
+    onText('');
   };
   const onKey = (event: KeyboardEvent) => {
     if (event.key !== 'Enter' || event.shiftKey || event.nativeEvent.isComposing) return;
@@ -97,7 +99,7 @@ function Composer({ onSend }: { onSend: (text: string) => void }) {
       <textarea
         ref={field}
         value={text}
-        onChange={(event) => setText(event.target.value)}
+        onChange={(event) => onText(event.target.value)}
         onKeyDown={onKey}
         maxLength={CHAT_TEXT_MAX}
         rows={1}

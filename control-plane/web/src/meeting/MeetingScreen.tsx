@@ -16,6 +16,7 @@ export function MeetingScreen({ source }: { source: MeetingSource }) {
   const view = useSnapshot(source);
   const { actions } = source;
   const [panel, setPanel] = useState<PanelName | null>(null);
+  const [draft, setDraft] = useState('');
   const unread = useUnread(view.chat, panel === 'chat');
   const opener = useRef<HTMLElement | null>(null);
 
@@ -44,7 +45,7 @@ export function MeetingScreen({ source }: { source: MeetingSource }) {
           </div>
           {view.people.length === 1 && view.phase === 'connected' && !view.sharing && <InviteCard code={view.code} />}
         </main>
-        {panel === 'chat' && <ChatPanel lines={view.chat} actions={actions} onClose={close} />}
+        {panel === 'chat' && <ChatPanel lines={view.chat} draft={draft} onDraft={setDraft} actions={actions} onClose={close} />}
         {panel === 'people' && <PeoplePanel people={view.people} code={view.code} onClose={close} />}
         {panel === 'settings' && <SettingsPanel actions={actions} current={view.devices} onClose={close} />}
       </div>

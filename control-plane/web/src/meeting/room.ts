@@ -68,8 +68,13 @@ export function publishedTracks(room: Room): LocalTrack[] {
   return [...room.localParticipant.trackPublications.values()].map((publication) => publication.track).filter((track) => track !== undefined);
 }
 
+/** The picture or the sound of a shared screen. */
+export function isScreen({ source }: LocalTrack): boolean {
+  return source === Track.Source.ScreenShare || source === Track.Source.ScreenShareAudio;
+}
+
 export async function setSharing(room: Room, on: boolean): Promise<void> {
-  const ended = on ? [] : publishedTracks(room).filter((track) => track.source === Track.Source.ScreenShare || track.source === Track.Source.ScreenShareAudio);
+  const ended = on ? [] : publishedTracks(room).filter(isScreen);
   await room.localParticipant.setScreenShareEnabled(on, { audio: true, selfBrowserSurface: 'include' });
   for (const track of ended) track.stop();
 }

@@ -356,6 +356,25 @@ test('what is switched off while there is no room is off in the next', async () 
   expect(session.snapshot()).toMatchObject({ phase: 'connected', micOn: false });
 });
 
+test('a screen that is taken back while there is no room is not in the next', async () => {
+  vi.stubGlobal('MediaStream', class {});
+  const screen = Object.assign(microphone(), { source: Track.Source.ScreenShare });
+  await session.join([screen]);
+  await settle();
+  let release: (value: JoinAnswer) => void = () => undefined;
+  answer = () => new Promise((resolve) => (release = resolve));
+  latest().emit(RoomEvent.Disconnected, undefined);
+  await settle();
+  expect(session.snapshot()).toMatchObject({ phase: 'rejoining', sharing: true });
+  await session.actions.setSharing(false);
+  await settle();
+  expect(session.snapshot().sharing).toBe(false);
+  release(ANSWER);
+  await settle();
+  expect(latest().localParticipant.publishTrack).not.toHaveBeenCalled();
+  expect(screen.mediaStreamTrack.stop).toHaveBeenCalled();
+});
+
 function microphone(): LocalTrack {
   const capture = Object.assign(new EventTarget(), { kind: 'audio', readyState: 'live', id: 'microphone', enabled: true, stop: vi.fn(), getSettings: () => ({}), getConstraints: () => ({}), clone: () => capture });
   return Object.assign(new LocalAudioTrack(capture as unknown as MediaStreamTrack, undefined, false), { source: Track.Source.Microphone });

@@ -17,7 +17,7 @@ import type { Measurement } from './probes';
 import { record, RecordingError } from './recording';
 import { Signals } from './signals';
 import { watchPulse } from './pulse';
-import { abandon, endOf, publishedTracks, salvage, setSharing } from './room';
+import { abandon, endOf, isScreen, publishedTracks, salvage, setSharing } from './room';
 import type { Stay } from './tabs';
 import { audioOf, devicesOf, peopleOf, soundIsHeldBack } from './roomView';
 
@@ -107,7 +107,7 @@ export class MeetingSession extends Changes implements MeetingSource {
   readonly actions: MeetingActions = {
     setMic: (on) => this.want('microphone', on),
     setCamera: (on) => this.want('camera', on),
-    setSharing: (on) => this.withDevice('screen', (room) => setSharing(room, on)),
+    setSharing: (on) => this.share(on),
     useDevice: (kind, id) => this.useDevice(kind, id),
     sendChat: (text) => this.chat.send(text),
     retryChat: (id) => this.chat.retry(id),
@@ -157,6 +157,15 @@ export class MeetingSession extends Changes implements MeetingSource {
     } catch (error) {
       this.notify(error instanceof RecordingError ? error.message : sentence(error), 'warning');
     }
+  }
+
+  private async share(on: boolean): Promise<void> {
+    // Off means off at once here too: the next room gets no screen.
+    if (!this.room && !on) {
+      for (const track of this.captures) if (isScreen(track)) track.stop();
+      this.captures = this.captures.filter((track) => !isScreen(track));
+    }
+    await this.withDevice('screen', (room) => setSharing(room, on));
   }
 
   private async useDevice(kind: MediaDeviceKind, id: string): Promise<void> {
@@ -377,7 +386,7 @@ export class MeetingSession extends Changes implements MeetingSource {
       mayRecord: Boolean(this.options.hostKey), chat: this.chat.lines, notices: this.notices, rttMs: this.rttMs, placement: this.placement(),
     };
     // Between two rooms everybody stays where they were.
-    if (!room) return { ...EMPTY, ...this.current, ...shared, micOn: this.wanted.microphone, cameraOn: this.wanted.camera };
+    if (!room) return { ...EMPTY, ...this.current, ...shared, micOn: this.wanted.microphone, cameraOn: this.wanted.camera, sharing: this.captures.some(isScreen) };
     const me = room.localParticipant;
     return {
       ...shared,
