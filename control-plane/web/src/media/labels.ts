@@ -1,4 +1,7 @@
-/** A device's name for a person: browsers append USB ids, and prefix the one the system would take. */
+/**
+ * A device's name for a person: browsers append USB ids, and prefix the one the system would take; the name comes first here, as a narrow field shows
+ * no more.
+ */
 export function readableLabel(device: Pick<MediaDeviceInfo, 'deviceId' | 'label'>, fallback: string): string {
   const name = device.label
     .replace(/\s*\([0-9a-f]{4}:[0-9a-f]{4}\)\s*$/i, '')
@@ -6,6 +9,6 @@ export function readableLabel(device: Pick<MediaDeviceInfo, 'deviceId' | 'label'
     .replace(/_/g, ' ')
     .trim();
   const readable = name || fallback;
-  if (device.deviceId === 'default') return name && name !== 'Default' ? `System default (${readable})` : 'System default';
+  if (device.deviceId === 'default') return name && name !== 'Default' ? `${readable} (system default)` : 'System default';
   return readable;
 }

@@ -23,7 +23,7 @@ test.each(['nonsense', '7', 'null', '{"camera":0,"cameraId":5}'])('a stored %s c
 
 test.each([
   ['c3', 'Integrated Webcam (0bda:58f4)', 'Integrated Webcam'],
-  ['default', 'Default - Headset (Jabra Link 380)', 'System default (Headset (Jabra Link 380))'],
+  ['default', 'Default - Headset (Jabra Link 380)', 'Headset (Jabra Link 380) (system default)'],
   ['default', 'Default', 'System default'],
   ['default', '', 'System default'],
   ['x', 'fake_device_0', 'fake device 0'],

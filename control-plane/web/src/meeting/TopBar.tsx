@@ -21,7 +21,7 @@ export function TopBar({ view, actions }: Props) {
         </span>
         {copied ? <CheckIcon size={15} /> : <CopyIcon size={15} />}
       </button>
-      <span role="status">
+      <span className="topbar-status" role="status">
         {view.recording && (
           <span className="recording" data-testid="recording">
             Recording
