@@ -75,20 +75,20 @@ impl Conference {
         if self.tracks.get(&sid).is_none() && !self.carry_own_backup(&sid) && !self.carry_remote(&sid) {
             return false;
         }
-        let (Some(carried), Some(client)) = (self.tracks.get(&sid), self.clients.get_mut(&key)) else {
+        let (Some(carried), Some(member)) = (self.tracks.get(&sid), self.members.get_mut(&key)) else {
             return false;
         };
-        if client.wanted.insert(carried.id) {
-            tracing::debug!(room = %self.name, identity = %client.identity, %sid, "subscribed to a backup codec");
-            let group = group.filter(|_| client.signalling.finds_tracks_by_mid());
-            client.negotiation.subscribe(WantedTrack {
+        if member.media.wanted.insert(carried.id) {
+            tracing::debug!(room = %self.name, identity = %member.stay.identity, %sid, "subscribed to a backup codec");
+            let group = group.filter(|_| member.voice.finds_tracks_by_mid());
+            member.media.negotiation.subscribe(WantedTrack {
                 key: carried.id.0,
                 kind: carried.kind,
                 stream_id: format!("{publisher}|{}", group.as_deref().unwrap_or(track.as_str())),
                 track_sid: track.to_string(),
                 codecs: carried.codecs.clone(),
             });
-            client.needs_offer = true;
+            member.media.needs_offer = true;
             self.dirty.insert(key);
         }
         true
@@ -142,7 +142,7 @@ impl Conference {
             tracing::debug!(room = %self.name, %sid, "a backup codec that nobody can have");
             return;
         }
-        let Some(peer) = self.clients.get(&key).and_then(|client| client.peer()) else {
+        let Some(peer) = self.members.get(&key).and_then(|member| member.media.peer()) else {
             return;
         };
         let Some(carried) = self.tracks.get_mut(&sid) else {
@@ -185,8 +185,8 @@ impl Conference {
         let Some(id) = self.tracks.get(backup).map(|carried| carried.id) else {
             return;
         };
-        let subscribers = self.clients.values().filter(|client| client.wanted.contains(&id));
-        let subscribers: Vec<SessionKey> = subscribers.map(|client| client.key).collect();
+        let subscribers = self.members.values().filter(|member| member.media.wanted.contains(&id));
+        let subscribers: Vec<SessionKey> = subscribers.map(|member| member.key).collect();
         self.drop_track(backup);
         for key in subscribers {
             self.subscribe(key, track);
@@ -209,8 +209,8 @@ impl Conference {
             return;
         };
         let session = *session;
-        if let Some(client) = self.clients.get_mut(&session) {
-            client.signalling.subscribed_quality(sid, &codecs);
+        if let Some(member) = self.members.get_mut(&session) {
+            member.voice.subscribed_quality(sid, &codecs);
             self.dirty.insert(session);
         }
     }

@@ -13,10 +13,10 @@ use meridian_signalling::{Action, LeaveAction};
 use meridian_transport::{Channel, CloseReason, Fingerprint};
 use rand::rngs::StdRng;
 
-use crate::client::Client;
 use crate::hold::Hold;
 use crate::io::{Birth, CloseKind, FromMesh, Input, MediaPlane, Note, Outbox, Output, SessionKey, ToMesh};
 use crate::learn::Learning;
+use crate::member::Member;
 use crate::replay::Replay;
 use crate::tracks::Tracks;
 
@@ -63,7 +63,7 @@ pub struct Conference {
     pub(crate) learning: Option<Learning>,
     pub(crate) room: Room,
     /// In the order they came: a seed must repeat everything.
-    pub(crate) clients: BTreeMap<SessionKey, Client>,
+    pub(crate) members: BTreeMap<SessionKey, Member>,
     /// Which client a socket belongs to; a resumed client has a new socket.
     pub(crate) sockets: HashMap<SessionKey, SessionKey>,
     pub(crate) peers: HashMap<PeerId, SessionKey>,
@@ -123,7 +123,7 @@ impl Conference {
             replaced: VecDeque::new(),
             created: !others.is_empty(),
             learning: Learning::new(now, others, setup.audible),
-            clients: BTreeMap::new(),
+            members: BTreeMap::new(),
             sockets: HashMap::new(),
             peers: HashMap::new(),
             tracks: Tracks::default(),
@@ -187,7 +187,7 @@ impl Conference {
 
     /// People on this edge.
     pub fn people(&self) -> usize {
-        self.clients.len()
+        self.members.len()
     }
 
     /// Whether people wait at the door for what other edges know: [`Input::Audible`] may end that.
@@ -222,23 +222,23 @@ impl Conference {
 
     fn socket_closed(&mut self, socket: SessionKey) {
         let key = self.sockets.remove(&socket);
-        if let Some(client) = key.and_then(|key| self.clients.get_mut(&key))
-            && client.socket == Some(socket)
+        if let Some(member) = key.and_then(|key| self.members.get_mut(&key))
+            && member.socket == Some(socket)
         {
-            client.detach(self.now);
+            member.detach(self.now);
         }
     }
 
     fn frame(&mut self, socket: SessionKey, frame: meridian_signalling::Frame) {
         let Some(&key) = self.sockets.get(&socket) else { return };
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        if client.socket != Some(socket) {
+        if member.socket != Some(socket) {
             return;
         }
         self.dirty.insert(key);
-        match client.signalling.handle(&self.room, self.wall_ms, frame) {
+        match member.voice.handle(&self.room, self.wall_ms, frame) {
             Ok(actions) => self.act(key, actions),
             Err(violation) => self.violation(key, &violation.to_string()),
         }
@@ -246,24 +246,24 @@ impl Conference {
 
     fn socket_violation(&mut self, socket: SessionKey, code: u16, reason: &str) {
         let Some(&key) = self.sockets.get(&socket) else { return };
-        if let Some(client) = self
-            .clients
+        if let Some(member) = self
+            .members
             .get_mut(&key)
-            .filter(|client| client.socket == Some(socket))
+            .filter(|member| member.socket == Some(socket))
         {
-            client.close_code = code;
+            member.close_code = code;
             self.violation(key, reason);
         }
     }
 
     /// The client broke the protocol: its session ends, and it is told why.
     pub(crate) fn violation(&mut self, key: SessionKey, reason: &str) {
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        tracing::info!(room = %self.name, identity = %client.identity, reason, "session ended: protocol violation");
-        client
-            .signalling
+        tracing::info!(room = %self.name, identity = %member.stay.identity, reason, "session ended: protocol violation");
+        member
+            .voice
             .leave(LeaveAction::Disconnect, DisconnectReason::StateMismatch);
         self.out.note(Note::Violation);
         self.remove(key, DisconnectReason::StateMismatch, reason);
@@ -301,24 +301,24 @@ impl Conference {
         key: SessionKey,
         change: impl FnOnce(&mut Room, &ParticipantSid) -> Result<(), meridian_room::RoomError>,
     ) {
-        let Some(client) = self.clients.get(&key) else { return };
-        if let Err(error) = change(&mut self.room, &client.sid) {
-            tracing::debug!(room = %self.name, identity = %client.identity, %error, "change refused");
+        let Some(member) = self.members.get(&key) else { return };
+        if let Err(error) = change(&mut self.room, &member.stay.sid) {
+            tracing::debug!(room = %self.name, identity = %member.stay.identity, %error, "change refused");
         }
     }
 
     fn media(&mut self, event: Event) {
         match event {
             Event::PeerConnected { peer, profile } => {
-                let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key)) else {
+                let Some(member) = self.peers.get(&peer).and_then(|key| self.members.get_mut(key)) else {
                     return;
                 };
-                client.connected();
+                member.media.connected();
                 if self.hold.held {
                     self.out.media(Command::HoldData { peer, held: true });
                 }
-                tracing::debug!(room = %self.name, identity = %client.identity, ?profile, "media transport stands");
-                let _ = self.room.set_state(&client.sid, ParticipantState::Active);
+                tracing::debug!(room = %self.name, identity = %member.stay.identity, ?profile, "media transport stands");
+                let _ = self.room.set_state(&member.stay.sid, ParticipantState::Active);
             }
             Event::PeerClosed { peer, reason } => self.peer_closed(peer, reason),
             Event::Data {
@@ -330,10 +330,10 @@ impl Conference {
             Event::AudioLevels(levels) => self.audio_levels(&levels),
             Event::PeerStats { peer, stats } => {
                 let now = self.now;
-                if let Some(client) = self.peers.get(&peer).and_then(|key| self.clients.get_mut(key))
-                    && client.observe(stats, now)
+                if let Some(member) = self.peers.get(&peer).and_then(|key| self.members.get_mut(key))
+                    && member.stay.observe(stats, now)
                 {
-                    self.out.put(Output::Report(client.session_report(false, now)));
+                    self.out.put(Output::Report(member.stay.session_report(false, now)));
                 }
             }
             Event::StreamState { peer, track, paused } => self.stream_state(peer, track, paused),
@@ -348,22 +348,22 @@ impl Conference {
 
     fn peer_closed(&mut self, peer: PeerId, reason: PeerCloseReason) {
         let Some(&key) = self.peers.get(&peer) else { return };
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
         if reason == PeerCloseReason::Transport(CloseReason::ClosedByPeer) {
             // The page is closing, or on its way to another edge: its Leave, or its next join, tells which.
-            client.transport_closed(self.now);
-            client.channel_lost(self.replay.next_serial());
+            member.media.transport_closed(self.now);
+            member.media.channel_lost(self.replay.next_serial());
             // Not `Active` any more: should it turn up on another edge, nobody is shown a departure.
-            let _ = self.room.set_state(&client.sid, ParticipantState::Joined);
+            let _ = self.room.set_state(&member.stay.sid, ParticipantState::Joined);
             self.forget_peer(peer);
             return;
         }
-        tracing::info!(room = %self.name, identity = %client.identity, ?reason, "media transport closed");
-        if client.is_attached() {
-            client
-                .signalling
+        tracing::info!(room = %self.name, identity = %member.stay.identity, ?reason, "media transport closed");
+        if member.is_attached() {
+            member
+                .voice
                 .leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
         }
         self.remove(key, DisconnectReason::ConnectionTimeout, "media transport closed");
@@ -414,13 +414,11 @@ impl Conference {
 
     /// Ends the session of a stay that the room has already withdrawn or is about to.
     pub(crate) fn say_goodbye(&mut self, sid: &ParticipantSid, action: LeaveAction, reason: DisconnectReason) {
-        let Some(client) = self.clients.values_mut().find(|client| client.sid == *sid) else {
+        let Some(member) = self.members.values_mut().find(|member| member.stay.sid == *sid) else {
             return;
         };
-        if !client.signalling.has_left() {
-            client.signalling.leave(action, reason);
-        }
-        let key = client.key;
+        member.voice.leave(action, reason);
+        let key = member.key;
         self.remove(key, reason, "");
     }
 
@@ -430,7 +428,7 @@ impl Conference {
             CloseKind::EdgeLeaves => (LeaveAction::Reconnect, DisconnectReason::ServerShutdown),
             CloseKind::RoomClosed => (LeaveAction::Disconnect, DisconnectReason::RoomClosed),
         };
-        let sids: Vec<_> = self.clients.values().map(|client| client.sid.clone()).collect();
+        let sids: Vec<_> = self.members.values().map(|member| member.stay.sid.clone()).collect();
         for sid in sids {
             self.say_goodbye(&sid, action, reason);
         }
@@ -439,29 +437,29 @@ impl Conference {
 
     /// The client is out: everything it published and received ends.
     pub(crate) fn remove(&mut self, key: SessionKey, reason: DisconnectReason, close_reason: &str) {
-        let Some(mut client) = self.clients.remove(&key) else {
+        let Some(mut member) = self.members.remove(&key) else {
             return;
         };
-        if let Some(socket) = client.socket {
+        if let Some(socket) = member.socket {
             self.sockets.remove(&socket);
         }
-        client.close(self.now, close_reason, &mut self.out);
-        if let Some(peer) = client.peer() {
+        member.close(self.now, close_reason, &mut self.out);
+        if let Some(peer) = member.media.peer() {
             self.forget_peer(peer);
         }
         for sid in self.tracks.published_by(key) {
             self.drop_track(&sid);
         }
         self.tracks.withdraw(key);
-        self.speaking_changed |= self.speaking.remove(&client.sid).is_some();
-        self.out.put(Output::Report(client.session_report(true, self.now)));
+        self.speaking_changed |= self.speaking.remove(&member.stay.sid).is_some();
+        self.out.put(Output::Report(member.stay.session_report(true, self.now)));
         // Whoever an edge that goes away sends elsewhere is not shown leaving: other edges keep the stay until it is outranked by the
         // next one, or until this edge has been silent for long.
         if !self.edge_leaves {
             // An error only says that the room withdrew this stay before (eviction).
-            let _ = self.room.leave(&client.sid, reason);
+            let _ = self.room.leave(&member.stay.sid, reason);
         }
-        tracing::info!(room = %self.name, identity = %client.identity, ?reason, "left");
+        tracing::info!(room = %self.name, identity = %member.stay.identity, ?reason, "left");
     }
 
     pub(crate) fn forget_peer(&mut self, peer: PeerId) {
@@ -475,16 +473,16 @@ impl Conference {
             self.room.handle_timeout(now);
         }
         let overdue: Vec<_> = self
-            .clients
+            .members
             .values()
-            .filter_map(|client| client.overdue(now).map(|(reason, why)| (client.key, reason, why)))
+            .filter_map(|member| member.overdue(now).map(|(reason, why)| (member.key, reason, why)))
             .collect();
         for (key, reason, why) in overdue {
-            if let Some(client) = self.clients.get_mut(&key)
-                && client.is_attached()
+            if let Some(member) = self.members.get_mut(&key)
+                && member.is_attached()
             {
-                client
-                    .signalling
+                member
+                    .voice
                     .leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
             }
             self.remove(key, reason, why);
@@ -495,8 +493,8 @@ impl Conference {
         self.replay.expire(now);
         self.tend_hold();
         self.tell_periodically(now);
-        let pending = self.clients.values().filter(|client| client.has_pending());
-        self.dirty.extend(pending.map(|client| client.key));
+        let pending = self.members.values().filter(|member| member.has_pending());
+        self.dirty.extend(pending.map(|member| member.key));
     }
 
     /// Tells everybody concerned what the messages handled since the last call have changed.
@@ -508,15 +506,15 @@ impl Conference {
         self.tell_demand();
         let dirty: BTreeSet<SessionKey> = self.dirty.drain().collect();
         for key in dirty {
-            let Some(client) = self.clients.get_mut(&key) else {
+            let Some(member) = self.members.get_mut(&key) else {
                 continue;
             };
-            client.ask_for_offer(now);
-            if client.flush(now, &mut self.out).is_err() {
-                tracing::warn!(room = %self.name, identity = %client.identity, "client too slow: socket closed");
+            member.ask_for_offer(now);
+            if member.flush(now, &mut self.out).is_err() {
+                tracing::warn!(room = %self.name, identity = %member.stay.identity, "client too slow: socket closed");
             }
         }
-        match (self.clients.is_empty(), self.empty_since) {
+        match (self.members.is_empty(), self.empty_since) {
             (true, None) => self.empty_since = Some(now),
             (false, Some(_)) => (self.empty_since, self.closed) = (None, false),
             _ => {}
@@ -540,12 +538,12 @@ impl Conference {
     pub(crate) fn drain_room_events(&mut self) {
         while let Some(event) = self.room.poll_event() {
             self.before_telling(&event);
-            let keys: Vec<SessionKey> = self.clients.keys().copied().collect();
+            let keys: Vec<SessionKey> = self.members.keys().copied().collect();
             for key in keys {
-                let Some(client) = self.clients.get_mut(&key) else {
+                let Some(member) = self.members.get_mut(&key) else {
                     continue;
                 };
-                let actions = client.signalling.on_room_event(&self.room, &event);
+                let actions = member.voice.on_room_event(&self.room, &event);
                 self.dirty.insert(key);
                 self.act(key, actions);
             }

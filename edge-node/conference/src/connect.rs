@@ -1,26 +1,38 @@
 //! Clients at the door of a room: new ones join, those who lost their socket resume.
 
+use std::net::IpAddr;
+
 use meridian_access::token::Claims;
 use meridian_room::{DisconnectReason, Identity, ParticipantSid};
 use meridian_signalling::proto::IceServer;
-use meridian_signalling::{LeaveAction, Session, SessionConfig};
+use meridian_signalling::{ConnectRequest, LeaveAction, Session, SessionConfig};
 use rand::Rng;
 
-use crate::client::{CLOSE_POLICY, Client};
 use crate::conference::Conference;
-use crate::io::{Connect, Note, Output, SessionKey};
+use crate::io::{Connect, Newcomer, Note, Output, SessionKey};
+use crate::media::Media;
+use crate::member::{CLOSE_POLICY, Member};
 use crate::renewal::ExpiringToken;
 use crate::simulate::ResumeFailure;
+use crate::stay::Stay;
+use crate::voice::Voice;
 
 /// Tells our app which PoP a participant is on: the SDKs do not show `ParticipantInfo.region`.
 const POP_ATTRIBUTE: &str = "meridian.pop";
 
 impl Conference {
     pub(crate) fn connect(&mut self, socket: SessionKey, connect: Connect) {
-        let admitted = if connect.request.reconnect {
-            self.resume(socket, connect)
-        } else {
-            self.join(socket, connect)
+        let Connect { claims, address, voice } = connect;
+        let admitted = match voice {
+            Newcomer::LiveKit { request, ice_servers } if request.reconnect => {
+                self.resume(socket, *request, ice_servers, claims)
+            }
+            Newcomer::LiveKit { request, ice_servers } => {
+                let token = ExpiringToken::new(&request.token, claims.exp);
+                let session = Session::new(self.session_config(ice_servers), *request, claims.clone());
+                self.join(socket, Box::new(session), claims, address, token)
+            }
+            Newcomer::Other(voice) => self.join(socket, voice, claims, address, None),
         };
         self.out.put(match admitted {
             true => Output::Admitted { socket },
@@ -28,24 +40,22 @@ impl Conference {
         });
     }
 
-    fn join(&mut self, socket: SessionKey, connect: Connect) -> bool {
-        let Connect {
-            request,
-            claims,
-            address,
-            ice_servers,
-        } = connect;
+    fn join(
+        &mut self,
+        socket: SessionKey,
+        mut voice: Box<dyn Voice>,
+        claims: Claims,
+        address: IpAddr,
+        token: Option<ExpiringToken>,
+    ) -> bool {
         if !std::mem::replace(&mut self.created, true) {
             self.configure(&claims);
         }
         if let Some(max) = claims.meridian.as_ref().and_then(|meridian| meridian.max_participants) {
             let _ = self.room.update_info(|info| info.max_participants = max);
         }
-        let through_join_api = claims.meridian.is_some();
-        let token = ExpiringToken::new(&request.token, claims.exp);
-        let mut signalling = Session::new(self.session_config(ice_servers), request, claims);
-        let mut newcomer = signalling.new_participant(ParticipantSid::generate(&mut self.rng));
-        if through_join_api {
+        let mut newcomer = voice.introduce(&claims, ParticipantSid::generate(&mut self.rng), &self.region);
+        if claims.meridian.is_some() {
             newcomer
                 .attributes
                 .insert(POP_ATTRIBUTE.to_owned(), self.region.clone());
@@ -53,9 +63,9 @@ impl Conference {
         let joined = match self.room.join(self.now, self.wall_ms, newcomer) {
             Ok(joined) => joined,
             Err(error) => {
-                tracing::info!(room = %self.name, identity = %signalling.identity(), %error, "join refused");
-                signalling.leave(LeaveAction::Disconnect, DisconnectReason::JoinFailure);
-                self.say_last_words(socket, signalling);
+                tracing::info!(room = %self.name, identity = claims.sub, %error, "join refused");
+                voice.leave(LeaveAction::Disconnect, DisconnectReason::JoinFailure);
+                self.say_last_words(socket, &mut *voice);
                 return false;
             }
         };
@@ -68,32 +78,34 @@ impl Conference {
         }
         // The others hear of the newcomer first; its own first message is the JoinResponse.
         self.drain_room_events();
-        let identity = signalling.identity().clone();
-        let actions = signalling.start(&self.room, &joined.sid);
-        tracing::info!(room = %self.name, %identity, sid = %joined.sid, "joined");
-        let came = (self.now, self.replay.next_serial());
-        let mut client = Client::new(socket, identity, joined.sid, address, signalling, came);
-        client.token = token;
-        self.clients.insert(socket, client);
+        let actions = voice.start(&self.room, &joined.sid);
+        tracing::info!(room = %self.name, identity = claims.sub, sid = %joined.sid, "joined");
+        let stay = Stay::new(joined.sid, claims, address, voice.belongs(), self.now);
+        let media = Media::new(socket, self.replay.next_serial());
+        let mut member = Member::new(socket, stay, media, voice);
+        member.token = token;
+        self.members.insert(socket, member);
         self.sockets.insert(socket, socket);
         self.dirty.insert(socket);
         self.act(socket, actions);
         true
     }
 
-    fn resume(&mut self, socket: SessionKey, connect: Connect) -> bool {
-        let Connect {
-            request,
-            claims,
-            ice_servers,
-            ..
-        } = connect;
+    fn resume(
+        &mut self,
+        socket: SessionKey,
+        request: ConnectRequest,
+        ice_servers: Vec<IceServer>,
+        claims: Claims,
+    ) -> bool {
         let sid = request.resume_sid.clone();
+        let is_it =
+            |stay: &Stay| stay.identity.as_str() == claims.sub && sid.as_ref().is_none_or(|sid| stay.sid == *sid);
         let found = self
-            .clients
+            .members
             .values_mut()
-            .find(|client| sid.as_ref().is_none_or(|sid| client.sid == *sid) && client.identity.as_str() == claims.sub);
-        let Some(client) = found else {
+            .find(|member| is_it(&member.stay) && member.voice.can_resume());
+        let Some(member) = found else {
             // Another device has taken the place of a stay that is over: were it told to join anew, it would throw that one out.
             let held = self.room.participant(&Identity::from(claims.sub.as_str()));
             let (action, reason) = match (sid, held) {
@@ -104,22 +116,22 @@ impl Conference {
             };
             let mut signalling = Session::new(self.session_config(ice_servers), request, claims);
             signalling.leave(action, reason);
-            self.say_last_words(socket, signalling);
+            self.say_last_words(socket, &mut signalling);
             return false;
         };
-        let key = client.key;
-        let failure = client.resume_failure.take();
+        let key = member.key;
+        let failure = member.resume_failure.take();
         if failure == Some(ResumeFailure::BeforeMessages) {
             // The client keeps what socket it has, and is owed another attempt.
             return false;
         }
-        let former = client.socket;
-        client.attach(socket);
-        client.token = ExpiringToken::new(&request.token, claims.exp);
-        let unsaid = client.signalling.frames_waiting();
+        let former = member.socket;
+        member.attach(socket);
+        member.token = ExpiringToken::new(&request.token, claims.exp);
+        let unsaid = member.voice.frames_waiting();
         self.out.note(Note::Resumed { unsaid });
-        let actions = client.signalling.resume(&self.room, &client.sid.clone(), request);
-        tracing::info!(room = %self.name, identity = %client.identity, "resumed");
+        let actions = member.voice.resume(&self.room, &member.stay.sid.clone(), request);
+        tracing::info!(room = %self.name, identity = %member.stay.identity, "resumed");
         if let Some(former) = former {
             self.close_socket(former);
         }
@@ -133,10 +145,10 @@ impl Conference {
         }
         self.act(key, actions);
         if failure == Some(ResumeFailure::AfterMessages)
-            && let Some(client) = self.clients.get_mut(&key)
+            && let Some(member) = self.members.get_mut(&key)
         {
-            let _ = client.flush(self.now, &mut self.out);
-            client.detach(self.now);
+            let _ = member.flush(self.now, &mut self.out);
+            member.detach(self.now);
             self.sockets.remove(&socket);
             return false;
         }
@@ -188,8 +200,8 @@ impl Conference {
     }
 
     /// What a refused session has to say.
-    fn say_last_words(&mut self, socket: SessionKey, mut signalling: Session) {
-        while let Some(frame) = signalling.poll_frame() {
+    fn say_last_words(&mut self, socket: SessionKey, voice: &mut dyn Voice) {
+        while let Some(frame) = voice.poll_frame() {
             self.out.put(Output::Frame { socket, frame });
         }
     }

@@ -83,10 +83,10 @@ impl Conference {
     pub(crate) fn tend_hold(&mut self) {
         for peer in self.hold.too_slow(self.now) {
             let key = self.peers.get(&peer).copied();
-            if let Some((key, client)) = key.and_then(|key| Some((key, self.clients.get_mut(&key)?))) {
-                tracing::warn!(room = %self.name, identity = %client.identity, "disconnected: did not take its reliable data");
-                client
-                    .signalling
+            if let Some((key, member)) = key.and_then(|key| Some((key, self.members.get_mut(&key)?))) {
+                tracing::warn!(room = %self.name, identity = %member.stay.identity, "disconnected: did not take its reliable data");
+                member
+                    .voice
                     .leave(LeaveAction::Reconnect, DisconnectReason::ConnectionTimeout);
                 self.out.note(Note::DataNotTaken);
                 self.remove(

@@ -1,6 +1,7 @@
 //! What goes into a conference and what comes out of it, as plain data.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -14,20 +15,39 @@ use meridian_signalling::{ConnectRequest, Frame};
 
 use crate::recording::Recorded;
 use crate::renewal::Renewed;
+use crate::voice::Voice;
 
-/// A socket of a client. The client goes by the key of its first: one that resumes has a new socket, but keeps its key.
+/// A socket of a member. The member goes by the key of its first: one that resumes has a new socket, but keeps its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(pub u64);
 
-/// A client at the door: a valid token that allows joining `claims.video.room`.
-#[derive(Clone, Debug)]
+/// Somebody at the door: a valid token that allows joining `claims.video.room`.
+#[derive(Debug)]
 pub struct Connect {
-    pub request: ConnectRequest,
     pub claims: Claims,
     /// As far as this edge and its trusted proxies know.
     pub address: IpAddr,
-    /// How the client gets past firewalls.
-    pub ice_servers: Vec<IceServer>,
+    pub voice: Newcomer,
+}
+
+/// How whoever joins will speak.
+pub enum Newcomer {
+    /// LiveKit's protocol: joins, or resumes a session.
+    LiveKit {
+        request: Box<ConnectRequest>,
+        /// How the client gets past firewalls.
+        ice_servers: Vec<IceServer>,
+    },
+    Other(Box<dyn Voice>),
+}
+
+impl fmt::Debug for Newcomer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Newcomer::LiveKit { request, .. } => f.debug_tuple("LiveKit").field(request).finish(),
+            Newcomer::Other(_) => f.write_str("Other"),
+        }
+    }
 }
 
 /// What happens to a conference.

@@ -7,28 +7,36 @@
 //!
 //! The contract: [`Conference::handle`] and [`Conference::handle_timeout`] any number of times, then [`Conference::poll_output`] until
 //! it gives `None`: what was handled together is told together. [`Conference::poll_timeout`] says when to call again.
+//!
+//! A member is a stay (who it is, what it may do, how long it belongs to the room), a transport on a media thread, and a [`Voice`]: LiveKit's
+//! session is one of several.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod backup;
-mod client;
 mod conference;
 mod connect;
 mod hold;
 mod io;
 mod learn;
+mod media;
+mod member;
 mod negotiate;
 mod recording;
 mod relay;
 mod renewal;
 mod replay;
 mod simulate;
+mod stay;
 mod subscribe;
 mod tracks;
+mod voice;
 
 pub use conference::{Conference, Setup};
 pub use io::{
-    Birth, CloseKind, Connect, FromMesh, Input, MediaPlane, MeshData, Note, Output, SessionKey, SessionReport, ToMesh,
+    Birth, CloseKind, Connect, FromMesh, Input, MediaPlane, MeshData, Newcomer, Note, Output, SessionKey,
+    SessionReport, ToMesh,
 };
 pub use recording::Recorded;
 pub use renewal::Renewed;
+pub use voice::{Belongs, Voice};

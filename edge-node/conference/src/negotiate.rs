@@ -8,21 +8,21 @@ use meridian_transport::IceCredentials;
 use meridian_transport::sdp::{Answer, LocalMedia, Publication, SdpError, SubscriptionMedia};
 
 use crate::backup::published;
-use crate::client::Transport;
 use crate::conference::Conference;
 use crate::io::{SessionKey, ToMesh};
+use crate::media::Transport;
 use crate::subscribe::priority_for;
 use crate::tracks::{CarriedTrack, Origin};
 
 impl Conference {
     /// Answers an offer and puts into effect what changed.
     pub(crate) fn offer(&mut self, key: SessionKey, id: u32, sdp: &str) -> Result<(), SdpError> {
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return Ok(());
         };
-        client.offer_arrived();
-        let restarts = client.negotiation.inspect(sdp)?.restarted;
-        let (peer, local) = match &client.transport {
+        member.offer_arrived();
+        let restarts = member.media.negotiation.inspect(sdp)?.restarted;
+        let (peer, local) = match &member.media.transport {
             Some(transport) if !restarts => (transport.peer, transport.local.clone()),
             // RFC 8839 §4.4.1.1.1: new credentials of the client want new ones of ours.
             Some(transport) => (transport.peer, IceCredentials::generate(&mut self.rng)),
@@ -34,7 +34,7 @@ impl Conference {
             fingerprint: self.fingerprint,
             candidates,
         };
-        let answer = client.negotiation.answer(sdp, &local)?;
+        let answer = member.media.negotiation.answer(sdp, &local)?;
         self.set_transport(key, peer, local.ice, &answer);
         for publication in &answer.publications {
             self.set_publication(key, publication);
@@ -43,20 +43,20 @@ impl Conference {
         for unsupported in &answer.unsupported {
             self.subscription_unsupported(key, TrackId(*unsupported));
         }
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.signalling.send_answer(id, answer.sdp, &answer.mid_to_track);
-            client.needs_offer |= client.negotiation.needs_reoffer();
+        if let Some(member) = self.members.get_mut(&key) {
+            member.voice.send_answer(id, answer.sdp, &answer.mid_to_track);
+            member.media.needs_offer |= member.media.negotiation.needs_reoffer();
         }
         self.dirty.insert(key);
         Ok(())
     }
 
     fn set_transport(&mut self, key: SessionKey, peer: PeerId, local: IceCredentials, answer: &Answer) {
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
         let remote = answer.remote.ice.clone();
-        match &mut client.transport {
+        match &mut member.media.transport {
             Some(transport) if !answer.remote.dtls_changed => {
                 if answer.remote.restarted {
                     self.out.media(Command::RestartIce {
@@ -70,8 +70,8 @@ impl Conference {
             }
             _ => {}
         }
-        let replaced = client.transport.is_some();
-        client.subscriptions.clear();
+        let replaced = member.media.transport.is_some();
+        member.media.subscriptions.clear();
         // A new transport goes on the same shard: the answer already names that shard's candidates.
         let fresh = if replaced {
             self.plane.allocate_peer_on(peer.shard)
@@ -83,11 +83,11 @@ impl Conference {
             self.forget_peer(peer);
         }
         let peer = fresh;
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        client.channel_lost(self.replay.next_serial());
-        client.transport = Some(Transport {
+        member.media.channel_lost(self.replay.next_serial());
+        member.media.transport = Some(Transport {
             peer,
             local: local.clone(),
             connected: false,
@@ -110,7 +110,7 @@ impl Conference {
 
     /// One media section on which the client sends, as it now stands.
     fn set_publication(&mut self, key: SessionKey, publication: &Publication) {
-        let Some(peer) = self.clients.get(&key).and_then(|client| client.peer()) else {
+        let Some(peer) = self.members.get(&key).and_then(|member| member.media.peer()) else {
             return;
         };
         if let Some(sid) = self.tracks.published_on(key, &publication.mid) {
@@ -145,7 +145,7 @@ impl Conference {
     }
 
     fn add_publication(&mut self, key: SessionKey, peer: PeerId, publication: &Publication) {
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
         let codecs: Vec<Codec> = publication.payloads.iter().map(|payload| payload.codec).collect();
@@ -160,7 +160,7 @@ impl Conference {
                 MediaKind::Video => TrackKind::Video,
             },
         };
-        let facts = match client.signalling.match_publication(named) {
+        let facts = match member.voice.match_publication(&self.room, named) {
             Some(Matched { track, backup: None }) => track,
             Some(Matched {
                 track,
@@ -225,11 +225,11 @@ impl Conference {
             return;
         };
         let Some(mut facts) = unannounced.take() else { return };
-        let Some(client) = self.clients.get(session) else {
+        let Some(member) = self.members.get(session) else {
             return;
         };
         // A Mute may have come since the section was matched.
-        if let Some(now) = client.signalling.matched_track(&track.sid) {
+        if let Some(now) = member.voice.matched_track(&track.sid) {
             *facts = now.clone();
         }
         // What was announced as layers may come as one stream: spatial layers of VP9 and AV1 do.
@@ -240,23 +240,23 @@ impl Conference {
             track.codecs.retain(|held| *held != codec);
             track.codecs.insert(0, codec);
         }
-        if let Err(error) = self.room.publish_track(&client.sid, *facts) {
+        if let Err(error) = self.room.publish_track(&member.stay.sid, *facts) {
             tracing::warn!(room = %self.name, %error, "track not published");
         }
     }
 
     /// Everything we send to this client, as the answer says.
     fn set_subscriptions(&mut self, key: SessionKey, subscriptions: &[SubscriptionMedia]) {
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        let Some(peer) = client.peer() else { return };
+        let Some(peer) = member.media.peer() else { return };
         for media in subscriptions {
             let track = TrackId(media.key);
-            if client.subscriptions.get(&track) == Some(media) {
+            if member.media.subscriptions.get(&track) == Some(media) {
                 continue;
             }
-            client.subscriptions.insert(track, media.clone());
+            member.media.subscriptions.insert(track, media.clone());
             let Some(carried) = self.tracks.by_id_mut(track) else {
                 continue;
             };
@@ -265,7 +265,7 @@ impl Conference {
             let demand = *carried
                 .demands
                 .entry(key)
-                .or_insert_with(|| client.first_demand(&sid, priority));
+                .or_insert_with(|| member.media.first_demand(&sid, priority));
             self.out.media(Command::Subscribe {
                 peer,
                 track,

@@ -15,7 +15,7 @@ impl Conference {
     /// A client's message on one of its data channels.
     pub(crate) fn data(&mut self, peer: PeerId, channel: Channel, payload: &[u8]) {
         let Some(&key) = self.peers.get(&peer) else { return };
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
         let reliable = match channel {
@@ -24,7 +24,7 @@ impl Conference {
             // Data tracks have a wire format of their own, which this server does not relay yet.
             Channel::DataTrack => return,
         };
-        match client.signalling.inspect_data(&self.room, reliable, payload) {
+        match member.voice.inspect_data(&self.room, reliable, payload) {
             Ok(Some(relay)) => {
                 let destinations = relay
                     .destinations
@@ -55,11 +55,11 @@ impl Conference {
             Some(list) => list.iter().any(|one| one == identity),
         };
         let peers: Vec<PeerId> = self
-            .clients
+            .members
             .values()
-            .filter(|client| client.is_connected() && (!data.reliable || client.unheard_from.is_none()))
-            .filter(|client| is_for(client.identity.as_str()))
-            .filter_map(|client| client.peer())
+            .filter(|member| member.media.is_connected() && (!data.reliable || member.media.unheard_from.is_none()))
+            .filter(|member| is_for(member.stay.identity.as_str()))
+            .filter_map(|member| member.media.peer())
             .filter(|peer| Some(*peer) != sender)
             .collect();
         if !peers.is_empty() {
@@ -79,11 +79,11 @@ impl Conference {
     /// A client can take reliable data from now on: first what has come since it joined.
     pub(crate) fn channel_open(&mut self, peer: PeerId) {
         let Some(&key) = self.peers.get(&peer) else { return };
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        if let Some(unheard) = client.unheard_from.take() {
-            let received = client.received.take();
+        if let Some(unheard) = member.media.unheard_from.take() {
+            let received = member.media.received.take();
             self.replay_to(key, unheard, received.as_ref());
         }
     }
@@ -91,22 +91,26 @@ impl Conference {
     /// A client that resumes says which packet of each sender it received last. One that says nothing may not tell repeated
     /// packets apart.
     pub(crate) fn replay_after(&mut self, key: SessionKey, received: Vec<(ParticipantSid, u32)>) {
-        let Some(client) = self.clients.get_mut(&key).filter(|_| !received.is_empty()) else {
+        let Some(member) = self.members.get_mut(&key).filter(|_| !received.is_empty()) else {
             return;
         };
         let received = received.into_iter().collect();
-        if client.unheard_from.is_some() {
-            client.received = Some(received);
+        if member.media.unheard_from.is_some() {
+            member.media.received = Some(received);
         } else {
             self.replay_to(key, self.replay.next_serial(), Some(&received));
         }
     }
 
     fn replay_to(&mut self, key: SessionKey, unheard: u64, received: Option<&HashMap<ParticipantSid, u32>>) {
-        let Some(client) = self.clients.get(&key) else { return };
-        let Some(peer) = client.peer() else { return };
-        let lacking = self.replay.lacking(&client.sid, client.came_at, unheard, received);
-        let lacking = lacking.into_iter().filter(|kept| kept.is_for(client.identity.as_str()));
+        let Some(member) = self.members.get(&key) else { return };
+        let Some(peer) = member.media.peer() else { return };
+        let lacking = self
+            .replay
+            .lacking(&member.stay.sid, member.media.came_at, unheard, received);
+        let lacking = lacking
+            .into_iter()
+            .filter(|kept| kept.is_for(member.stay.identity.as_str()));
         let mut packets = 0;
         for kept in lacking {
             packets += 1;
@@ -118,7 +122,7 @@ impl Conference {
         }
         if packets > 0 {
             self.out.note(Note::Replayed { packets });
-            tracing::debug!(room = %self.name, identity = %client.identity, packets, "reliable data replayed");
+            tracing::debug!(room = %self.name, identity = %member.stay.identity, packets, "reliable data replayed");
         }
     }
 
@@ -145,22 +149,22 @@ impl Conference {
             self.record_speakers();
             let mut speaking: Vec<_> = self.speaking.iter().map(|(sid, level)| (sid.clone(), *level)).collect();
             speaking.sort_by(|a, b| b.1.total_cmp(&a.1));
-            for client in self.clients.values_mut() {
-                client.signalling.speakers(&speaking);
+            for member in self.members.values_mut() {
+                member.voice.speakers(&speaking);
             }
         }
         if now.duration_since(self.last_room_update) >= ROOM_UPDATE {
             self.last_room_update = now;
-            for client in self.clients.values_mut() {
-                client.signalling.room_update(&self.room);
+            for member in self.members.values_mut() {
+                member.voice.room_update(&self.room);
             }
         }
         if now.duration_since(self.last_quality) >= QUALITY {
             self.last_quality = now;
             let grades: Vec<(ParticipantSid, f32)> = self
-                .clients
+                .members
                 .values()
-                .filter_map(|client| Some((client.sid.clone(), score(client.stats.as_ref()?))))
+                .filter_map(|member| Some((member.stay.sid.clone(), score(member.stay.stats.as_ref()?))))
                 .collect();
             self.tell_grades(&grades);
             self.out.mesh(ToMesh::Grades(grades));
@@ -172,9 +176,9 @@ impl Conference {
             .iter()
             .map(|(sid, score)| (sid.clone(), quality(*score), *score))
             .collect();
-        for client in self.clients.values_mut() {
-            client.signalling.quality(&qualities);
-            self.dirty.insert(client.key);
+        for member in self.members.values_mut() {
+            member.voice.quality(&qualities);
+            self.dirty.insert(member.key);
         }
     }
 }

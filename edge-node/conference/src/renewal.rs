@@ -47,8 +47,8 @@ impl Conference {
     pub(crate) fn renew_tokens(&mut self) {
         let now_s = self.wall_s();
         let mut asked = 0;
-        for client in self.clients.values_mut() {
-            let Some(token) = client.token.as_mut().filter(|token| token.due_s < now_s) else {
+        for member in self.members.values_mut() {
+            let Some(token) = member.token.as_mut().filter(|token| token.due_s < now_s) else {
                 continue;
             };
             if asked == ASKED_PER_TICK {
@@ -57,29 +57,29 @@ impl Conference {
             asked += 1;
             token.due_s = now_s + RETRY_S;
             self.out.put(Output::RenewToken {
-                client: client.key,
+                client: member.key,
                 token: token.text.clone(),
-                claims: Box::new(client.signalling.claims().clone()),
+                claims: Box::new(member.stay.claims.clone()),
             });
         }
     }
 
     pub(crate) fn renewed(&mut self, key: SessionKey, renewed: Renewed) {
         let now_s = self.wall_s();
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
         match renewed {
             Renewed::Yes { token, expires_s } => {
                 // Should the two clocks be far apart, it is not asked again at once, and for ever.
                 let expires_s = expires_s.max(now_s + AHEAD_S + RETRY_S);
-                client.token = ExpiringToken::new(&token, Some(expires_s));
-                client.signalling.refresh_token(token);
+                member.token = ExpiringToken::new(&token, Some(expires_s));
+                member.voice.refresh_token(token);
                 self.dirty.insert(key);
             }
             Renewed::Never => {
-                tracing::info!(room = %self.name, identity = %client.identity, "there is no other token");
-                client.token = None;
+                tracing::info!(room = %self.name, identity = %member.stay.identity, "there is no other token");
+                member.token = None;
             }
             Renewed::Unanswered => {}
         }

@@ -24,11 +24,11 @@ pub(crate) enum ResumeFailure {
 
 impl Conference {
     pub(crate) fn simulate(&mut self, key: SessionKey, scenario: Scenario) {
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        tracing::info!(room = %self.name, identity = %client.identity, ?scenario, "client simulates a failure");
-        let sid = client.sid.clone();
+        tracing::info!(room = %self.name, identity = %member.stay.identity, ?scenario, "client simulates a failure");
+        let sid = member.stay.sid.clone();
         match scenario {
             Scenario::SpeakerUpdate(seconds) => {
                 let seconds = u64::try_from(seconds).unwrap_or(0).clamp(1, SPEAKING_MAX_S);
@@ -49,10 +49,10 @@ impl Conference {
                 self.say_goodbye(&sid, LeaveAction::Reconnect, DisconnectReason::Unknown);
             }
             Scenario::DisconnectSignalOnResume(on) => {
-                client.resume_failure = on.then_some(ResumeFailure::AfterMessages);
+                member.resume_failure = on.then_some(ResumeFailure::AfterMessages);
             }
             Scenario::DisconnectSignalOnResumeNoMessages(on) => {
-                client.resume_failure = on.then_some(ResumeFailure::BeforeMessages);
+                member.resume_failure = on.then_some(ResumeFailure::BeforeMessages);
             }
             // An edge has UDP candidates only, which TURN reaches as well, and paces subscribers by what their paths carry.
             Scenario::SwitchCandidateProtocol(_) | Scenario::SubscriberBandwidth(_) => {}

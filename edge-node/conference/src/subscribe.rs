@@ -26,27 +26,27 @@ impl Conference {
             self.refuse_subscription(key, sid, SubscriptionFailure::CodecUnsupported);
             return;
         }
-        let (Some(track), Some(client)) = (self.tracks.get(sid), self.clients.get_mut(&key)) else {
+        let (Some(track), Some(member)) = (self.tracks.get(sid), self.members.get_mut(&key)) else {
             return;
         };
-        if !client.wanted.insert(track.id) {
+        if !member.media.wanted.insert(track.id) {
             return;
         }
-        let group = group.filter(|_| client.signalling.finds_tracks_by_mid());
+        let group = group.filter(|_| member.voice.finds_tracks_by_mid());
         let stream_id = format!("{publisher}|{}", group.as_deref().unwrap_or(sid.as_str()));
         let mut codecs = track.codecs.clone();
         if let Some(sent) = track.codecs.first().filter(|_| backed) {
             // Its publisher may be able to send others in that section; whoever lacks this one is better off with the backup.
             codecs.retain(|codec| codec.to_string() == sent.to_string());
         }
-        client.negotiation.subscribe(WantedTrack {
+        member.media.negotiation.subscribe(WantedTrack {
             key: track.id.0,
             kind,
             stream_id,
             track_sid: sid.to_string(),
             codecs,
         });
-        client.needs_offer = true;
+        member.media.needs_offer = true;
         self.dirty.insert(key);
     }
 
@@ -103,8 +103,8 @@ impl Conference {
     }
 
     fn refuse_subscription(&mut self, key: SessionKey, sid: &TrackSid, failure: SubscriptionFailure) {
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.signalling.subscription_error(sid, failure);
+        if let Some(member) = self.members.get_mut(&key) {
+            member.voice.subscription_error(sid, failure);
             self.dirty.insert(key);
         }
     }
@@ -113,8 +113,8 @@ impl Conference {
         let Some(sid) = self.tracks.by_id(track).map(|track| track.sid.clone()) else {
             return;
         };
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.wanted.remove(&track);
+        if let Some(member) = self.members.get_mut(&key) {
+            member.media.wanted.remove(&track);
         }
         let (published, backup) = published(&sid);
         if backup.is_some() || !self.subscribe_to_backup(key, &published) {
@@ -134,15 +134,15 @@ impl Conference {
         let Some(track) = self.tracks.get_mut(sid) else { return };
         let id = track.id;
         track.demands.remove(&key);
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        client.wanted.remove(&id);
-        client.negotiation.unsubscribe(id.0);
-        if client.subscriptions.remove(&id).is_some() {
+        member.media.wanted.remove(&id);
+        member.media.negotiation.unsubscribe(id.0);
+        if member.media.subscriptions.remove(&id).is_some() {
             // The client's section goes quiet, and free for another track, with its next offer.
-            client.needs_offer = true;
-            if let Some(peer) = client.peer() {
+            member.media.needs_offer = true;
+            if let Some(peer) = member.media.peer() {
                 self.out.media(Command::Unsubscribe { peer, track: id });
             }
         }
@@ -158,11 +158,11 @@ impl Conference {
             max_fps: u8::try_from(setting.fps).ok().filter(|fps| *fps > 0),
             priority: priority_for(facts, setting.priority),
         };
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        client.demands.insert(sid.clone(), demand);
-        let Some(peer) = client.peer() else { return };
+        member.media.demands.insert(sid.clone(), demand);
+        let Some(peer) = member.media.peer() else { return };
         let mut received = self.tracks.backups_of(sid);
         received.push(sid.clone());
         for sid in received {
@@ -229,9 +229,9 @@ impl Conference {
     pub(crate) fn subscription_started(&mut self, track: TrackId) {
         let Some(track) = self.tracks.by_id(track) else { return };
         if let Origin::Local { session, .. } = &track.origin
-            && let Some(client) = self.clients.get_mut(session)
+            && let Some(member) = self.members.get_mut(session)
         {
-            client.signalling.track_subscribed(&published(&track.sid).0);
+            member.voice.track_subscribed(&published(&track.sid).0);
             self.dirty.insert(*session);
         }
     }
@@ -245,9 +245,9 @@ impl Conference {
         };
         let state = [(owner.sid.clone(), sid, paused)];
         if let Some(&key) = self.peers.get(&peer)
-            && let Some(client) = self.clients.get_mut(&key)
+            && let Some(member) = self.members.get_mut(&key)
         {
-            client.signalling.stream_state(&state);
+            member.voice.stream_state(&state);
             self.dirty.insert(key);
         }
     }
@@ -264,15 +264,15 @@ impl Conference {
 
     /// How a track is to be encoded is said in the answer: browsers read it there.
     pub(crate) fn prepare(&mut self, key: SessionKey, sid: &TrackSid, kind: TrackKind) {
-        let Some(client) = self.clients.get_mut(&key) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
         if kind == TrackKind::Video {
-            for (cid, mime) in client.signalling.announced_codecs(sid) {
-                client.negotiation.prefer_video(&cid, &mime);
+            for (cid, mime) in member.voice.announced_codecs(sid) {
+                member.media.negotiation.prefer_video(&cid, &mime);
             }
         }
-        let Some(track) = client.signalling.pending_tracks().find(|track| track.sid == *sid) else {
+        let Some(track) = member.voice.announced(sid) else {
             return;
         };
         if kind != TrackKind::Audio {
@@ -280,7 +280,7 @@ impl Conference {
                 let mut layers: Vec<_> = codec.layers.iter().filter(|layer| !layer.rid.is_empty()).collect();
                 layers.sort_by_key(|layer| u64::from(layer.width) * u64::from(layer.height));
                 let rids = layers.into_iter().map(|layer| layer.rid.clone()).collect();
-                client.negotiation.prefer_layers(&codec.cid, rids);
+                member.media.negotiation.prefer_layers(&codec.cid, rids);
             }
             return;
         }
@@ -289,7 +289,7 @@ impl Conference {
             stereo: track.stereo,
         };
         if let Some(cid) = track.codecs.first().map(|codec| codec.cid.clone()) {
-            client.negotiation.prefer_audio(&cid, preferences);
+            member.media.negotiation.prefer_audio(&cid, preferences);
         }
     }
 
@@ -316,9 +316,9 @@ impl Conference {
 
     /// The client withdrew a track of its own.
     pub(crate) fn unpublish(&mut self, key: SessionKey, sid: &TrackSid) {
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.signalling.track_unpublished(sid);
-            let participant = client.sid.clone();
+        if let Some(member) = self.members.get_mut(&key) {
+            member.voice.track_unpublished(sid);
+            let participant = member.stay.sid.clone();
             // An error only says that it was never shown.
             let _ = self.room.unpublish_track(&participant, sid);
             self.dirty.insert(key);
@@ -333,9 +333,9 @@ impl Conference {
         }
         let subscribers: Vec<SessionKey> = match self.tracks.get(sid) {
             Some(track) => self
-                .clients
+                .members
                 .values()
-                .filter(|c| c.wanted.contains(&track.id))
+                .filter(|c| c.media.wanted.contains(&track.id))
                 .map(|c| c.key)
                 .collect(),
             None => return,
@@ -344,8 +344,8 @@ impl Conference {
             self.unsubscribe(key, sid);
         }
         let Some(track) = self.tracks.remove(sid) else { return };
-        for client in self.clients.values_mut() {
-            client.demands.remove(sid);
+        for member in self.members.values_mut() {
+            member.media.demands.remove(sid);
         }
         self.out.mesh(ToMesh::Drop { track: sid.clone() });
         match track.origin {

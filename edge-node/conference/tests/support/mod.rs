@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use meridian_access::token::Claims;
 use meridian_conference::{
-    Birth, Conference, Connect, FromMesh, Input, MediaPlane, Note, Output, Recorded, Renewed, SessionKey,
-    SessionReport, Setup, ToMesh,
+    Birth, Conference, Connect, FromMesh, Input, MediaPlane, Newcomer, Note, Output, Recorded, Renewed, SessionKey,
+    SessionReport, Setup, ToMesh, Voice,
 };
 use meridian_room::{
     Identity, NewParticipant, NodeId, ParticipantSid, Room, RoomInfo, RoomName, RoomSid, Track, TrackKind, TrackSid,
@@ -202,13 +202,28 @@ impl Desk {
     pub fn connect(&mut self, claims: Claims, request: ConnectRequest) -> SessionKey {
         let socket = SessionKey(self.next_socket);
         self.next_socket += 1;
-        let connect = Connect {
-            request,
-            claims,
-            address: [192, 0, 2, 9].into(),
+        let voice = Newcomer::LiveKit {
+            request: Box::new(request),
             ice_servers: Vec::new(),
         };
+        self.connect_as(socket, claims, voice);
+        socket
+    }
+
+    fn connect_as(&mut self, socket: SessionKey, claims: Claims, voice: Newcomer) {
+        let connect = Connect {
+            claims,
+            address: [192, 0, 2, 9].into(),
+            voice,
+        };
         self.handle(Input::Connect { socket, connect });
+    }
+
+    /// Somebody who does not speak LiveKit's protocol.
+    pub fn connect_with(&mut self, claims: Claims, voice: Box<dyn Voice>) -> SessionKey {
+        let socket = SessionKey(self.next_socket);
+        self.next_socket += 1;
+        self.connect_as(socket, claims, Newcomer::Other(voice));
         socket
     }
 

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use meridian_access::token::Claims;
-use meridian_conference::{Input, SessionKey};
+use meridian_conference::{Input, Newcomer, SessionKey};
 use meridian_serving::listener::ClientAddress;
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
@@ -133,8 +133,10 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
     let mut writer = tokio::spawn(write(edge.clone(), sink, queued, given_up.clone()));
     let connect = Connect {
         client: meridian_conference::Connect {
-            ice_servers: ice_servers(&edge, &claims),
-            request,
+            voice: Newcomer::LiveKit {
+                request: Box::new(request),
+                ice_servers: ice_servers(&edge, &claims),
+            },
             claims,
             address,
         },

@@ -176,10 +176,6 @@ impl Session {
     pub fn is_overflowed(&self) -> bool {
         self.overflowed
     }
-    /// Something waits for [`Session::poll_frame`].
-    pub fn has_frames(&self) -> bool {
-        !self.out.is_empty()
-    }
     /// How many frames wait.
     pub fn frames_waiting(&self) -> usize {
         self.out.len()
