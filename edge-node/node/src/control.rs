@@ -2,29 +2,49 @@
 //! warm connection. When the control plane is away, everything that is live goes on; only what is new waits.
 
 mod connection;
+mod standing;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meridian_access::token::KeyRing;
+use meridian_conference::CloseKind;
+use meridian_room::RoomName;
 use meridian_wire::v1;
 use meridian_wire::v1::edge_command::Command;
 use meridian_wire::v1::edge_report::Report;
 use rand::Rng;
 use tokio::sync::mpsc;
 
-use crate::edge::EdgeState;
+use crate::admission::Admission;
+use crate::handles::LiveRooms;
+use crate::lifecycle::{Lifecycle, Wish};
+use crate::profile::Profile;
+use crate::reports::Reports;
+use crate::turn::Turn;
 
 pub(crate) use connection::ControlError;
 pub(crate) use connection::ControlPlane;
+pub(crate) use standing::Standing;
 
 /// Until the control plane says otherwise.
 const LOAD_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
+/// What the stream uses of the edge.
+pub(crate) struct Uses {
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) live: Arc<LiveRooms>,
+    pub(crate) turn: Arc<Turn>,
+    pub(crate) standing: Arc<Standing>,
+}
+
 /// Keeps the stream to the control plane for as long as the edge lives.
-pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane, mut sessions: mpsc::Receiver<v1::SessionReport>) {
+pub(crate) async fn run(edge: Uses, control: ControlPlane, mut sessions: mpsc::Receiver<v1::SessionReport>) {
     let mut backoff = RECONNECT_MIN;
     loop {
         let ended = stream(&edge, &control, &mut sessions).await;
@@ -33,7 +53,7 @@ pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane, mut session
             Err(status) => tracing::debug!(%status, "control plane not reached"),
         }
         // Only attempts that got nowhere make the next wait longer, however the stream ended.
-        if edge.control_connected(false) {
+        if edge.standing.set_connected(false) {
             backoff = RECONNECT_MIN;
         }
         if control.has_untried() {
@@ -43,29 +63,29 @@ pub(crate) async fn run(edge: Arc<EdgeState>, control: ControlPlane, mut session
         let pause = rand::rng().random_range(backoff / 2..=backoff);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = edge.stopped() => return,
+            () = edge.lifecycle.stopped() => return,
         }
         backoff = (backoff * 2).min(RECONNECT_MAX);
     }
 }
 
 async fn stream(
-    edge: &Arc<EdgeState>,
+    edge: &Uses,
     control: &ControlPlane,
     sessions: &mut mpsc::Receiver<v1::SessionReport>,
 ) -> Result<(), tonic::Status> {
     let (reports, outgoing) = mpsc::channel::<v1::EdgeReport>(16);
     let send = |report: Report| v1::EdgeReport { report: Some(report) };
     // The first report must be there before the call: the server answers only after it has read Hello.
-    let _ = reports.try_send(send(Report::Hello(edge.hello())));
+    let _ = reports.try_send(send(Report::Hello(edge.profile.hello())));
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
     let client = control.next().await;
     let mut client = client.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
     let mut commands = client.attach(outgoing).await?.into_inner();
     control.answered(&client);
-    edge.control_connected(true);
+    edge.standing.set_connected(true);
     let mut load = tokio::time::interval(LOAD_INTERVAL);
-    let leaving = edge.leaving();
+    let leaving = edge.lifecycle.leaving();
     tokio::pin!(leaving);
     let mut said_so = false;
     loop {
@@ -81,7 +101,7 @@ async fn stream(
                 None => return Ok(()),
             },
             _ = load.tick() => {
-                let _ = reports.try_send(send(Report::Load(edge.load())));
+                let _ = reports.try_send(send(Report::Load(edge.reports.load())));
             }
             Some(session) = sessions.recv() => {
                 let _ = reports.send(send(Report::Session(session))).await;
@@ -90,23 +110,23 @@ async fn stream(
                 said_so = true;
                 let _ = reports.send(send(Report::Leaving(v1::Leaving {}))).await;
             }
-            () = edge.stopped() => return Ok(()),
+            () = edge.lifecycle.stopped() => return Ok(()),
         }
     }
 }
 
 /// Carries out a command; answers with a new interval of load reports if it asked for one.
-async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
+async fn obey(edge: &Uses, command: Command) -> Option<Duration> {
     match command {
         Command::Policy(policy) => {
-            edge.set_keys(KeyRing::from(&policy));
+            edge.admission.set_policy_keys(KeyRing::from(&policy));
             edge.turn.set_policy(policy.turn.unwrap_or_default());
-            edge.policy_known();
+            edge.admission.policy_known();
             (policy.load_interval_ms > 0).then(|| Duration::from_millis(u64::from(policy.load_interval_ms)))
         }
         Command::SetState(state) => {
             tracing::info!(state = ?state.state(), reason = state.reason, "state set by the control plane");
-            edge.set_state(state.state());
+            edge.lifecycle.wish(wish(&state));
             None
         }
         Command::CloseRoom(close) => {
@@ -115,12 +135,24 @@ async fn obey(edge: &Arc<EdgeState>, command: Command) -> Option<Duration> {
                 reason = close.reason,
                 "room closed by the control plane"
             );
-            edge.close_room(&close.room).await;
+            edge.live.close(&RoomName::new(close.room), CloseKind::RoomClosed).await;
             None
         }
         Command::LeavingNoted(_) => {
-            edge.leaving_noted();
+            edge.standing.note_leaving();
             None
         }
+    }
+}
+
+fn wish(state: &v1::SetState) -> Wish {
+    match state.state() {
+        v1::NodeState::Cordoned => Wish::Cordoned,
+        v1::NodeState::Draining => Wish::Draining {
+            until: (state.drain_deadline_ms > 0)
+                .then(|| Instant::now().checked_add(Duration::from_millis(state.drain_deadline_ms)))
+                .flatten(),
+        },
+        v1::NodeState::Active | v1::NodeState::Unspecified => Wish::Active,
     }
 }

@@ -11,11 +11,13 @@ use meridian_sfu::TrackId;
 use meridian_shard::{Command, Event, PeerId, Shards};
 use tokio::sync::mpsc;
 
-use crate::edge::EdgeState;
-use crate::rooms::{RoomHandle, ToRoom};
+use crate::handles::{RoomHandle, ToRoom};
+use crate::mesh::MeshHandle;
+use crate::recording::RecorderHandle;
 
-/// Who gets a media event. Written when peers and tracks come and go, read once per event.
-pub(crate) struct MediaRouter {
+/// The media threads, and who gets their events. Routes are written when peers and tracks come and go, read once per event.
+pub(crate) struct Media {
+    shards: Arc<Shards>,
     routes: Mutex<Routes>,
     next_track: AtomicU64,
 }
@@ -26,16 +28,17 @@ struct Routes {
     tracks: HashMap<TrackId, (RoomName, RoomHandle)>,
 }
 
-impl MediaRouter {
-    pub(crate) fn new() -> MediaRouter {
-        MediaRouter {
+impl Media {
+    pub(crate) fn new(shards: Arc<Shards>) -> Media {
+        Media {
+            shards,
             routes: Mutex::default(),
             next_track: AtomicU64::new(1),
         }
     }
 
     /// Passes a room's command on. What the command makes known to the media threads is the room's from then on.
-    pub(crate) fn send(&self, shards: &Shards, room: &RoomHandle, name: &RoomName, command: Command) {
+    pub(crate) fn send(&self, room: &RoomHandle, name: &RoomName, command: Command) {
         match &command {
             Command::AddPeer { peer, .. } => {
                 self.lock().peers.insert(*peer, room.clone());
@@ -51,7 +54,7 @@ impl MediaRouter {
             }
             _ => {}
         }
-        shards.send(command);
+        self.shards.send(command);
     }
 
     fn of_peer(&self, peer: PeerId) -> Option<RoomHandle> {
@@ -67,7 +70,7 @@ impl MediaRouter {
     }
 }
 
-impl MediaPlane for EdgeState {
+impl MediaPlane for Media {
     fn allocate_peer(&self) -> PeerId {
         self.shards.allocate_peer()
     }
@@ -81,12 +84,17 @@ impl MediaPlane for EdgeState {
     }
 
     fn allocate_track(&self) -> TrackId {
-        TrackId(self.router.next_track.fetch_add(1, Ordering::Relaxed))
+        TrackId(self.next_track.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 /// Hands every event of the media threads to its room. Ends with the shards.
-pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event>) {
+pub(crate) async fn route(
+    media: Arc<Media>,
+    mesh: Arc<MeshHandle>,
+    recorder: Arc<RecorderHandle>,
+    mut events: mpsc::Receiver<Event>,
+) {
     while let Some(event) = events.recv().await {
         let room = match &event {
             Event::PeerConnected { peer, .. }
@@ -96,20 +104,20 @@ pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event
             | Event::DataQueue { peer, .. }
             | Event::PeerStats { peer, .. }
             | Event::StreamState { peer, .. }
-            | Event::SubscriptionStarted { peer, .. } => edge.router.of_peer(*peer),
-            Event::MediaStarted { track, .. } | Event::KeyframeWanted { track, .. } => edge.router.of_track(*track),
+            | Event::SubscriptionStarted { peer, .. } => media.of_peer(*peer),
+            Event::MediaStarted { track, .. } | Event::KeyframeWanted { track, .. } => media.of_track(*track),
             Event::SenderReport {
                 track,
                 encoding,
                 layers,
                 report,
             } => {
-                edge.mesh.sender_report(*track, *encoding, *layers, *report);
-                edge.recorder.sender_report(*track, *report);
+                mesh.sender_report(*track, *encoding, *layers, *report);
+                recorder.sender_report(*track, *report);
                 None
             }
             Event::AudioLevels(levels) => {
-                route_levels(&edge, levels).await;
+                route_levels(&media, levels).await;
                 None
             }
         };
@@ -121,10 +129,10 @@ pub(crate) async fn route(edge: Arc<EdgeState>, mut events: mpsc::Receiver<Event
 }
 
 /// One message per room, with the levels of its own tracks.
-async fn route_levels(edge: &Arc<EdgeState>, levels: &[(TrackId, f32)]) {
+async fn route_levels(media: &Media, levels: &[(TrackId, f32)]) {
     let mut by_room: HashMap<RoomName, (RoomHandle, Vec<(TrackId, f32)>)> = HashMap::new();
     {
-        let routes = edge.router.lock();
+        let routes = media.lock();
         for (track, level) in levels {
             if let Some((name, room)) = routes.tracks.get(track) {
                 let entry = by_room

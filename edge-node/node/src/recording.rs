@@ -4,6 +4,7 @@
 //! where it goes.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use meridian_recorder::{Output, Recording, RecordingId, TrackInfo, WallMs};
 use meridian_room::RoomName;
 use meridian_serving::metrics::head;
 use meridian_sfu::{Layer, SenderReportInfo, TrackId};
-use meridian_shard::{Command, Shards, TapBatch};
+use meridian_shard::{Command, TapBatch};
 use meridian_spool::{RecordingFiles, RecordingSettings, Spool, SpoolError, Status, StoreError, Uploader, WakeUp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::edge::unix_now_ms;
+use crate::clock::unix_now_ms;
 
 /// What rooms tell, and sender reports, that may wait for the recorder. A disk that stands still for longer costs what comes then, counted.
 const NEWS: usize = 16_384;
@@ -151,7 +152,7 @@ impl RecorderHandle {
 }
 
 impl Recorder {
-    /// Starts the thread; the uploader is for a task of its own.
+    /// Starts the thread, which ends when the last of the senders of `taps` is gone; the uploads are for a task of their own.
     ///
     /// # Errors
     /// When there is no thread to be had.
@@ -160,7 +161,8 @@ impl Recorder {
         node: String,
         taps: mpsc::Receiver<TapBatch>,
         shards: impl Fn(Command) + Send + 'static,
-    ) -> io::Result<Uploader> {
+    ) -> io::Result<Uploads> {
+        let (written, all_written) = oneshot::channel::<Infallible>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let writer = Writer {
             node,
@@ -170,10 +172,34 @@ impl Recorder {
             tracks: HashMap::new(),
             parts: 0,
         };
-        std::thread::Builder::new()
-            .name("recorder".into())
-            .spawn(move || runtime.block_on(writer.run(self.news, taps)))?;
-        Ok(self.uploader)
+        std::thread::Builder::new().name("recorder".into()).spawn(move || {
+            let _written = written;
+            runtime.block_on(writer.run(self.news, taps));
+        })?;
+        Ok(Uploads {
+            uploader: self.uploader,
+            all_written,
+        })
+    }
+}
+
+/// Sends the spool's files to the store.
+pub(crate) struct Uploads {
+    uploader: Uploader,
+    /// Ends, unanswered, when the recorder's thread has.
+    all_written: oneshot::Receiver<Infallible>,
+}
+
+impl Uploads {
+    /// Runs until the recorder has ended and what it wrote last is in the store, or cannot be got there now: the next start sends it.
+    pub(crate) async fn run(self) {
+        tokio::select! {
+            () = self.uploader.run() => {}
+            _ = self.all_written => {}
+        }
+        if let Err(error) = self.uploader.round().await {
+            tracing::warn!(%error, "recordings stay in the spool until this edge runs again");
+        }
     }
 }
 
@@ -342,13 +368,4 @@ fn ask(shards: &impl Fn(Command), track: TrackId, layer: Layer) {
 
 fn wall() -> WallMs {
     WallMs(i64::try_from(unix_now_ms()).unwrap_or(i64::MAX))
-}
-
-/// The recorder's commands to media threads.
-pub(crate) fn commands(edge: &Arc<crate::edge::EdgeState>) -> impl Fn(Command) + Send + 'static {
-    let edge = edge.clone();
-    move |command| {
-        let shards: &Shards = &edge.shards;
-        shards.send(command);
-    }
 }

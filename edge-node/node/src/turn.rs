@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use meridian_pki::PkiError;
 use meridian_serving::listener::{Certificate, Pem, Takeover};
 use meridian_shard::Shards;
 use meridian_turn::credentials::Credentials;
@@ -18,13 +19,24 @@ use meridian_wire::v1;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
+use crate::clock::unix_now_ms;
 use crate::config::EdgeConfig;
-use crate::edge::{EdgeError, unix_now_ms};
+use crate::lifecycle::Lifecycle;
 
 /// How TURN names itself in TLS (RFC 7443); clients that offer ALPN at all offer one of these.
 pub(crate) const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 /// Seconds that credentials hold when no control plane says.
 const TTL_S: u32 = 6 * 3600;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    #[error("turn: {0}")]
+    Start(meridian_turn::io::StartError),
+    #[error("turn.dtls, http.certificate, http.private_key: {0}")]
+    Dtls(meridian_turn::io::DtlsIdentityError),
+    #[error("http.certificate, http.private_key: {0}")]
+    Tls(PkiError),
+}
 
 /// What clients are given to get past firewalls: this edge's TURN server, if it runs one, and those of the control plane's policy.
 pub(crate) struct Turn {
@@ -55,7 +67,7 @@ impl Turn {
         certificate: Option<&Certificate>,
         http: SocketAddr,
         shards: &Shards,
-    ) -> Result<Turn, EdgeError> {
+    ) -> Result<Turn, TurnError> {
         let policy = Mutex::new(Policy {
             own: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
             current: v1::TurnPolicy::default(),
@@ -66,16 +78,16 @@ impl Turn {
             return Ok(Turn { server: None, policy });
         }
         let tls = certificate.map(|certificate| certificate.tls(&ALPN));
-        let mut turn = config.turn.config(tls.transpose().map_err(EdgeError::Tls)?);
+        let mut turn = config.turn.config(tls.transpose().map_err(TurnError::Tls)?);
         if let Some(certificate) = certificate.filter(|_| !config.turn.dtls.is_empty()) {
             let Pem { chain, key } = certificate.pem();
-            let identity = DtlsIdentity::from_pem(&chain, &key).map_err(EdgeError::TurnDtls)?;
+            let identity = DtlsIdentity::from_pem(&chain, &key).map_err(TurnError::Dtls)?;
             turn.dtls_identity = Some(Arc::new(identity));
         }
         let dtls = turn.dtls_identity.clone();
         turn.server.policy.media = media_ports(config, shards);
         turn.local = Some(shards.local_ports());
-        let server = TurnServer::start(turn).map_err(EdgeError::Turn)?;
+        let server = TurnServer::start(turn).map_err(TurnError::Start)?;
         shards.set_turn(server.local_ports());
         let urls = urls_of(config, &server, certificate.map(|_| http));
         tracing::info!(?urls, "TURN started");
@@ -141,10 +153,15 @@ impl Turn {
         servers
     }
 
-    /// Refuses new allocations, or takes them again.
-    pub(crate) fn set_draining(&self, draining: bool) {
-        if let Some(embedded) = &self.server {
-            embedded.server.set_draining(draining);
+    /// Refuses new allocations while people are being sent away: who stays may need another. Runs until the edge has stopped.
+    pub(crate) async fn follow(self: Arc<Turn>, lifecycle: Arc<Lifecycle>) {
+        let Some(embedded) = &self.server else { return };
+        let mut stages = lifecycle.stages();
+        while !lifecycle.is_stopped() {
+            embedded.server.set_draining(stages.borrow_and_update().is_emptying());
+            if stages.changed().await.is_err() {
+                return;
+            }
         }
     }
 

@@ -81,7 +81,7 @@ impl Uploader {
     }
 
     /// Runs until it is dropped.
-    pub async fn run(self) {
+    pub async fn run(&self) {
         let mut backoff = BACKOFF_FIRST;
         loop {
             match self.round().await {

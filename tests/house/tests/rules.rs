@@ -181,6 +181,118 @@ fn ring_is_nowhere_in_what_ships() {
     );
 }
 
+/// The edge's parts lean on each other in one direction only: what two need of each other stands in a third.
+#[test]
+fn no_modules_of_the_edge_import_each_other() {
+    let imports = imports_in(&root().join("edge-node/node/src"));
+    assert!(imports["edge"].contains("rooms"), "the test no longer sees imports");
+    if let Some(circle) = circle(&imports) {
+        panic!("edge-node/node: {} is a circle", circle.join(" → "));
+    }
+}
+
+#[test]
+fn a_circle_of_imports_is_found_and_named() {
+    let text = "use crate::{b, c::Thing};\npub(crate) fn f() { crate::d::g(); }\n// crate::e\n";
+    let imports = BTreeMap::from([
+        ("a".to_owned(), named_modules(text)),
+        ("b".to_owned(), BTreeSet::new()),
+        ("c".to_owned(), named_modules("use crate::d::{self, Other};")),
+        ("d".to_owned(), named_modules("use crate::a;")),
+    ]);
+    let names = |of: &str| imports[of].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(names("a"), ["b", "c", "d"]);
+    assert_eq!(circle(&imports).unwrap(), ["a", "c", "d", "a"]);
+}
+
+/// Which of a crate's top modules each of them names.
+fn imports_in(src: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in rust_files(src) {
+        let below = file.strip_prefix(src).unwrap().with_extension("");
+        let module = below.iter().next().unwrap().to_str().unwrap();
+        if module == "lib" {
+            continue;
+        }
+        let mut named = named_modules(&std::fs::read_to_string(&file).unwrap());
+        named.remove(module);
+        imports.entry(module.to_owned()).or_default().extend(named);
+    }
+    let modules: BTreeSet<String> = imports.keys().cloned().collect();
+    imports
+        .values_mut()
+        .for_each(|named| named.retain(|name| modules.contains(name)));
+    imports
+}
+
+/// The names that follow `crate::` in code.
+fn named_modules(text: &str) -> BTreeSet<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = code.collect::<Vec<_>>().join("\n");
+    let mut named = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            Some(group) => named.extend(names_of_group(group)),
+            None => named.extend(first_name(rest)),
+        }
+    }
+    named
+}
+
+/// Of `a, b::{c, d}}`: a and b.
+fn names_of_group(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut top = String::new();
+    for letter in group.chars() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            _ if depth == 0 => top.push(letter),
+            _ => {}
+        }
+    }
+    top.split(',').filter_map(first_name).collect()
+}
+
+fn first_name(text: &str) -> Option<String> {
+    let text = text.trim_start();
+    let end = text
+        .find(|letter: char| !letter.is_alphanumeric() && letter != '_')
+        .unwrap_or(text.len());
+    (end > 0).then(|| text[..end].to_owned())
+}
+
+/// The first circle of a depth-first walk, from a module to itself.
+fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    let mut done = BTreeSet::new();
+    imports
+        .keys()
+        .find_map(|start| walk(imports, start, &mut Vec::new(), &mut done))
+}
+
+fn walk(
+    imports: &BTreeMap<String, BTreeSet<String>>,
+    module: &str,
+    path: &mut Vec<String>,
+    done: &mut BTreeSet<String>,
+) -> Option<Vec<String>> {
+    if let Some(at) = path.iter().position(|passed| passed == module) {
+        let mut circle = path[at..].to_vec();
+        circle.push(module.to_owned());
+        return Some(circle);
+    }
+    if done.contains(module) {
+        return None;
+    }
+    path.push(module.to_owned());
+    let next = imports.get(module).into_iter().flatten();
+    let found = next.into_iter().find_map(|next| walk(imports, next, path, done));
+    path.pop();
+    done.insert(module.to_owned());
+    found
+}
+
 struct House {
     /// Our crates and where they stand.
     folders: BTreeMap<String, PathBuf>,

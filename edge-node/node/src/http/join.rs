@@ -14,15 +14,14 @@ use meridian_wire::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_lar
 use meridian_wire::v1;
 use meridian_wire::v1::join_answer::Answer;
 
-use super::client_of;
 use super::rtc::with_cors;
-use crate::edge::EdgeState;
+use super::{Parts, client_of};
 
 /// What clients are told to wait while the control plane is away: about as long as the stream needs to be back.
 const AWAY_RETRY_S: u32 = 3;
 
 pub(crate) async fn join(
-    State(edge): State<Arc<EdgeState>>,
+    State(edge): State<Arc<Parts>>,
     ConnectInfo(peer): ConnectInfo<ClientAddress>,
     Path(code): Path<String>,
     headers: HeaderMap,

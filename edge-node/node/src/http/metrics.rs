@@ -9,11 +9,11 @@ use http::header;
 use meridian_serving::metrics::head;
 use meridian_shard::{Kind, Metric};
 
-use crate::edge::EdgeState;
+use super::Parts;
 
-pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
+pub(crate) async fn render(State(edge): State<Arc<Parts>>) -> Response {
     let mut text = String::with_capacity(4096);
-    let people = edge.rooms.people();
+    let people = edge.live.people();
     gauge(
         &mut text,
         "meridian_rooms",
@@ -27,7 +27,7 @@ pub(crate) async fn render(State(edge): State<Arc<EdgeState>>) -> Response {
         "People on this edge.",
         f64::from(total),
     );
-    let ready = f64::from(u8::from(edge.not_ready().is_none()));
+    let ready = f64::from(u8::from(edge.admission.not_ready().is_none()));
     gauge(
         &mut text,
         "meridian_ready",

@@ -14,15 +14,47 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::{HeaderMap, StatusCode};
-use meridian_access::network::client_address;
+use meridian_access::limits::Limiter;
+use meridian_access::network::{Network, client_address};
 use meridian_serving::listener::ClientAddress;
+use meridian_shard::Shards;
 use meridian_wire::join::BODY_BYTES_MAX;
 
-use crate::edge::EdgeState;
+use crate::admission::Admission;
+use crate::control::ControlPlane;
+use crate::handles::LiveRooms;
+use crate::lifecycle::Lifecycle;
+use crate::mesh::MeshHandle;
+use crate::recording::RecorderHandle;
+use crate::rooms::Rooms;
+use crate::turn::Turn;
 
-pub(crate) use probe::PROBES_PER_MINUTE;
+use probe::PROBES_PER_MINUTE;
 
-pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
+/// What HTTP uses of the edge.
+pub(crate) struct Parts {
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) live: Arc<LiveRooms>,
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) shards: Arc<Shards>,
+    pub(crate) mesh: Arc<MeshHandle>,
+    pub(crate) recorder: Arc<RecorderHandle>,
+    pub(crate) turn: Arc<Turn>,
+    pub(crate) control: Option<ControlPlane>,
+    pub(crate) region: String,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Vec<Network>,
+    /// How often an address may ask `/probe`.
+    pub(crate) probes: Limiter<IpAddr>,
+}
+
+/// [`Parts::probes`].
+pub(crate) fn probe_limiter() -> Limiter<IpAddr> {
+    Limiter::new(PROBES_PER_MINUTE)
+}
+
+pub(crate) fn router(edge: Arc<Parts>) -> Router {
     Router::new()
         .route("/rtc/v1", get(rtc::connect))
         .route("/rtc/v1/validate", get(rtc::validate))
@@ -50,15 +82,15 @@ pub(crate) fn router(edge: Arc<EdgeState>) -> Router {
 }
 
 /// Ready = this edge may be given new people.
-async fn ready(State(edge): State<Arc<EdgeState>>) -> Response {
-    match edge.not_ready() {
+async fn ready(State(edge): State<Arc<Parts>>) -> Response {
+    match edge.admission.not_ready() {
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
 
 /// The client's own address: of the connection, or what a trusted proxy says.
-fn client_of(edge: &EdgeState, peer: ClientAddress, headers: &HeaderMap) -> IpAddr {
+fn client_of(edge: &Parts, peer: ClientAddress, headers: &HeaderMap) -> IpAddr {
     let lines = headers
         .get_all("x-forwarded-for")
         .iter()

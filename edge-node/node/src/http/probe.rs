@@ -13,16 +13,15 @@ use meridian_serving::listener::ClientAddress;
 use meridian_wire::probes::{CACHE_CONTROL, ProbesQuery, ProbesReply};
 use meridian_wire::v1;
 
-use super::client_of;
 use super::rtc::with_cors;
-use crate::edge::EdgeState;
+use super::{Parts, client_of};
 
 /// Probes a minute from one address (an IPv6 /64 counts as one): a client sends a handful, but an office has many clients.
-pub(crate) const PROBES_PER_MINUTE: u32 = 1_200;
+pub(super) const PROBES_PER_MINUTE: u32 = 1_200;
 
 /// The smallest possible answer: clients time it to learn how far this PoP is. Over the limit it is as small, and tells as much.
 pub(crate) async fn probe(
-    State(edge): State<Arc<EdgeState>>,
+    State(edge): State<Arc<Parts>>,
     ConnectInfo(peer): ConnectInfo<ClientAddress>,
     headers: HeaderMap,
 ) -> Response {
@@ -41,7 +40,7 @@ pub(crate) async fn probe(
 
 /// Regions near the client. An edge that cannot ask answers with none: joining needs no measurements.
 pub(crate) async fn targets(
-    State(edge): State<Arc<EdgeState>>,
+    State(edge): State<Arc<Parts>>,
     ConnectInfo(peer): ConnectInfo<ClientAddress>,
     Query(query): Query<ProbesQuery>,
     headers: HeaderMap,

@@ -13,9 +13,10 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde_json::json;
 
+use super::Parts;
 use super::rtc::with_cors;
-use crate::edge::{EdgeState, unix_now_ms};
-use crate::rooms::{RoomHandle, ToRoom};
+use crate::clock::unix_now_ms;
+use crate::handles::{RoomHandle, ToRoom};
 
 pub(crate) async fn preflight() -> Response {
     let mut response = with_cors(StatusCode::NO_CONTENT.into_response());
@@ -31,7 +32,7 @@ pub(crate) async fn preflight() -> Response {
     response
 }
 
-pub(crate) async fn show(State(edge): State<Arc<EdgeState>>, Path(room): Path<String>, headers: HeaderMap) -> Response {
+pub(crate) async fn show(State(edge): State<Arc<Parts>>, Path(room): Path<String>, headers: HeaderMap) -> Response {
     match admit(&edge, &room, &headers) {
         Ok(handle) => answer(StatusCode::OK, &edge, handle.recording()),
         Err(refusal) => *refusal,
@@ -39,11 +40,7 @@ pub(crate) async fn show(State(edge): State<Arc<EdgeState>>, Path(room): Path<St
 }
 
 /// Begins to record; a room that is recorded already goes on under its id.
-pub(crate) async fn start(
-    State(edge): State<Arc<EdgeState>>,
-    Path(room): Path<String>,
-    headers: HeaderMap,
-) -> Response {
+pub(crate) async fn start(State(edge): State<Arc<Parts>>, Path(room): Path<String>, headers: HeaderMap) -> Response {
     let handle = match admit(&edge, &room, &headers) {
         Ok(handle) => handle,
         Err(refusal) => return *refusal,
@@ -68,7 +65,7 @@ pub(crate) async fn start(
     answer(StatusCode::ACCEPTED, &edge, Some(id))
 }
 
-pub(crate) async fn stop(State(edge): State<Arc<EdgeState>>, Path(room): Path<String>, headers: HeaderMap) -> Response {
+pub(crate) async fn stop(State(edge): State<Arc<Parts>>, Path(room): Path<String>, headers: HeaderMap) -> Response {
     let handle = match admit(&edge, &room, &headers) {
         Ok(handle) => handle,
         Err(refusal) => return *refusal,
@@ -80,7 +77,7 @@ pub(crate) async fn stop(State(edge): State<Arc<EdgeState>>, Path(room): Path<St
     answer(StatusCode::ACCEPTED, &edge, id)
 }
 
-fn admit(edge: &EdgeState, room: &str, headers: &HeaderMap) -> Result<RoomHandle, Box<Response>> {
+fn admit(edge: &Parts, room: &str, headers: &HeaderMap) -> Result<RoomHandle, Box<Response>> {
     let bearer = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -90,7 +87,7 @@ fn admit(edge: &EdgeState, room: &str, headers: &HeaderMap) -> Result<RoomHandle
             "send a token as Authorization: Bearer TOKEN",
         ));
     };
-    let claims = meridian_access::token::verify(token, &edge.keys())
+    let claims = meridian_access::token::verify(token, &edge.admission.keys())
         .map_err(|error| refusal(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
     let may = claims
         .video
@@ -102,7 +99,7 @@ fn admit(edge: &EdgeState, room: &str, headers: &HeaderMap) -> Result<RoomHandle
             "the token does not allow recording this room: it needs roomRecord, and no other room's name",
         ));
     }
-    let handle = edge.rooms.get(&RoomName::new(room)).ok_or_else(|| {
+    let handle = edge.live.get(&RoomName::new(room)).ok_or_else(|| {
         refusal(
             StatusCode::NOT_FOUND,
             "nobody of this room is on this edge: ask the edge that somebody joined, or join first",
@@ -119,7 +116,7 @@ fn new_id() -> String {
     id
 }
 
-fn answer(status: StatusCode, edge: &EdgeState, id: Option<String>) -> Response {
+fn answer(status: StatusCode, edge: &Parts, id: Option<String>) -> Response {
     let trouble = edge.recorder.status.trouble().map(|trouble| trouble.to_string());
     let body = axum::Json(json!({ "recording": id, "trouble": trouble }));
     with_cors((status, body).into_response())

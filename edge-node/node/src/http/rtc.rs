@@ -22,9 +22,9 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use super::client_of;
-use crate::edge::EdgeState;
-use crate::rooms::{Connect, FrameLoss, Outgoing, RoomHandle, Slowness, ToRoom, ToSocket};
+use super::{Parts, client_of};
+use crate::handles::{Connect, Outgoing, RoomHandle, ToRoom, ToSocket};
+use crate::rooms::{FrameLoss, Slowness};
 
 /// A client's frames that may wait for the room's task before its socket is read again.
 const FRAMES_IN_FLIGHT: usize = 16;
@@ -43,7 +43,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// `GET /rtc/v1`: checks the token, then upgrades. Every refusal is readable by a browser (CORS) and says why.
 pub(crate) async fn connect(
-    State(edge): State<Arc<EdgeState>>,
+    State(edge): State<Arc<Parts>>,
     ConnectInfo(peer): ConnectInfo<ClientAddress>,
     request: Request,
 ) -> Response {
@@ -66,7 +66,7 @@ pub(crate) async fn connect(
 }
 
 /// `GET /rtc/v1/validate`: what the SDKs call after a failed upgrade to learn the reason.
-pub(crate) async fn validate(State(edge): State<Arc<EdgeState>>, uri: Uri, headers: HeaderMap) -> Response {
+pub(crate) async fn validate(State(edge): State<Arc<Parts>>, uri: Uri, headers: HeaderMap) -> Response {
     match admit(&edge, &uri, &headers) {
         Ok(_) => with_cors((StatusCode::OK, "success").into_response()),
         Err(refusal) => *refusal,
@@ -81,8 +81,8 @@ pub(crate) async fn unsupported() -> Response {
     )
 }
 
-fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectRequest, Claims), Box<Response>> {
-    if edge.is_stopping() {
+fn admit(edge: &Parts, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectRequest, Claims), Box<Response>> {
+    if edge.lifecycle.is_stopped() {
         return Err(boxed(StatusCode::SERVICE_UNAVAILABLE, "this edge is stopping"));
     }
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -92,7 +92,7 @@ fn admit(edge: &EdgeState, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectReq
             &refusal.text,
         )
     })?;
-    let keys = edge.keys();
+    let keys = edge.admission.keys();
     let claims = meridian_access::token::verify(&connect.token, &keys)
         .map_err(|error| boxed(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
     if !claims
@@ -126,7 +126,7 @@ pub(crate) fn with_cors(mut response: Response) -> Response {
     response
 }
 
-async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest, claims: Claims, address: IpAddr) {
+async fn serve(edge: Arc<Parts>, socket: WebSocket, request: ConnectRequest, claims: Claims, address: IpAddr) {
     let (frames, queued) = mpsc::channel(FRAMES_QUEUED);
     let (sink, stream) = socket.split();
     let given_up = Arc::new(Notify::new());
@@ -142,7 +142,7 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
         },
         socket: ToSocket { frames, given_up },
     };
-    match edge.rooms.connect(&edge, connect).await {
+    match edge.rooms.connect(connect).await {
         Ok((session, room)) => {
             let mut reading = std::pin::pin!(read(stream, session, &room));
             let ended = tokio::select! {
@@ -181,9 +181,9 @@ async fn serve(edge: Arc<EdgeState>, socket: WebSocket, request: ConnectRequest,
 }
 
 /// How this client gets past firewalls.
-fn ice_servers(edge: &EdgeState, claims: &Claims) -> Vec<IceServer> {
+fn ice_servers(edge: &Parts, claims: &Claims) -> Vec<IceServer> {
     let relays = claims.meridian.as_ref().and_then(|meridian| meridian.relays.as_deref());
-    let servers = edge.turn.ice_servers(&claims.sub, &edge.config.node.region, relays);
+    let servers = edge.turn.ice_servers(&claims.sub, &edge.region, relays);
     let told = servers.into_iter().map(|server| IceServer {
         urls: server.urls,
         username: server.username,
@@ -246,7 +246,7 @@ enum Written {
 }
 
 async fn write(
-    edge: Arc<EdgeState>,
+    edge: Arc<Parts>,
     mut sink: futures_util::stream::SplitSink<WebSocket, Message>,
     mut queued: mpsc::Receiver<Outgoing>,
     given_up: Arc<Notify>,

@@ -10,15 +10,17 @@ use meridian_conference::{Birth, FromMesh, Input, MeshData, ToMesh as Request};
 use meridian_registry::nodes::{NodeWatch, View};
 use meridian_room::{NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 use meridian_sfu::{Encoding, LayerSet, MediaKind, SenderReportInfo, TrackId};
-use meridian_shard::{Command, TapBatch, TapConsumer};
+use meridian_shard::{Command, Shards, TapBatch, TapConsumer};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 
-use super::ToMesh;
 use super::crossing::{Crossing, Forward};
-use crate::edge::{EdgeState, unix_now_ms};
+use super::{MeshHandle, ToMesh};
+use crate::clock::unix_now_ms;
+use crate::handles::{RoomHandle, ToRoom};
+use crate::lifecycle::Lifecycle;
 use crate::link::{LinkEndpoint, LinkEvent, PeerAddress, SenderReport};
-use crate::rooms::{RoomHandle, ToRoom};
+use crate::profile::Profile;
 
 /// Messages taken from one source before the others get their turn.
 const BATCH: usize = 128;
@@ -32,6 +34,15 @@ pub(crate) struct Inputs {
     pub(crate) tapped: mpsc::Receiver<TapBatch>,
     pub(crate) rooms: mpsc::Receiver<ToMesh>,
     pub(crate) nodes: NodeWatch,
+}
+
+/// What the mesh uses of the edge.
+pub(crate) struct Uses {
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) shards: Arc<Shards>,
+    /// What rooms see of it.
+    pub(crate) mesh: Arc<MeshHandle>,
 }
 
 struct Member {
@@ -52,14 +63,14 @@ struct Waiting {
 }
 
 struct Driver {
-    edge: Arc<EdgeState>,
+    edge: Uses,
     endpoint: LinkEndpoint,
     mesh: Mesh,
     members: HashMap<RoomName, Member>,
     crossing: Crossing,
 }
 
-pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
+pub(crate) async fn run(edge: Uses, inputs: Inputs) {
     let Inputs {
         endpoint,
         mut links,
@@ -67,7 +78,7 @@ pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
         mut rooms,
         nodes,
     } = inputs;
-    let mesh = Mesh::new(edge.node.clone(), rand::rng().random());
+    let mesh = Mesh::new(edge.profile.node.clone(), rand::rng().random());
     let mut driver = Driver {
         edge,
         endpoint,
@@ -77,7 +88,7 @@ pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
     };
     let mut view = nodes.view();
     driver.view_changed(&nodes.now());
-    let edge = driver.edge.clone();
+    let lifecycle = driver.edge.lifecycle.clone();
     loop {
         let due = driver
             .mesh
@@ -101,7 +112,7 @@ pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
                 Err(_) => break,
             },
             () = tokio::time::sleep_until(due.into()) => driver.mesh.handle_timeout(Instant::now()),
-            () = edge.stopped() => break,
+            () = lifecycle.stopped() => break,
         }
         for _ in 0..BATCH {
             let Ok(batch) = tapped.try_recv() else { break };
@@ -118,7 +129,7 @@ pub(crate) async fn run(edge: Arc<EdgeState>, inputs: Inputs) {
 
 impl Driver {
     fn view_changed(&mut self, view: &View) {
-        let own = self.edge.node.as_str();
+        let own = self.edge.profile.node.as_str();
         let peers = view.records().filter(|record| record.id != own).filter_map(|record| {
             Some(PeerAddress {
                 node: NodeId::new(record.id.clone()),
@@ -137,8 +148,8 @@ impl Driver {
         if !edges.iter().any(|edge| edge.node.as_str() == own) {
             // The registry may not list us yet, or no longer: we know that we live.
             edges.push(Edge {
-                node: self.edge.node.clone(),
-                region: self.edge.config.node.region.clone(),
+                node: self.edge.profile.node.clone(),
+                region: self.edge.profile.region.clone(),
             });
         }
         self.mesh.view_changed(Instant::now(), edges);

@@ -16,11 +16,11 @@ use meridian_serving::metrics::head;
 use meridian_sfu::{Encoding, LayerSet, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::edge::unix_now_ms;
+use crate::clock::unix_now_ms;
+use crate::handles::RoomHandle;
 use crate::link::LinkStats;
-use crate::rooms::RoomHandle;
 
-pub(crate) use driver::{Inputs, run};
+pub(crate) use driver::{Inputs, Uses, run};
 
 /// Requests of rooms that may wait. State that is dropped here is repaired by the next digest.
 const QUEUE: usize = 16_384;

@@ -1,22 +1,20 @@
 //! Where another token comes from: those of API keys are minted by this edge, those of the join API by the control plane.
 
-use std::sync::Arc;
-
 use meridian_access::token::{Claims, KeyRing, mint, unix_now_s};
 use meridian_conference::{Input, Renewed, SessionKey};
 use meridian_wire::v1::RenewAnswer;
 use tonic::Code;
 
-use super::{RoomHandle, ToRoom};
-use crate::edge::EdgeState;
+use super::Around;
+use crate::handles::{RoomHandle, ToRoom};
 
 /// Tokens that this edge mints are valid for so long.
 const TTL_S: u64 = 15 * 60;
 
 /// Answers the room with [`Input::Renewed`].
-pub(super) fn renew(edge: &Arc<EdgeState>, room: &RoomHandle, client: SessionKey, token: String, claims: &Claims) {
-    let minted = longer(claims, &edge.keys(), unix_now_s());
-    let (control, room) = (edge.control.clone(), room.clone());
+pub(super) fn renew(around: &Around, room: &RoomHandle, client: SessionKey, token: String, claims: &Claims) {
+    let minted = longer(claims, &around.admission.keys(), unix_now_s());
+    let (control, room) = (around.control.clone(), room.clone());
     tokio::spawn(async move {
         let renewed = match (minted, control) {
             (Some(renewed), _) => renewed,

@@ -11,14 +11,15 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 
 use super::renewal::renew;
-use super::{Connect, FrameLoss, Outgoing, RoomHandle, Slowness, ToRoom, ToSocket};
-use crate::edge::{EdgeState, unix_now_ms};
+use super::{FrameLoss, Rooms, Slowness};
+use crate::clock::unix_now_ms;
+use crate::handles::{Connect, Outgoing, RoomHandle, ToRoom, ToSocket};
 
 /// Messages handled before clients are told; more are told together.
 const BATCH: usize = 64;
 
 struct RoomTask {
-    edge: Arc<EdgeState>,
+    rooms: Arc<Rooms>,
     name: RoomName,
     handle: RoomHandle,
     conference: Conference,
@@ -28,27 +29,28 @@ struct RoomTask {
 }
 
 pub(super) async fn run(
-    edge: Arc<EdgeState>,
+    rooms: Arc<Rooms>,
     name: RoomName,
     handle: RoomHandle,
     mut queue: mpsc::Receiver<ToRoom>,
     home_region: Option<String>,
 ) {
-    let birth = edge.mesh.enter(&name, home_region, &handle).await;
-    let mut audible = edge.mesh.audible();
+    let around = &rooms.around;
+    let birth = around.mesh.enter(&name, home_region, &handle).await;
+    let mut audible = around.mesh.audible();
     let setup = Setup {
         name: name.clone(),
         birth,
-        node: edge.node.clone(),
-        region: edge.config.node.region.clone(),
-        fingerprint: edge.fingerprint,
+        node: around.profile.node.clone(),
+        region: around.profile.region.clone(),
+        fingerprint: around.fingerprint,
         audible: audible.borrow_and_update().clone(),
-        plane: edge.clone(),
+        plane: around.media.clone(),
         rng: StdRng::from_rng(&mut rand::rng()),
     };
     let mut task = RoomTask {
         conference: Conference::new(Instant::now(), unix_now_ms(), setup),
-        edge,
+        rooms,
         name,
         handle,
         sockets: HashMap::new(),
@@ -79,15 +81,15 @@ pub(super) async fn run(
             let _ = joined.send(Err(connect));
         }
     }
-    task.edge.mesh.leave(&task.name);
-    task.edge.rooms.retire(&task.name);
+    task.rooms.around.mesh.leave(&task.name);
+    task.rooms.around.live.retire(&task.name);
 }
 
 impl RoomTask {
     fn take(&mut self, message: ToRoom) {
         match message {
             ToRoom::Connect { connect, joined } => {
-                let socket = self.edge.rooms.next_session();
+                let socket = self.rooms.next_session();
                 self.sockets.insert(socket, connect.socket);
                 self.at_the_door.insert(socket, joined);
                 let connect = connect.client;
@@ -110,6 +112,8 @@ impl RoomTask {
     }
 
     fn carry_out(&mut self) {
+        let rooms = self.rooms.clone();
+        let around = &rooms.around;
         while let Some(output) = self.conference.poll_output() {
             match output {
                 Output::Admitted { socket } => {
@@ -135,16 +139,13 @@ impl RoomTask {
                         to.given_up.notify_one();
                     }
                 }
-                Output::Media(command) => self
-                    .edge
-                    .router
-                    .send(&self.edge.shards, &self.handle, &self.name, command),
-                Output::Mesh(request) => self.edge.mesh.room(&self.name, request),
+                Output::Media(command) => around.media.send(&self.handle, &self.name, command),
+                Output::Mesh(request) => around.mesh.room(&self.name, request),
                 Output::RenewToken { client, token, claims } => {
-                    renew(&self.edge, &self.handle, client, token, &claims);
+                    renew(around, &self.handle, client, token, &claims);
                 }
                 Output::Recorded(recorded) => self.record(recorded),
-                Output::Report(report) => self.edge.report_session(&self.name, report),
+                Output::Report(report) => around.reports.session(&self.name, report),
                 Output::Note(note) => self.count(note),
                 Output::Emptied => {}
             }
@@ -155,7 +156,7 @@ impl RoomTask {
     /// Hands a frame to its socket; one that is gone, or whose client reads too slowly, is given up.
     fn write(&mut self, socket: SessionKey, frame: meridian_signalling::Frame) {
         let Some(to) = self.sockets.get(&socket) else { return };
-        let counters = &self.edge.rooms.counters;
+        let counters = &self.rooms.counters;
         match to.frames.try_send(Outgoing::Frame(frame)) {
             Ok(()) => {
                 counters.queued(to.frames.max_capacity() - to.frames.capacity());
@@ -179,11 +180,11 @@ impl RoomTask {
             Recorded::End => self.handle.set_recording(None),
             _ => {}
         }
-        self.edge.recorder.room(&self.name, recorded);
+        self.rooms.around.recorder.room(&self.name, recorded);
     }
 
     fn count(&self, note: Note) {
-        let counters = &self.edge.rooms.counters;
+        let counters = &self.rooms.counters;
         match note {
             Note::SessionOverflow => counters.socket_dropped(Slowness::SessionOverflow),
             Note::Resumed { unsaid } => {
