@@ -189,11 +189,11 @@ impl PlanArgs {
     }
 
     /// A copy of what is published goes to each other edge that has viewers.
-    fn links_gbps(&self, regions: &[Region]) -> f64 {
+    fn links_mbps(&self, regions: &[Region]) -> f64 {
         let edges: u32 = regions.iter().map(|region| region.edges).sum();
         let published = f64::from(self.video_kbps * self.cameras) * 1_000.0
             + 8.0 * AUDIO_PACKET_BYTES * AUDIO_PACKETS_PER_S * f64::from(self.speakers);
-        published * f64::from(edges.saturating_sub(1)) / 1e9
+        published * f64::from(edges.saturating_sub(1)) / 1e6
     }
 
     fn text(&self, regions: &[Region]) -> String {
@@ -212,11 +212,11 @@ impl PlanArgs {
         let edges: u32 = regions.iter().map(|region| region.edges + region.spare).sum();
         let _ = writeln!(
             text,
-            "\n{edges} edges of {} cores and {} Gbit/s, of which {:.0} % may be busy. From the stage's edge to the others: {:.2} Gbit/s.",
+            "\n{edges} edges of {} cores and {} Gbit/s, of which {:.0} % may be busy. From the stage's edge to the others: {:.1} Mbit/s.",
             self.cores,
             self.egress_gbps,
             100.0 * self.busy,
-            self.links_gbps(regions)
+            self.links_mbps(regions)
         );
         let _ = writeln!(
             text,
@@ -272,7 +272,7 @@ impl PlanArgs {
         json!({
             "regions": regions.iter().map(region).collect::<Vec<_>>(),
             "edges": regions.iter().map(|region| region.edges + region.spare).sum::<u32>(),
-            "links_gbps": self.links_gbps(regions),
+            "links_mbps": self.links_mbps(regions),
             "viewer": { "packets_per_s": viewer.packets, "bits_per_s": viewer.bits, "core_s_per_s": viewer.core_s },
             "figures": {
                 "video_packet_ns": self.packet_ns, "audio_packet_ns": AUDIO_PACKET_NS, "relayed_packet_ns": RELAYED_PACKET_NS,

@@ -148,13 +148,10 @@ impl Addresses {
             }
         }
         if found.is_empty() {
-            let count = self.listeners.len();
             let says = if running {
-                format!(
-                    "the {count} addresses are this machine's (their ports were not tried: the role may be running)"
-                )
+                "the addresses are this machine's (their ports were not tried: the role may be running)"
             } else {
-                format!("the {count} addresses and ports are free")
+                "the addresses are this machine's, and their ports are free"
             };
             found.push(Finding::good(LISTENS, says));
         }

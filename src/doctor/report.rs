@@ -96,7 +96,7 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "\n{} good, {} warnings, {} problems, {} skipped",
+            "\ngood: {}, warnings: {}, problems: {}, skipped: {}",
             self.count(Verdict::Good),
             self.count(Verdict::Warning),
             self.problems(),
