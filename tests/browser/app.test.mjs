@@ -7,7 +7,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, describe } from 'node:test';
 import { launch } from './chromium.mjs';
-import { departures, enter, findMeridian, hears, notices, openWindow, say, shot, story, testId, until, VIEWPORT, watchDepartures, watchNotices } from './people.mjs';
+import { departures, enter, findMeridian, hears, notices, openWindow, received, say, shot, story, testId, until, VIEWPORT, watchDepartures, watchNotices } from './people.mjs';
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const PHONE = { width: 360, height: 740 };
@@ -74,6 +74,28 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
     await say(ana, 'Is this heard?');
     await ana.waitForSelector(`${testId('chat-line')}[data-own="true"][data-state="sent"]`, { timeout: 3_000 });
     for (const page of [wei, cai]) await hears(page, 'Is this heard?');
+  });
+
+  test('a join that was passed over and lands late does not throw the person out', async () => {
+    const dan = await openWindow(browser);
+    await dan.goto(link('fra'));
+    await enter(dan, 'Dan');
+    for (const page of all()) await tiles(page, 4);
+    await wei.evaluate(watchDepartures);
+    const me = await identity(dan);
+    await dan.evaluate(loseEdgeAndDelayTheNext);
+    await until(dan, 'the late one', () => window.__late, (late) => late === 'landed', { timeoutMs: 20_000 });
+    // What the late one did to the stay in use: told of within a round trip, answered by another join.
+    const settled = async () => dan.evaluate(() => ({ phase: document.querySelector('[data-testid="meeting"]')?.dataset.phase, people: document.querySelectorAll('[data-testid="tile"]').length }));
+    const calmUntil = Date.now() + 4_000;
+    for (let last; Date.now() < calmUntil; last = await settled()) assert.equal(await dan.$(testId('end-duplicate')), null, JSON.stringify(last));
+    await dan.waitForSelector(`${testId('meeting')}[data-phase="connected"]`);
+    await until(dan, 'pictures of the others', received, ({ camera }) => camera.frames >= 60);
+    assert.equal(await identity(dan), me);
+    assert.deepEqual((await wei.evaluate(departures)).filter((what) => what.startsWith('tile')), []);
+    await dan.click(testId('control-leave'));
+    await dan.context().close();
+    for (const page of all()) await tiles(page, 3);
   });
 
   test('a panel takes the focus and gives it back', async () => {
@@ -286,6 +308,53 @@ describe('the app', { skip: !(process.env.MERIDIAN_URL || process.env.MERIDIAN_R
     }
   });
 });
+
+/**
+ * From here on the edge of this page refuses its sockets, as a dead process would. Of those tried in its place the first is slow: its socket opens
+ * once another has won. `__late` says how far it is.
+ */
+function loseEdgeAndDelayTheNext() {
+  const Native = window.WebSocket;
+  const host = (url) => new URL(url).host;
+  const gone = host(window.__sockets.at(-1).url);
+  const phase = () => document.querySelector('[data-testid="meeting"]')?.dataset.phase;
+  class Slow extends EventTarget {
+    constructor(url) {
+      super();
+      Object.assign(this, { url, readyState: Native.CONNECTING, binaryType: 'blob', protocol: '', extensions: '' });
+      window.__late = 'waits';
+      const timer = setInterval(() => phase() === 'connected' && (clearInterval(timer), this.open(url)), 50);
+    }
+    open(url) {
+      if (this.readyState !== Native.CONNECTING) return;
+      this.real = new Native(url);
+      this.real.binaryType = this.binaryType;
+      for (const kind of ['open', 'message', 'error', 'close']) {
+        this.real.addEventListener(kind, (event) => {
+          this.readyState = this.real.readyState;
+          if (kind === 'message') window.__late = 'landed';
+          const copy = new event.constructor(kind, event);
+          this[`on${kind}`]?.(copy);
+          this.dispatchEvent(copy);
+        });
+      }
+    }
+    send(data) {
+      this.real?.send(data);
+    }
+    close(...why) {
+      this.readyState = Native.CLOSED;
+      this.real?.close(...why);
+    }
+  }
+  window.WebSocket = new Proxy(Native, {
+    construct: (target, [url, ...rest]) => {
+      if (host(url) === gone) return new target('ws://127.0.0.1:9', ...rest);
+      return window.__late ? new target(url, ...rest) : new Slow(url);
+    },
+  });
+  window.__sockets.at(-1).close(4000, 'test');
+}
 
 /** Serious findings of axe-core, `label-content-name-mismatch` among them. */
 async function axe(page) {

@@ -1,6 +1,7 @@
 /**
  * One join at a time. An edge that does not answer in time is passed over, but its join may still land there, after the one that won: the
- * mesh then takes it for the newer stay and ends the one in use. So an attempt is followed to its end, and told to go whenever it lands.
+ * mesh then takes it for the newer stay and ends the one in use. So an attempt is followed to its end. One that lands is told to go once another
+ * has won after it: while it is the newest, the mesh would take its goodbye for the person's.
  */
 import { RoomEvent, type Room } from 'livekit-client';
 import { abandon } from './room';
@@ -26,6 +27,7 @@ interface Attempt {
 export class Joining {
   private passedOver = new Set<Attempt>();
   private lateUntilMs = 0;
+  private closed = false;
 
   /** Resolves to whether the room is joined within its time; if not, it is this object's to be rid of. */
   async attempt(room: Room, url: string, token: string, patience: Patience, rtcConfig: RTCConfiguration | undefined): Promise<boolean> {
@@ -54,18 +56,31 @@ export class Joining {
     }
     this.passedOver.add(attempt);
     this.lateUntilMs = Date.now() + LATE_MS + ECHO_MS;
-    void joined.then((end) => (end === 'joined' ? this.tellToGo(attempt) : this.drop(attempt)));
+    void joined.then((end) => (end === 'joined' ? this.landedLate(attempt) : this.drop(attempt)));
     return false;
   }
 
-  /** Another attempt has won. Until then nobody is told to go: others would see the person leave. */
+  /** Another attempt has won, after all that have landed. */
   won(): void {
     for (const attempt of this.passedOver) if (attempt.landed) this.tellToGo(attempt);
+  }
+
+  /** The person has left: whatever lands from now on goes at once. */
+  close(): void {
+    this.closed = true;
+    this.won();
   }
 
   /** Whether being replaced may be the doing of an attempt of our own. */
   mayHaveReplacedUs(nowMs: number): boolean {
     return nowMs < this.lateUntilMs;
+  }
+
+  /** Mostly the stay in use is replaced by it, and another join comes after it (`won`). If not, it was the older one after all. */
+  private landedLate(attempt: Attempt): void {
+    const go = () => this.passedOver.has(attempt) && this.tellToGo(attempt);
+    if (this.closed) go();
+    else setTimeout(go, ECHO_MS);
   }
 
   private tellToGo(attempt: Attempt): void {

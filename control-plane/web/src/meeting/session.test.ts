@@ -254,7 +254,7 @@ test('leaving while rejoining stops the search', async () => {
   expect(session.snapshot().end).toBe('left');
 });
 
-test('a join that was passed over and lands after the one that won is told to go, and its doing is not the end', async () => {
+test('a join that was passed over and lands after the one that won is not the end, and is told to go after another', async () => {
   FakeRoom.slow.add('ws://fra');
   const joining = session.join([]);
   await settle(5_100);
@@ -264,14 +264,30 @@ test('a join that was passed over and lands after the one that won is told to go
   expect(late.left, 'nothing has landed yet').toBe(false);
   late.land();
   await settle();
-  expect(late.left).toBe(true);
+  expect(late.left, 'as the newest it would take the person with it').toBe(false);
   winner.emit(RoomEvent.Disconnected, DisconnectReason.DUPLICATE_IDENTITY);
-  await settle(5_100);
+  await settle(1_100);
   expect(session.snapshot()).toMatchObject({ phase: 'connected', end: null });
+  expect(late.left).toBe(true);
   await settle(60_000);
   latest().emit(RoomEvent.Disconnected, DisconnectReason.DUPLICATE_IDENTITY);
   await settle();
   expect(session.snapshot().end, 'long after, it is somebody else').toBe('duplicate');
+});
+
+test('one that lands late and replaces nobody is told to go after a while, and at once when the person has left', async () => {
+  FakeRoom.slow.add('ws://fra').add('ws://iad');
+  const joining = session.join([]);
+  await settle(10_100);
+  await joining;
+  const [first, second] = rooms() as [FakeRoom, FakeRoom];
+  first.land();
+  await settle(5_100);
+  expect([first.left, session.snapshot().phase]).toEqual([true, 'connected']);
+  await session.actions.leave();
+  second.land();
+  await settle();
+  expect(second.left).toBe(true);
 });
 
 test('an edge that lets the person in and brings no media is told to go once another has won, not before', async () => {

@@ -345,7 +345,7 @@ export class MeetingSession extends Changes implements MeetingSource {
     this.end = end;
     this.stopPulse();
     this.letGo();
-    this.joining.won();
+    this.joining.close();
     this.presence.close();
     this.chat.use(null);
     this.signals.close();
