@@ -62,6 +62,8 @@ bind = "0.0.0.0:443"
 certificate = "/etc/meridian/tls/fullchain.pem"
 private_key = "/etc/meridian/tls/privkey.pem"
 web_directory = "/usr/share/meridian/web"
+# Edges come and go by themselves.
+edge_origins = ["wss://*.${PAGE#*.}"]
 [grpc]
 bind = "0.0.0.0:8090"
 names = ["control.${PAGE#*.}"]
