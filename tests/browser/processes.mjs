@@ -23,10 +23,11 @@ const SOON_MS = 30_000;
 /**
  * `host`: the control plane's address. Off loopback everything speaks HTTPS, with certificates of the mesh's own authority, and each edge has the
  * next address of the network, as browsers treat all ports of one address alike (Firefox opens one WebSocket to it at a time).
- * `host6`: an IPv6 address; each edge has media on the next of its network, too. `delayMs`: one way, between edges. Resolves to a `Mesh` once people can be placed on each of `regions`.
+ * `host6`: an IPv6 address; each edge has media on the next of its network, too. `delayMs`: one way, between edges.
+ * `regions`: names of edges, each in a region of the same name unless `regionOf` says otherwise. Resolves to a `Mesh` once people can be placed on each of `regions`.
  */
-export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0.0.1', host6, delayMs = 0 } = {}) {
-  const mesh = new Mesh(host, host6, delayMs);
+export async function startMesh({ regions = ['fra', 'iad', 'sin'], host = '127.0.0.1', host6, delayMs = 0, regionOf = {} } = {}) {
+  const mesh = new Mesh(host, host6, delayMs, regionOf);
   try {
     await mesh.start(regions);
   } catch (error) {
@@ -44,7 +45,8 @@ class Mesh {
   media = new Map();
   ports = new Map();
 
-  constructor(host, host6, delayMs) {
+  constructor(host, host6, delayMs, regionOf) {
+    this.regionOf = regionOf;
     this.host = host;
     this.host6 = host6;
     this.delayMs = delayMs;
@@ -113,7 +115,7 @@ class Mesh {
     const file = this.configure(id, `
       [node]
       id = '${id}'
-      region = '${id}'
+      region = '${this.regionOf[id] ?? id}'
       [http]
       bind = '${host}:${http}'
       ${this.certificate()}
@@ -137,6 +139,18 @@ class Mesh {
     const relay = this.spawn(`relay-${id}`, NETLAB, ['--target', `127.0.0.1:${port}`, '--delay-ms', String(this.delayMs)]);
     this.relays.set(id, relay);
     return eventually(`the relay of ${id}`, async () => /^listening on (\S+)$/m.exec(relay.text())?.[1]);
+  }
+
+  /** What clients connect to. */
+  edgeUrl(id) {
+    return `ws://127.0.0.1:${this.ports.get(id)[0]}`;
+  }
+
+  /** A gauge of an edge's links, by the edge at the other end. */
+  async linkGauge(id, name) {
+    const text = await (await fetch(`http://127.0.0.1:${this.ports.get(id)[0]}/metrics`)).text();
+    const lines = text.matchAll(new RegExp(`^meridian_link_${name}{peer="(.+)"} (.+)$`, 'gm'));
+    return Object.fromEntries([...lines].map(([, peer, value]) => [peer, Number(value)]));
   }
 
   /** The UDP port of an edge with one media thread. */

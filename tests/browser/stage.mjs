@@ -16,9 +16,9 @@ const SERVED = {
 export const FROM_A = 'fra';
 export const FROM_B = 'sin';
 
-/** A meeting on two points of presence, `rttMs` apart, and a browser with people for it. */
-export async function openStage(rttMs) {
-  const mesh = await startMesh({ regions: [FROM_A, FROM_B], delayMs: rttMs / 2 });
+/** A meeting on points of presence `rttMs` apart, two unless `edges` says more (see `startMesh`), and a browser with people for it. */
+export async function openStage(rttMs, edges = {}) {
+  const mesh = await startMesh({ regions: [FROM_A, FROM_B], delayMs: rttMs / 2, ...edges });
   const server = createServer((request, response) => {
     const [file, type] = SERVED[request.url] ?? [];
     if (!file) return response.writeHead(404).end();
@@ -45,6 +45,13 @@ export async function openStage(rttMs) {
       const answer = await post(`${mesh.url}/api/v1/meetings/${code}/join`, { name, from });
       assert.equal(answer.edge.region, from);
       await page.evaluate(([url, token]) => join(url, token), [answer.edge.url, answer.token]);
+      return page;
+    },
+    /** The same on a certain edge. */
+    async enterOn(edge, name) {
+      const page = await open();
+      const { token } = await post(`${mesh.url}/api/v1/meetings/${code}/join`, { name, from: FROM_A });
+      await page.evaluate(([url, token]) => join(url, token), [mesh.edgeUrl(edge), token]);
       return page;
     },
     async close(how) {

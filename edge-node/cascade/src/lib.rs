@@ -9,6 +9,7 @@
 
 pub mod directory;
 pub mod link;
+mod measure;
 pub mod mesh;
 mod rendezvous;
 mod replication;

@@ -16,7 +16,8 @@ use rand::rngs::SmallRng;
 
 pub use crate::directory::Life;
 use crate::directory::{Directory, Proposal};
-use crate::replication::Rooms;
+use crate::measure::Measures;
+use crate::replication::{Hearing, Rooms};
 use crate::subscriptions::{Demand, Shedding, Subscriptions};
 pub use crate::view::Edge;
 use crate::wire::{self, Body, Content, WireError};
@@ -147,6 +148,9 @@ pub(crate) struct Context {
     pub(crate) rng: SmallRng,
     pub(crate) out: VecDeque<Output>,
     pub(crate) counters: MeshCounters,
+    pub(crate) measures: Measures,
+    /// Of the call that is being handled.
+    pub(crate) now: Option<Instant>,
     asked: BTreeSet<NodeId>,
     /// Messages to ourselves: an edge may be its own home.
     loopback: VecDeque<Body>,
@@ -186,6 +190,8 @@ impl Mesh {
                 rng: SmallRng::seed_from_u64(seed),
                 out: VecDeque::new(),
                 counters: MeshCounters::default(),
+                measures: Measures::default(),
+                now: None,
                 asked: BTreeSet::new(),
                 loopback: VecDeque::new(),
             },
@@ -201,8 +207,11 @@ impl Mesh {
     /// The live edges, this one included. To be called once at the start, with an empty list if nobody is known: until then
     /// a room waits 3 s for its life. A lost lease only moves homes: it closes no link and drops no room.
     pub fn view_changed(&mut self, now: Instant, edges: Vec<Edge>) {
+        self.ctx.now = Some(now);
+        self.ctx.measures.set_regions(&edges, &self.ctx.links);
         if self.directory.set_view(&mut self.ctx, now, edges) {
             self.rooms.view_changed(&mut self.ctx, &self.directory);
+            self.subscriptions.review(&mut self.ctx, &self.rooms);
             self.finish(now);
         }
     }
@@ -213,6 +222,7 @@ impl Mesh {
         if self.ctx.links.contains(&node) {
             self.link_down(now, &node);
         }
+        self.ctx.now = Some(now);
         self.ctx.links.insert(node.clone());
         self.directory.link_up(&mut self.ctx, now, &node);
         let shared = self.rooms.link_up(&mut self.ctx, &node);
@@ -225,14 +235,48 @@ impl Mesh {
         if !self.ctx.links.remove(node) {
             return;
         }
+        self.ctx.now = Some(now);
+        self.ctx.measures.forget(node);
         let shared = self.rooms.link_down(&mut self.ctx, now, node);
         self.subscriptions.link_down(&mut self.ctx, &self.rooms, node);
         self.subscriptions.settle_rooms(&mut self.ctx, &self.rooms, &shared);
         self.finish(now);
     }
 
+    /// What the link to `node` measures, about once a second: its round trip, and the share of packets lost before repair.
+    /// Tracks follow it slowly: see `subscriptions/tree.rs`.
+    pub fn link_measured(&mut self, node: &NodeId, rtt: Duration, loss: f32) {
+        if self.ctx.links.contains(node) {
+            self.ctx.measures.measured(node, rtt, loss);
+        }
+    }
+
+    /// Nothing has been heard on the link for a while, though it is up: tracks that come over it are asked for elsewhere.
+    pub fn link_suspect(&mut self, now: Instant, node: &NodeId) {
+        if self.ctx.links.contains(node) && self.ctx.measures.suspect(node) {
+            self.ctx.now = Some(now);
+            self.subscriptions.suspect(&mut self.ctx, &self.rooms, node);
+            self.finish(now);
+        }
+    }
+
+    /// It was heard again.
+    pub fn link_alive(&mut self, now: Instant, node: &NodeId) {
+        if self.ctx.measures.alive(node) {
+            self.ctx.now = Some(now);
+            self.subscriptions.review(&mut self.ctx, &self.rooms);
+            self.finish(now);
+        }
+    }
+
+    /// To how many edges one track may go from here; at least one. 24 unless told.
+    pub fn set_fan_out(&mut self, edges: usize) {
+        self.subscriptions.set_fan_out(edges);
+    }
+
     /// A control message from a linked edge. An error is the peer's fault; the link may stay.
     pub fn handle_message(&mut self, now: Instant, from: &NodeId, message: &[u8]) -> Result<(), WireError> {
+        self.ctx.now = Some(now);
         match wire::decode(message) {
             Ok(Some(body)) => {
                 self.handle(now, from, body);
@@ -255,6 +299,7 @@ impl Mesh {
     /// have spoken: within one round trip to the first, another between them if the view is younger than 35 s, after 3 s
     /// at the latest if they cannot be reached.
     pub fn join_room(&mut self, now: Instant, room: RoomName, home_region: &str, sid: RoomSid, created_at_ms: i64) {
+        self.ctx.now = Some(now);
         let proposal = Proposal { sid, created_at_ms };
         self.rooms
             .join(&mut self.ctx, &self.directory, now, &room, home_region, proposal);
@@ -263,6 +308,7 @@ impl Mesh {
 
     /// The last person here is gone.
     pub fn leave_room(&mut self, now: Instant, room: &RoomName) {
+        self.ctx.now = Some(now);
         self.subscriptions.leave(&mut self.ctx, room);
         self.rooms.leave(&mut self.ctx, room);
         self.finish(now);
@@ -299,6 +345,7 @@ impl Mesh {
         epoch: Epoch,
         layers: LayerSet,
     ) {
+        self.ctx.now = Some(now);
         let demand = Demand {
             key: (room, track),
             origin,
@@ -317,6 +364,7 @@ impl Mesh {
     /// The link to `to` sheds this layer of the track that goes there under `number`, or carries it again from a keyframe on.
     /// Until then the layer below is asked for, too, `to` is told, and its requests for keyframes of this layer end here.
     pub fn layer_shed(&mut self, now: Instant, to: &NodeId, number: u32, layer: Layer, shed: bool) {
+        self.ctx.now = Some(now);
         let change = Shedding { number, layer, shed };
         self.subscriptions.layer_shed(&mut self.ctx, &self.rooms, to, change);
         self.finish(now);
@@ -325,6 +373,11 @@ impl Mesh {
     /// What [`Output::Absent`] last said of a track.
     pub fn absent(&self, room: &RoomName, track: &TrackSid) -> LayerSet {
         self.subscriptions.absent_of(&(room.clone(), track.clone()))
+    }
+
+    /// The layers of a track that the edge it comes from was asked for.
+    pub fn asked(&self, room: &RoomName, track: &TrackSid) -> LayerSet {
+        self.subscriptions.asked_of(&(room.clone(), track.clone()))
     }
 
     /// Says again what a room must know, for a driver that could not hand over some [`RoomInput`]: its life, the edges heard,
@@ -363,6 +416,7 @@ impl Mesh {
         if self.next_tick.is_none_or(|at| at > now) {
             return;
         }
+        self.ctx.now = Some(now);
         self.next_tick = Some(now + TICK);
         self.directory.tick(&mut self.ctx, now);
         let changed = self.rooms.tick(&mut self.ctx, now);
@@ -422,7 +476,8 @@ impl Mesh {
             Body::Digest(message) => {
                 let Some(digest) = message.digest else { return };
                 let room = RoomName::from(digest.room.as_str());
-                if self.speaks_of(&room, from, Some(&message.hears)) {
+                let hears = Hearing::of(&message.hears, &message.latencies_us);
+                if self.speaks_of(&room, from, Some(hears)) {
                     self.ctx.room(
                         &room,
                         RoomInput::Digest {
@@ -446,7 +501,7 @@ impl Mesh {
             }
             Body::Hears(hears) => {
                 let room = RoomName::from(hears.room.as_str());
-                self.speaks_of(&room, from, Some(&hears.nodes));
+                self.speaks_of(&room, from, Some(Hearing::of(&hears.nodes, &hears.latencies_us)));
             }
             Body::Cast(cast) => self.rooms.handle_cast(ctx, from, cast),
             Body::Want(_) | Body::Grant(_) | Body::Gone(_) | Body::Shed(_) | Body::Pli(_) => {
@@ -472,7 +527,7 @@ impl Mesh {
     }
 
     /// `from` has people in the room; true if this edge has too.
-    fn speaks_of(&mut self, room: &RoomName, from: &NodeId, hears: Option<&[String]>) -> bool {
+    fn speaks_of(&mut self, room: &RoomName, from: &NodeId, hears: Option<Hearing>) -> bool {
         if !self.rooms.heard(&mut self.ctx, room, from) {
             return false;
         }

@@ -47,8 +47,29 @@ pub(crate) struct RoomState {
 pub(crate) struct Member {
     /// Until when the directory's word holds; a link to it outlasts that.
     expires: Option<Instant>,
-    /// Whom it has links to, as it last said.
-    pub(crate) hears: BTreeSet<NodeId>,
+    /// Whom it has links to, as it last said, and how far away those are.
+    pub(crate) hears: Hearing,
+}
+
+/// Edges that one edge has links to, with the latency one way where it was measured.
+#[derive(Default)]
+pub(crate) struct Hearing(BTreeMap<NodeId, Option<Duration>>);
+
+impl Hearing {
+    pub(crate) fn of(nodes: &[String], latencies_us: &[u32]) -> Hearing {
+        let measured = |us: &u32| (*us > 0).then(|| Duration::from_micros(u64::from(*us)));
+        let latencies = latencies_us.iter().map(measured).chain(std::iter::repeat(None));
+        let nodes = nodes.iter().map(|node| NodeId::from(node.as_str()));
+        Hearing(nodes.zip(latencies).collect())
+    }
+
+    pub(crate) fn contains(&self, node: &str) -> bool {
+        self.0.contains_key(node)
+    }
+
+    pub(crate) fn latency(&self, node: &NodeId) -> Option<Duration> {
+        self.0.get(node).copied().flatten()
+    }
 }
 
 #[derive(Default)]
@@ -159,7 +180,7 @@ impl Rooms {
         let mut shared = Vec::new();
         for (room, state) in &mut self.joined {
             if let Some(member) = state.members.get_mut(node) {
-                member.hears.clear();
+                member.hears = Hearing::default();
                 // Heard a moment ago: the directory will say whether it is still there.
                 member.expires = Some(member.expires.map_or(now + TTL, |at| at.max(now + TTL)));
                 ctx.room(room, RoomInput::NodeSilent(node.clone()));
@@ -219,13 +240,12 @@ impl Rooms {
     }
 
     /// True if it changes whom we can reach through `from`.
-    pub(crate) fn hears(&mut self, room: &RoomName, from: &NodeId, nodes: &[String]) -> bool {
+    pub(crate) fn hears(&mut self, room: &RoomName, from: &NodeId, hears: Hearing) -> bool {
         let Some(member) = self.joined.get_mut(room).and_then(|state| state.members.get_mut(from)) else {
             return false;
         };
-        let nodes: BTreeSet<NodeId> = nodes.iter().map(|node| NodeId::from(node.as_str())).collect();
-        let changed = member.hears != nodes;
-        member.hears = nodes;
+        let changed = !member.hears.0.keys().eq(hears.0.keys());
+        member.hears = hears;
         changed
     }
 
@@ -260,7 +280,7 @@ impl Rooms {
         let Some(state) = self.joined.get(room) else { return };
         let linked: Vec<NodeId> = state.linked(ctx).filter(|node| *node != from).cloned().collect();
         for node in linked {
-            let Some(member) = state.members.get(&node).filter(|member| !member.hears.is_empty()) else {
+            let Some(member) = state.members.get(&node).filter(|member| !member.hears.0.is_empty()) else {
                 continue;
             };
             let unheard = |writer: &str| writer != node.as_str() && !member.hears.contains(writer);
@@ -270,7 +290,7 @@ impl Rooms {
                 .filter(|writer| unheard(&writer.node))
                 .cloned()
                 .collect();
-            if !writers.is_empty() || (news.info.is_some() && !member.hears.contains(from)) {
+            if !writers.is_empty() || (news.info.is_some() && !member.hears.contains(from.as_str())) {
                 ctx.send(
                     &node,
                     Body::Delta(RoomDelta {
@@ -284,12 +304,13 @@ impl Rooms {
 
     pub(crate) fn send_digest(&self, ctx: &mut Context, room: &RoomName, to: &[NodeId], digest: RoomDigest) {
         let Some(state) = self.joined.get(room) else { return };
-        let hears = state.linked(ctx).map(|node| node.as_str().to_owned()).collect();
+        let (hears, latencies_us) = state.hearing(ctx);
         ctx.send_many(
             to,
             Body::Digest(Digest {
                 digest: Some(digest),
                 hears,
+                latencies_us,
             }),
         );
     }
@@ -416,13 +437,19 @@ impl RoomState {
         self.members.keys().filter(|node| ctx.is_linked(node))
     }
 
+    /// The linked edges, and how far away each is.
+    fn hearing(&self, ctx: &Context) -> (Vec<String>, Vec<u32>) {
+        let told = |node: &NodeId| (node.as_str().to_owned(), ctx.measures.latency_us(node));
+        self.linked(ctx).map(told).unzip()
+    }
+
     /// The linked edges that hear `target`, in the order that everybody would choose for `key`.
     pub(crate) fn relays_to(&self, ctx: &Context, target: &NodeId, key: &str) -> Vec<NodeId> {
         let key = rendezvous::hash(key);
         let mut relays: Vec<&NodeId> = self
             .members
             .iter()
-            .filter(|(node, member)| *node != target && member.hears.contains(target) && ctx.is_linked(node))
+            .filter(|(node, member)| *node != target && member.hears.contains(target.as_str()) && ctx.is_linked(node))
             .map(|(node, _)| node)
             .collect();
         relays.sort_unstable_by_key(|node| {
@@ -450,7 +477,7 @@ impl RoomState {
             node.clone(),
             Member {
                 expires: until,
-                hears: BTreeSet::new(),
+                hears: Hearing::default(),
             },
         );
         ctx.need(node);
@@ -469,12 +496,13 @@ impl RoomState {
 
     fn tell_hears(&self, ctx: &mut Context, room: &RoomName) {
         let linked: Vec<NodeId> = self.linked(ctx).cloned().collect();
-        let nodes = linked.iter().map(|node| node.as_str().to_owned()).collect();
+        let (nodes, latencies_us) = self.hearing(ctx);
         ctx.send_many(
             &linked,
             Body::Hears(Hears {
                 room: room.as_str().to_owned(),
                 nodes,
+                latencies_us,
             }),
         );
     }

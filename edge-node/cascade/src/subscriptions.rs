@@ -1,15 +1,16 @@
 //! Which layers of which tracks cross which link. An edge wants a remote track as long as somebody on it, or on an edge
-//! behind it, wants it: the union of their layers is asked of one parent, the origin where there is a link to it, else an
-//! edge that hears the origin. A layer crosses a link only while somebody beyond wants it.
+//! behind it, wants it: the union of their layers is asked of one parent, which `tree` chooses. A layer crosses a link only
+//! while somebody beyond wants it.
 //!
 //! No loops: a grant carries the path from the origin, and an edge that finds itself in it does not take the media; a want
 //! carries the path behind it, and an edge in that does not serve it. A parent is left for a better one only once the
-//! better one has granted the track.
+//! better one has granted the track. One that does not grant it in time is not waited for.
 //!
 //! A layer that a congested link sheds is still wanted there, and so is the one below it until it crosses again: that one
 //! stands in for it. The edge beyond is told which layers are absent, and tells those behind it.
 
 mod route;
+mod tree;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use meridian_room::{NodeId, RoomName, TrackSid};
 use meridian_sfu::media::{Layer, LayerSet};
 
-use self::route::{Child, Parent, Route, gone, names, receive};
+use self::route::{Child, Granted, Parent, Route, gone, names, receive};
 use crate::mesh::{Context, RoomInput};
 use crate::replication::Rooms;
 use crate::wire::{Body, HOPS_MAX, Pli, TrackGrant, TrackShed, TrackWant};
@@ -26,15 +27,34 @@ use crate::wire::{Body, HOPS_MAX, Pli, TrackGrant, TrackShed, TrackWant};
 const ROUTES_MAX: usize = 100_000;
 /// How long an edge that refused a track is not asked for it again.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// How long a parent may take to grant a track: a few round trips, as many edges up as there may be.
+const GRANT_WITHIN: Duration = Duration::from_millis(1_500);
+/// How often parents are weighed again by what links have measured.
+const REVIEW: Duration = Duration::from_secs(1);
+/// To how many edges one track may go from here.
+const FAN_OUT: usize = 24;
 
 type Key = (RoomName, TrackSid);
 
-#[derive(Default)]
 pub(crate) struct Subscriptions {
     routes: BTreeMap<Key, Route>,
     /// What goes to a neighbour under which number.
     numbers: HashMap<u32, Key>,
     last_number: u32,
+    fan_out: usize,
+    next_review: Option<Instant>,
+}
+
+impl Default for Subscriptions {
+    fn default() -> Self {
+        Subscriptions {
+            routes: BTreeMap::new(),
+            numbers: HashMap::new(),
+            last_number: 0,
+            fan_out: FAN_OUT,
+            next_review: None,
+        }
+    }
 }
 
 /// What a link reports of one layer.
@@ -53,6 +73,10 @@ pub(crate) struct Demand {
 }
 
 impl Subscriptions {
+    pub(crate) fn set_fan_out(&mut self, edges: usize) {
+        self.fan_out = edges.max(1);
+    }
+
     pub(crate) fn want(&mut self, ctx: &mut Context, rooms: &Rooms, demand: Demand) {
         // Without the room there is no way to anybody, and no leaving to forget the demand.
         if rooms.get(&demand.key.0).is_none() {
@@ -71,11 +95,18 @@ impl Subscriptions {
             return self.drop_child(ctx, rooms, &key, from);
         }
         let origin = NodeId::from(want.origin.as_str());
-        let loops = want.path.len() >= HOPS_MAX || want.path.iter().any(|node| node == ctx.node.as_str());
-        let served = origin == ctx.node || ctx.is_linked(&origin);
-        let upstream = self.routes.get(&key).is_some_and(|route| route.takes_from(from));
-        if loops || !served || upstream || rooms.get(&key.0).is_none() || origin == *from {
-            return ctx.send(from, gone(&key));
+        let too_deep = self.routes.get(&key).map_or(1, Route::depth) + want.path.len() > HOPS_MAX;
+        let loops = too_deep || want.path.iter().any(|node| node == ctx.node.as_str());
+        let held = self.routes.get(&key);
+        // Who is fed passes on; who is not, only if it may well be fed by the origin itself: nobody waits for somebody who waits.
+        let fed = held.is_some_and(|route| route.origin == origin && route.is_fed());
+        let denied = held.is_some_and(|route| route.refused.contains_key(&origin));
+        let served = origin == ctx.node || fed || (ctx.is_linked(&origin) && !denied);
+        let upstream = held.is_some_and(|route| route.takes_from(from));
+        let full = held.is_some_and(|route| route.children.len() >= self.fan_out && !route.children.contains_key(from));
+        if full || loops || !served || upstream || rooms.get(&key.0).is_none() || origin == *from {
+            ctx.send(from, gone(&key));
+            return self.drop_child(ctx, rooms, &key, from);
         }
         let demand = Demand {
             key: key.clone(),
@@ -99,6 +130,7 @@ impl Subscriptions {
                     number,
                     path: want.path,
                     granted: false,
+                    told_latency: None,
                 };
                 route.children.insert(from.clone(), child);
                 self.numbers.insert(number, key.clone());
@@ -127,25 +159,39 @@ impl Subscriptions {
             return;
         }
         let own = ctx.node.as_str();
-        if grant.path.is_empty() || grant.path.len() >= HOPS_MAX || grant.path.iter().any(|node| node == own) {
-            ctx.send(from, route.want(&key, &ctx.node.clone(), LayerSet::EMPTY));
+        let too_far = grant.path.len() >= HOPS_MAX || route.is_too_far(ctx, from, &grant.path);
+        if grant.path.is_empty() || too_far || grant.path.iter().any(|node| node == own) {
+            ctx.send(from, route.want(&key, &ctx.node, LayerSet::EMPTY));
             return self.refused(ctx, rooms, now, from, &key);
         }
+        let of_epoch = grant.epoch == 0 || grant.epoch >= route.epoch;
+        if !of_epoch || grant.path.first().map(String::as_str) != Some(route.origin.as_str()) {
+            // Said before it knew where the publisher is now: it will say more.
+            return;
+        }
         if is_next {
+            route.leaning = None;
             let old = std::mem::replace(&mut route.parent, route.next.take());
             if let Some(old) = old {
-                ctx.send(&old.node, route.want(&key, &ctx.node.clone(), LayerSet::EMPTY));
+                ctx.send(&old.node, route.want(&key, &ctx.node, LayerSet::EMPTY));
             }
         }
+        let latency = (grant.latency_us > 0).then(|| Duration::from_micros(u64::from(grant.latency_us)));
         if let Some(parent) = &mut route.parent {
-            if parent
-                .granted
-                .as_ref()
-                .is_some_and(|(number, _)| *number != grant.number)
+            if let Some(held) = &mut parent.granted
+                && (held.number, &held.path) == (grant.number, &grant.path)
             {
+                held.latency = latency;
+                return route.tell_latency(ctx, &key);
+            }
+            if parent.granted.as_ref().is_some_and(|held| held.number != grant.number) {
                 parent.absent = LayerSet::EMPTY;
             }
-            parent.granted = Some((grant.number, grant.path));
+            parent.granted = Some(Granted {
+                number: grant.number,
+                path: grant.path,
+                latency,
+            });
         }
         ctx.out.push_back(receive(&key, Some((from.clone(), grant.number))));
         // The path behind us changed with the parent: children check it again.
@@ -180,10 +226,7 @@ impl Subscriptions {
         let Some(route) = self.routes.get_mut(&key) else { return };
         let layers = LayerSet(shed.layers as u8 & LayerSet::up_to(Layer::HIGH).0);
         let said = |parent: &Parent| {
-            let granted = parent
-                .granted
-                .as_ref()
-                .is_some_and(|(number, _)| *number == shed.number);
+            let granted = parent.granted.as_ref().is_some_and(|held| held.number == shed.number);
             parent.node == *from && granted
         };
         if let Some(parent) = route.parent.as_mut().filter(|parent| said(parent)) {
@@ -197,11 +240,23 @@ impl Subscriptions {
         self.routes.get(key).map_or(LayerSet::EMPTY, |route| route.absent)
     }
 
+    /// The layers that its parent was last asked for.
+    pub(crate) fn asked_of(&self, key: &Key) -> LayerSet {
+        self.routes.get(key).map_or(LayerSet::EMPTY, Route::asked)
+    }
+
     /// `from` cannot serve the track.
     pub(crate) fn refused(&mut self, ctx: &mut Context, rooms: &Rooms, now: Instant, from: &NodeId, key: &Key) {
         let Some(route) = self.routes.get_mut(key) else { return };
         if route.forget_parent(ctx, key, from) {
-            route.refused.insert(from.clone(), now + REFUSED_FOR);
+            // With many to try, the first has not to be tried again before the last.
+            let tried = route.refused.len() as u32;
+            route
+                .refused
+                .insert(from.clone(), now + REFUSED_FOR + REFUSED_FOR / 4 * tried);
+            if *from == route.origin && !route.is_fed() {
+                self.drop_children(ctx, key);
+            }
             self.settle(ctx, rooms, key);
         }
     }
@@ -284,31 +339,71 @@ impl Subscriptions {
     pub(crate) fn leave(&mut self, ctx: &mut Context, room: &RoomName) {
         let keys: Vec<Key> = self.of_room(room).cloned().collect();
         for key in keys {
-            let Some(mut route) = self.routes.remove(&key) else {
-                continue;
-            };
-            let children: Vec<NodeId> = route.children.keys().cloned().collect();
-            for child in children {
-                ctx.send(&child, gone(&key));
-                if let Some(number) = route.remove_child(ctx, &key, &child) {
-                    self.numbers.remove(&number);
-                }
+            self.drop_children(ctx, &key);
+            if let Some(mut route) = self.routes.remove(&key) {
+                route.cancel_parents(ctx, &key);
             }
-            route.cancel_parents(ctx, &key);
+        }
+    }
+
+    /// A link is up but silent: what comes over it is asked for elsewhere, too.
+    pub(crate) fn suspect(&mut self, ctx: &mut Context, rooms: &Rooms, node: &NodeId) {
+        let concerned = |(key, route): (&Key, &Route)| route.takes_from(node).then(|| key.clone());
+        let keys: Vec<Key> = self.routes.iter().filter_map(concerned).collect();
+        for key in keys {
+            self.settle(ctx, rooms, &key);
+        }
+    }
+
+    /// Weighs the parents of every track again.
+    pub(crate) fn review(&mut self, ctx: &mut Context, rooms: &Rooms) {
+        let remote = |(key, route): (&Key, &Route)| (route.origin != ctx.node).then(|| key.clone());
+        let keys: Vec<Key> = self.routes.iter().filter_map(remote).collect();
+        for key in keys {
+            self.settle(ctx, rooms, &key);
+            if let Some(route) = self.routes.get_mut(&key) {
+                route.tell_latency(ctx, &key);
+            }
         }
     }
 
     pub(crate) fn tick(&mut self, ctx: &mut Context, rooms: &Rooms, now: Instant) {
         let mut again = Vec::new();
-        for (key, route) in self.routes.iter_mut().filter(|(_, route)| !route.refused.is_empty()) {
+        let mut late = Vec::new();
+        for (key, route) in &mut self.routes {
             let before = route.refused.len();
             route.refused.retain(|_, until| *until > now);
             if route.refused.len() < before {
                 again.push(key.clone());
             }
+            for parent in [&route.parent, &route.next].into_iter().flatten() {
+                let due = parent.asked_at.is_some_and(|at| now.duration_since(at) >= GRANT_WITHIN);
+                if due && parent.granted.is_none() {
+                    late.push((key.clone(), parent.node.clone()));
+                }
+            }
+        }
+        for (key, parent) in late {
+            self.given_up(ctx, rooms, now, &parent, &key);
         }
         for key in again {
             self.settle(ctx, rooms, &key);
+        }
+        if self.next_review.is_none_or(|at| at <= now) {
+            self.next_review = Some(now + REVIEW);
+            self.review(ctx, rooms);
+        }
+    }
+
+    /// A parent does not grant the track in time: another one is asked, if there is any.
+    fn given_up(&mut self, ctx: &mut Context, rooms: &Rooms, now: Instant, parent: &NodeId, key: &Key) {
+        let Some(route) = self.routes.get_mut(key) else { return };
+        route.refused.insert(parent.clone(), now + REFUSED_FOR);
+        let other = rooms.get(&key.0).and_then(|room| route.best_parent(ctx, room, key));
+        route.refused.remove(parent);
+        if other.is_some() {
+            ctx.send(parent, route.want(key, &ctx.node, LayerSet::EMPTY));
+            self.refused(ctx, rooms, now, parent, key);
         }
     }
 
@@ -340,6 +435,18 @@ impl Subscriptions {
         }
     }
 
+    /// They may find another way; through us there is none.
+    fn drop_children(&mut self, ctx: &mut Context, key: &Key) {
+        let Some(route) = self.routes.get_mut(key) else { return };
+        let children: Vec<NodeId> = route.children.keys().cloned().collect();
+        for child in children {
+            ctx.send(&child, gone(key));
+            if let Some(number) = route.remove_child(ctx, key, &child) {
+                self.numbers.remove(&number);
+            }
+        }
+    }
+
     fn remove_child(&mut self, ctx: &mut Context, key: &Key, node: &NodeId) {
         let removed = self
             .routes
@@ -356,17 +463,8 @@ impl Subscriptions {
         if full && !self.routes.contains_key(&demand.key) {
             return None;
         }
-        let route = self.routes.entry(demand.key.clone()).or_insert_with(|| Route {
-            origin: demand.origin.clone(),
-            epoch: demand.epoch,
-            local: LayerSet::EMPTY,
-            children: BTreeMap::new(),
-            parent: None,
-            next: None,
-            refused: BTreeMap::new(),
-            exported: LayerSet::EMPTY,
-            absent: LayerSet::EMPTY,
-        });
+        let new = || Route::new(demand.origin.clone(), demand.epoch);
+        let route = self.routes.entry(demand.key.clone()).or_insert_with(new);
         if demand.epoch > route.epoch {
             route.epoch = demand.epoch;
             route.origin = demand.origin.clone();
@@ -402,15 +500,9 @@ impl Subscriptions {
         }
         let stranded = !local_track && route.parent.is_none() && route.next.is_none();
         if stranded {
-            // They may find another way; through us there is none.
-            let children: Vec<NodeId> = route.children.keys().cloned().collect();
-            for child in children {
-                ctx.send(&child, gone(key));
-                if let Some(number) = route.remove_child(ctx, key, &child) {
-                    self.numbers.remove(&number);
-                }
-            }
+            self.drop_children(ctx, key);
         }
+        let Some(route) = self.routes.get_mut(key) else { return };
         route.tell_absent(ctx, key);
         if route.local.is_empty() && route.children.is_empty() {
             route.cancel_parents(ctx, key);

@@ -147,15 +147,20 @@ pub struct Digest {
     /// Edges of the room the sender has a link to: what others need not be relayed, and whom it can relay to.
     #[prost(string, repeated, tag = "2")]
     pub hears: Vec<String>,
+    /// How far away each of those is, one way, in microseconds; 0, or no such entry: not measured.
+    #[prost(uint32, repeated, tag = "3")]
+    pub latencies_us: Vec<u32>,
 }
 
-/// `Digest::hears` alone, when it changes.
+/// `Digest::hears` and `latencies_us` alone, when links come and go.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Hears {
     #[prost(string, tag = "1")]
     pub room: String,
     #[prost(string, repeated, tag = "2")]
     pub nodes: Vec<String>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub latencies_us: Vec<u32>,
 }
 
 /// Asks for layers of a track; replaces what was asked before. Answered with [`TrackGrant`] or [`TrackGone`].
@@ -191,6 +196,12 @@ pub struct TrackGrant {
     /// Edges from the origin to the sender, both included. Who finds itself in it must not take the media.
     #[prost(string, repeated, tag = "4")]
     pub path: Vec<String>,
+    /// From the origin to the sender, one way, in microseconds, as measured when this was said; 0: not known.
+    #[prost(uint32, tag = "5")]
+    pub latency_us: u32,
+    /// Of the stay that publishes it, as in [`TrackWant`]; 0: not said.
+    #[prost(uint64, tag = "6")]
+    pub epoch: u64,
 }
 
 /// The track cannot be had from the sender (now).
@@ -352,12 +363,14 @@ fn check(body: &Body) -> Result<(), WireError> {
             let writers = digest.digest.as_ref().map_or(0, |digest| digest.writers.len());
             // A node may be there with several lives.
             at_most("digest", writers, 2 * EDGES_MAX)?;
+            at_most("list of latencies", digest.latencies_us.len(), EDGES_MAX)?;
             names(&digest.hears, EDGES_MAX)
         }
         // The room checks every record it takes.
         Body::Delta(delta) => at_most("delta", delta.writers.len(), 2 * EDGES_MAX),
         Body::Hears(hears) => {
             ids([&hears.room])?;
+            at_most("list of latencies", hears.latencies_us.len(), EDGES_MAX)?;
             names(&hears.nodes, EDGES_MAX)
         }
         Body::Want(want) => {

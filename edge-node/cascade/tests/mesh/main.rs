@@ -1,6 +1,7 @@
 //! Edges that share rooms over links which come, go and delay, in virtual time: whatever happens, they end up agreeing.
 
 mod media;
+mod trees;
 mod world;
 
 use std::collections::BTreeSet;

@@ -38,6 +38,13 @@ struct Outgoing {
     destinations: Vec<Destination>,
 }
 
+/// Tracks on one link.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Carried {
+    pub(super) tracks_in: usize,
+    pub(super) tracks_out: usize,
+}
+
 /// Packets from a link, one after the other of one layer.
 pub(super) struct Run {
     pub(super) track: TrackId,
@@ -90,6 +97,16 @@ impl Crossing {
         self.incoming.retain(|_, held| *held != track);
         if let Some(source) = source {
             self.incoming.insert(source, track);
+        }
+    }
+
+    /// How many tracks come from that edge, and how many go to it.
+    pub(super) fn carried(&self, node: &NodeId) -> Carried {
+        let is_there = |destination: &Destination| destination.node == *node;
+        let goes = |outgoing: &&Outgoing| outgoing.destinations.iter().any(is_there);
+        Carried {
+            tracks_in: self.incoming.keys().filter(|(from, _)| from == node).count(),
+            tracks_out: self.outgoing.values().filter(goes).count(),
         }
     }
 

@@ -350,12 +350,18 @@ impl Driver {
             LinkEvent::Suspect { node, silent_for } => {
                 tracing::info!(peer = %node, ?silent_for, "link silent");
                 self.edge.mesh.set_audible(&node, false);
+                self.mesh.link_suspect(now, &node);
             }
             LinkEvent::Alive { node } => {
                 tracing::info!(peer = %node, "link heard again");
                 self.edge.mesh.set_audible(&node, true);
+                self.mesh.link_alive(now, &node);
             }
-            LinkEvent::Stats { node, stats } => self.edge.mesh.link_stats(&node, stats),
+            LinkEvent::Stats { node, stats } => {
+                let rtt = Duration::from_secs_f32(stats.rtt_ms.max(0.0) / 1_000.0);
+                self.mesh.link_measured(&node, rtt, stats.loss_in.max(stats.loss_out));
+                self.edge.mesh.link_stats(&node, stats, self.crossing.carried(&node));
+            }
             LinkEvent::DialFailed { node, error, retry_in } => {
                 tracing::info!(peer = %node, %error, ?retry_in, "link not up yet");
             }
@@ -394,13 +400,7 @@ impl Driver {
                 Output::ConnectTo(_) | Output::Disconnect(_) => {}
                 Output::Room { room, input } => self.tell_room(&room, input),
                 Output::Receive { room, track, source } => {
-                    let Some(member) = self.members.get_mut(&room) else {
-                        continue;
-                    };
-                    match member.tracks.get(&track) {
-                        Some((id, _)) => self.crossing.receive(*id, source),
-                        None => member.waiting.entry(track).or_default().source = source,
-                    }
+                    self.receive(&room, track, source);
                 }
                 Output::Absent { room, track, layers } => {
                     let Some(member) = self.members.get(&room) else {
@@ -419,6 +419,24 @@ impl Driver {
                     layers,
                     shed,
                 } => self.forward(&room, track, to, Forward { number, layers, shed }),
+            }
+        }
+    }
+
+    /// What was under way on the old way is lost: pictures go on at a keyframe, and nobody should wait until decoders ask for it.
+    fn receive(&mut self, room: &RoomName, track: TrackSid, source: Option<(NodeId, u32)>) {
+        let Some(member) = self.members.get_mut(room) else {
+            return;
+        };
+        let Some(&(id, kind)) = member.tracks.get(&track) else {
+            member.waiting.entry(track).or_default().source = source;
+            return;
+        };
+        let comes = source.is_some();
+        self.crossing.receive(id, source);
+        if comes && kind == MediaKind::Video {
+            for layer in self.mesh.asked(room, &track).iter() {
+                self.edge.shards.send(Command::RequestKeyframe { track: id, layer });
             }
         }
     }

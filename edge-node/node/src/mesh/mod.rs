@@ -16,6 +16,7 @@ use meridian_serving::metrics::head;
 use meridian_sfu::{Encoding, LayerSet, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::crossing::Carried;
 use crate::clock::unix_now_ms;
 use crate::handles::RoomHandle;
 use crate::link::LinkStats;
@@ -52,7 +53,7 @@ pub(crate) struct MeshHandle {
     queue: mpsc::Sender<ToMesh>,
     dropped: AtomicU64,
     /// The last second of every link, for `/metrics`.
-    links: Mutex<BTreeMap<NodeId, LinkStats>>,
+    links: Mutex<BTreeMap<NodeId, (LinkStats, Carried)>>,
     audible: watch::Sender<BTreeSet<NodeId>>,
 }
 
@@ -125,37 +126,43 @@ impl MeshHandle {
         );
         let _ = writeln!(text, "{name} {dropped}");
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        type Read = fn(&LinkStats) -> f64;
-        let gauges: [(&str, &str, Read); 7] = [
-            ("rtt_seconds", "Round trip to the other edge.", |stats| {
+        type Read = fn(&LinkStats, &Carried) -> f64;
+        let gauges: [(&str, &str, Read); 9] = [
+            ("tracks_in", "Tracks that come from the other edge.", |_, carried| {
+                carried.tracks_in as f64
+            }),
+            ("tracks_out", "Tracks that go to the other edge.", |_, carried| {
+                carried.tracks_out as f64
+            }),
+            ("rtt_seconds", "Round trip to the other edge.", |stats, _| {
                 f64::from(stats.rtt_ms) / 1_000.0
             }),
-            ("jitter_seconds", "How much that varies.", |stats| {
+            ("jitter_seconds", "How much that varies.", |stats, _| {
                 f64::from(stats.jitter_ms) / 1_000.0
             }),
             (
                 "loss_in_ratio",
                 "Share of packets lost on the way here, 0 to 1.",
-                |stats| f64::from(stats.loss_in),
+                |stats, _| f64::from(stats.loss_in),
             ),
             (
                 "loss_out_ratio",
                 "Share of packets lost on the way there, 0 to 1.",
-                |stats| f64::from(stats.loss_out),
+                |stats, _| f64::from(stats.loss_out),
             ),
-            ("sent_bps", "Media sent, bit/s.", |stats| stats.sent_bps as f64),
-            ("received_bps", "Media received, bit/s.", |stats| {
+            ("sent_bps", "Media sent, bit/s.", |stats, _| stats.sent_bps as f64),
+            ("received_bps", "Media received, bit/s.", |stats, _| {
                 stats.received_bps as f64
             }),
-            ("target_bps", "What congestion control allows, bit/s.", |stats| {
+            ("target_bps", "What congestion control allows, bit/s.", |stats, _| {
                 stats.target_bps as f64
             }),
         ];
         for (name, help, read) in gauges {
             let name = format!("meridian_link_{name}");
             head(text, &name, "gauge", help);
-            for (node, stats) in links.iter() {
-                let _ = writeln!(text, "{name}{{peer=\"{node}\"}} {}", read(stats));
+            for (node, (stats, carried)) in links.iter() {
+                let _ = writeln!(text, "{name}{{peer=\"{node}\"}} {}", read(stats, carried));
             }
         }
     }
@@ -175,11 +182,11 @@ impl MeshHandle {
         });
     }
 
-    pub(crate) fn link_stats(&self, node: &NodeId, stats: LinkStats) {
+    fn link_stats(&self, node: &NodeId, stats: LinkStats, carried: Carried) {
         self.links
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(node.clone(), stats);
+            .insert(node.clone(), (stats, carried));
     }
 
     pub(crate) fn link_gone(&self, node: &NodeId) {

@@ -2,21 +2,19 @@
 //! up (as QUIC streams do), each with its own delay, and lose what is under way when they break.
 
 mod nonsense;
+mod regions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_cascade::{Edge, Life, Mesh, Output, RoomInput};
+use meridian_cascade::{Life, Mesh, Output, RoomInput};
 use meridian_room::*;
 use meridian_sfu::media::{Layer, LayerSet};
 pub(crate) use nonsense::any_message;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-
-/// How long both sides of a broken pair take to notice.
-const DETECTION: Duration = Duration::from_millis(200);
 
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
@@ -27,6 +25,7 @@ pub(crate) struct World {
     happenings: u64,
     links: BTreeMap<(usize, usize), Link>,
     broken: BTreeSet<(usize, usize)>,
+    regions: regions::Regions,
     /// Control messages put on links.
     pub(crate) sent: u64,
 }
@@ -70,6 +69,11 @@ enum Happening {
         a: usize,
         b: usize,
         generation: u32,
+    },
+    /// Nothing heard for a while.
+    Suspect {
+        at: usize,
+        of: usize,
     },
     LinkDown {
         at: usize,
@@ -141,6 +145,7 @@ impl World {
             happenings: 0,
             links: BTreeMap::new(),
             broken: BTreeSet::new(),
+            regions: regions::Regions::default(),
             sent: 0,
         };
         for b in 0..edges {
@@ -273,10 +278,6 @@ impl World {
         }
     }
 
-    pub(crate) fn heal_all(&mut self) {
-        self.broken.clear();
-    }
-
     pub(crate) fn kill(&mut self, edge: usize) {
         self.nodes[edge].alive = false;
         self.nodes[edge].rooms.clear();
@@ -291,10 +292,6 @@ impl World {
 
     pub(crate) fn is_linked(&self, a: usize, b: usize) -> bool {
         a != b && self.links[&pair(a, b)].up
-    }
-
-    pub(crate) fn generation(&self, a: usize, b: usize) -> u32 {
-        self.links[&pair(a, b)].generation
     }
 
     pub(crate) fn links(&self) -> Vec<(usize, usize)> {
@@ -393,14 +390,14 @@ impl World {
                     self.pump(at);
                 }
             }
+            Happening::Suspect { at, of } => {
+                if self.nodes[at].alive && !self.is_linked(at, of) {
+                    self.nodes[at].mesh.link_suspect(now, &id(of));
+                    self.pump(at);
+                }
+            }
             Happening::View { at, edges } => {
-                let edges = edges
-                    .into_iter()
-                    .map(|i| Edge {
-                        node: id(i),
-                        region: "eu".into(),
-                    })
-                    .collect();
+                let edges = self.regions.view(at, &edges);
                 if self.nodes[at].alive {
                     self.nodes[at].mesh.view_changed(now, edges);
                     self.pump(at);
@@ -408,6 +405,7 @@ impl World {
             }
             Happening::Step => {
                 self.step(now);
+                self.measure();
                 self.after(Duration::from_millis(50), Happening::Step);
             }
         }
@@ -455,11 +453,14 @@ impl World {
             link.dialing = true;
             link.generation += 1;
             let generation = link.generation;
-            self.after(DETECTION, Happening::LinkDown { at: a, of: b });
-            self.after(DETECTION, Happening::LinkDown { at: b, of: a });
+            let detection = self.regions.detection();
+            for (at, of) in [(a, b), (b, a)] {
+                self.after(regions::SUSPICION, Happening::Suspect { at, of });
+                self.after(detection, Happening::LinkDown { at, of });
+            }
             let (a, b) = pair(a, b);
             self.after(
-                DETECTION + Duration::from_millis(50),
+                detection + Duration::from_millis(50),
                 Happening::LinkUp {
                     a,
                     b,
@@ -522,6 +523,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, message: Bytes) {
+        let message = self.regions.as_understood(from, to, message);
         self.sent += 1;
         // A lost datagram holds the stream up for a round trip and more.
         let lost = self.rng.random_bool(0.03);

@@ -55,6 +55,7 @@ pub(crate) fn any_message(rng: &mut SmallRng) -> wire::Body {
         5 => wire::Body::Hears(wire::Hears {
             room,
             nodes: nodes(rng, 4),
+            latencies_us: (0..rng.random_range(0..6)).map(|_| rng.random()).collect(),
         }),
         6 | 7 => wire::Body::Want(wire::TrackWant {
             room,
@@ -69,6 +70,8 @@ pub(crate) fn any_message(rng: &mut SmallRng) -> wire::Body {
             track,
             number: rng.random(),
             path: nodes(rng, 4),
+            latency_us: rng.random(),
+            epoch: rng.random_range(0..3),
         }),
         9 => wire::Body::Gone(wire::TrackGone { room, track }),
         10 => wire::Body::Pli(wire::Pli {
