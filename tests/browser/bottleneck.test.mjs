@@ -37,14 +37,18 @@ describe('a page behind 500 kb/s in a call of three', { timeout: 120_000 }, () =
     const first = await page.evaluate(everybody);
     await page.waitForTimeout(WATCH_MS);
     const last = await page.evaluate(everybody);
-    for (const [i, { video, audio, name }] of last.entries()) {
+    // All figures before the first judgement: what one picture lacks the other may have taken.
+    const judged = last.map(({ video, audio, name, paused }, i) => {
       const grown = (kind, key) => last[i][kind][key] - first[i][kind][key];
       const concealed = (grown('audio', 'concealedSamples') - grown('audio', 'silentConcealedSamples')) / grown('audio', 'totalSamplesReceived');
       const fps = grown('video', 'framesDecoded') / (WATCH_MS / 1_000);
-      t.diagnostic(`${name}: ${fps.toFixed(1)} frames/s of ${video.frameWidth} × ${video.frameHeight}, ${(concealed * 100).toFixed(2)} % of the sound concealed, ${audio.packetsLost} packets lost, jitter buffer ${Math.round((grown('audio', 'jitterBufferDelay') / grown('audio', 'jitterBufferEmittedCount')) * 1_000)} ms`);
+      t.diagnostic(`${name}: ${fps.toFixed(1)} frames/s of ${video.frameWidth} × ${video.frameHeight}, ${(concealed * 100).toFixed(2)} % of the sound concealed, ${audio.packetsLost} packets lost, jitter buffer ${Math.round((grown('audio', 'jitterBufferDelay') / grown('audio', 'jitterBufferEmittedCount')) * 1_000)} ms, ${Math.round(grown('video', 'bytesReceived') / WATCH_MS * 8)} kb/s, ${grown('video', 'keyFramesDecoded')} keyframes, ${grown('video', 'pliCount')} asked for, paused before ${first[i].paused}, after ${paused}`);
+      return { name, concealed, fps, width: video.frameWidth };
+    });
+    for (const { name, concealed, fps, width } of judged) {
       assert.ok(concealed <= CONCEALED_MAX, `${name}: ${(concealed * 100).toFixed(2)} % of the sound concealed`);
       assert.ok(fps >= FPS_MIN, `${name}: ${fps.toFixed(1)} frames/s`);
-      assert.ok(video.frameWidth <= 640, `${name}: ${video.frameWidth} pixels wide`);
+      assert.ok(width <= 640, `${name}: ${width} pixels wide`);
     }
     assert.deepEqual([page, ...others].flatMap(({ complaints }) => complaints), []);
     failed = false;
@@ -67,11 +71,11 @@ async function behind(page, mesh) {
 async function everybody() {
   const of = async (participant, source) => {
     const report = await participant.getTrackPublication(source)?.track?.getRTCStatsReport();
-    const { framesDecoded, frameWidth, frameHeight, concealedSamples, silentConcealedSamples, totalSamplesReceived, packetsLost, jitterBufferDelay, jitterBufferEmittedCount } =
+    const { framesDecoded, bytesReceived, keyFramesDecoded, pliCount, frameWidth, frameHeight, concealedSamples, silentConcealedSamples, totalSamplesReceived, packetsLost, jitterBufferDelay, jitterBufferEmittedCount } =
       [...(report?.values() ?? [])].find((stat) => stat.type === 'inbound-rtp') ?? {};
-    return { framesDecoded, frameWidth, frameHeight, concealedSamples, silentConcealedSamples, totalSamplesReceived, packetsLost, jitterBufferDelay, jitterBufferEmittedCount };
+    return { framesDecoded, bytesReceived, keyFramesDecoded, pliCount, frameWidth, frameHeight, concealedSamples, silentConcealedSamples, totalSamplesReceived, packetsLost, jitterBufferDelay, jitterBufferEmittedCount };
   };
   // eslint-disable-next-line no-undef -- the page's
   const people = [...room.remoteParticipants.values()].sort((a, b) => a.name.localeCompare(b.name));
-  return Promise.all(people.map(async (participant) => ({ name: participant.name, video: await of(participant, 'camera'), audio: await of(participant, 'microphone') })));
+  return Promise.all(people.map(async (participant) => ({ name: participant.name, paused: participant.getTrackPublication('camera')?.track?.streamState === 'paused', video: await of(participant, 'camera'), audio: await of(participant, 'microphone') })));
 }

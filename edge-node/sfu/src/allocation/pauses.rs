@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 const LACKS_FOR: Duration = Duration::from_millis(1_500);
 /// Unless the smallest of everything takes so much more than there is: then audio would suffer.
 const HOPELESS: f64 = 2.5;
-/// A paused stream rests for so long at least, twice as long each time it was paused again within [`SOON`].
+/// A paused stream rests for so long at least, twice as long each time it was paused again within [`SOON`]. No longer than a person waits before
+/// taking a picture for frozen for good: an estimate that dips again and again (a busy machine reads its clock late) once kept one away for 24 s.
 const REST_MIN: Duration = Duration::from_secs(3);
-const REST_MAX: Duration = Duration::from_secs(24);
+const REST_MAX: Duration = Duration::from_secs(8);
 const SOON: Duration = Duration::from_secs(10);
 /// With so much more room than is taken nobody rests: the link is another one.
 const PLENTY: f64 = 1.5;
@@ -140,7 +141,7 @@ mod tests {
         }
         let apart: Vec<u64> = flips.windows(2).map(|at| (at[1] - at[0]) / 1_000).collect();
         assert!(
-            apart.is_sorted() && apart[0] >= 4 && *apart.last().unwrap() >= 24,
+            apart.is_sorted() && apart[0] >= 4 && (8..=10).contains(apart.last().unwrap()),
             "{apart:?} s"
         );
         pauses.allocate(start + Duration::from_millis(119_900), 2_000_000, &mut streams);
