@@ -1,8 +1,6 @@
 //! Rooms on one side, links to other edges on the other. This file is the rooms' side: what a room may ask of the mesh.
-//! `driver` runs `meridian-cascade`'s state machine between the two; `crossing` says which track has which number on
-//! which link.
+//! `driver` runs `meridian-cascade`'s state machine between the two.
 
-mod crossing;
 mod driver;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +8,13 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use meridian_cascade::carriage::Carried;
 use meridian_conference::Birth;
 use meridian_room::{NodeId, RoomName, RoomSid};
 use meridian_serving::metrics::head;
 use meridian_sfu::{Encoding, LayerSet, SenderReportInfo, TrackId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::crossing::Carried;
 use crate::clock::unix_now_ms;
 use crate::handles::RoomHandle;
 use crate::link::LinkStats;
@@ -172,13 +170,11 @@ impl MeshHandle {
         self.audible.subscribe()
     }
 
-    fn set_audible(&self, node: &NodeId, is_audible: bool) {
-        self.audible.send_if_modified(|nodes| {
-            if is_audible {
-                nodes.insert(node.clone())
-            } else {
-                nodes.remove(node)
-            }
+    fn set_audible(&self, audible: BTreeSet<NodeId>) {
+        self.audible.send_if_modified(|held| {
+            let changed = *held != audible;
+            *held = audible;
+            changed
         });
     }
 

@@ -1,5 +1,5 @@
 //! Media on its way between media threads and links: which of our tracks goes to which edges under which number, and which
-//! track a number on a link stands for. Numbers are agreed by `meridian-cascade` over the control stream.
+//! track a number on a link stands for. Numbers are agreed by [`crate::mesh::Mesh`] over the control stream.
 
 use std::collections::HashMap;
 
@@ -7,18 +7,18 @@ use bytes::Bytes;
 use meridian_room::NodeId;
 use meridian_sfu::layers::{serves, with_stand_ins};
 use meridian_sfu::{Encoding, Layer, LayerSet, MediaKind, TrackId};
-use meridian_shard::TapBatch;
+use meridian_shard_api::TapBatch;
 
 use crate::link::{MediaPacket, Priority, Received};
 
 /// What an edge gets of a track.
 #[derive(Clone, Copy)]
-pub(super) struct Forward {
-    pub(super) number: u32,
+pub(crate) struct Forward {
+    pub(crate) number: u32,
     /// What is wanted there.
-    pub(super) layers: LayerSet,
+    pub(crate) layers: LayerSet,
     /// What the link does not carry for now. It is still given to the link, which measures it; the best layer below goes, too.
-    pub(super) shed: LayerSet,
+    pub(crate) shed: LayerSet,
 }
 
 impl Forward {
@@ -40,21 +40,21 @@ struct Outgoing {
 
 /// Tracks on one link.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Carried {
-    pub(super) tracks_in: usize,
-    pub(super) tracks_out: usize,
+pub struct Carried {
+    pub tracks_in: usize,
+    pub tracks_out: usize,
 }
 
 /// Packets from a link, one after the other of one layer.
-pub(super) struct Run {
-    pub(super) track: TrackId,
-    pub(super) encoding: Encoding,
-    pub(super) layer: Layer,
-    pub(super) packets: Vec<Bytes>,
+pub(crate) struct Run {
+    pub(crate) track: TrackId,
+    pub(crate) encoding: Encoding,
+    pub(crate) layer: Layer,
+    pub(crate) packets: Vec<Bytes>,
 }
 
 #[derive(Default)]
-pub(super) struct Crossing {
+pub(crate) struct Crossing {
     outgoing: HashMap<TrackId, Outgoing>,
     /// Our numbers: none is ever another track's, whatever link it is for.
     numbers: HashMap<u32, TrackId>,
@@ -63,7 +63,7 @@ pub(super) struct Crossing {
 
 impl Crossing {
     /// Replaces what is sent of this track to that edge; answers with the layers to be tapped.
-    pub(super) fn forward(&mut self, track: TrackId, kind: MediaKind, node: &NodeId, forward: Forward) -> LayerSet {
+    pub(crate) fn forward(&mut self, track: TrackId, kind: MediaKind, node: &NodeId, forward: Forward) -> LayerSet {
         let outgoing = self.outgoing.entry(track).or_insert_with(|| Outgoing {
             kind,
             destinations: Vec::new(),
@@ -93,7 +93,7 @@ impl Crossing {
     }
 
     /// Media of this number on the link from `node` is this track's; `None`: nobody's.
-    pub(super) fn receive(&mut self, track: TrackId, source: Option<(NodeId, u32)>) {
+    pub(crate) fn receive(&mut self, track: TrackId, source: Option<(NodeId, u32)>) {
         self.incoming.retain(|_, held| *held != track);
         if let Some(source) = source {
             self.incoming.insert(source, track);
@@ -101,7 +101,7 @@ impl Crossing {
     }
 
     /// How many tracks come from that edge, and how many go to it.
-    pub(super) fn carried(&self, node: &NodeId) -> Carried {
+    pub(crate) fn carried(&self, node: &NodeId) -> Carried {
         let is_there = |destination: &Destination| destination.node == *node;
         let goes = |outgoing: &&Outgoing| outgoing.destinations.iter().any(is_there);
         Carried {
@@ -110,7 +110,7 @@ impl Crossing {
         }
     }
 
-    pub(super) fn drop_track(&mut self, track: TrackId) {
+    pub(crate) fn drop_track(&mut self, track: TrackId) {
         let outgoing = self.outgoing.remove(&track);
         for destination in outgoing.into_iter().flat_map(|outgoing| outgoing.destinations) {
             self.numbers.remove(&destination.forward.number);
@@ -120,7 +120,7 @@ impl Crossing {
 
     /// The packets of a batch for each edge, in their order. Each is copied once, however many edges get it: the link keeps it
     /// for a second in case it has to be repeated, and the media thread wants its pooled buffer back before that.
-    pub(super) fn departing(&self, batch: &TapBatch) -> Vec<(NodeId, Vec<MediaPacket>)> {
+    pub(crate) fn departing(&self, batch: &TapBatch) -> Vec<(NodeId, Vec<MediaPacket>)> {
         // A handful of edges: looking through them costs less than hashing their names.
         let mut by_node: Vec<(NodeId, Vec<MediaPacket>)> = Vec::new();
         for tapped in &batch.packets {
@@ -154,7 +154,7 @@ impl Crossing {
     }
 
     /// Who gets one of these layers, and with it the sender reports of their encoding; under which number.
-    pub(super) fn reported_to(&self, track: TrackId, layers: LayerSet) -> impl Iterator<Item = (&NodeId, u32)> {
+    pub(crate) fn reported_to(&self, track: TrackId, layers: LayerSet) -> impl Iterator<Item = (&NodeId, u32)> {
         let destinations = self
             .outgoing
             .get(&track)
@@ -166,7 +166,7 @@ impl Crossing {
     }
 
     /// Which of our tracks that edge knows under this number.
-    pub(super) fn sent_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
+    pub(crate) fn sent_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
         let track = *self.numbers.get(&number)?;
         let destinations = &self.outgoing.get(&track)?.destinations;
         let sent = destinations
@@ -175,13 +175,13 @@ impl Crossing {
         sent.then_some(track)
     }
 
-    pub(super) fn received_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
+    pub(crate) fn received_as(&self, node: &NodeId, number: u32) -> Option<TrackId> {
         self.incoming.get(&(node.clone(), number)).copied()
     }
 
     /// Consecutive packets of one layer together, in their order. Packets of unknown numbers are left out: a track that has
     /// just ended.
-    pub(super) fn arrived(&self, node: &NodeId, packets: Vec<Received>) -> Vec<Run> {
+    pub(crate) fn arrived(&self, node: &NodeId, packets: Vec<Received>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut last: Option<(u32, Option<TrackId>)> = None;
         for packet in packets {
@@ -220,7 +220,7 @@ mod tests {
 
     use meridian_sfu::packet::PacketOrigin;
     use meridian_sfu::{Codec, PacketPool};
-    use meridian_shard::Tapped;
+    use meridian_shard_api::Tapped;
 
     use super::*;
 
