@@ -48,6 +48,10 @@ impl Conference {
         address: IpAddr,
         token: Option<ExpiringToken>,
     ) -> bool {
+        if !voice.may_join(&self.room) {
+            self.say_last_words(socket, &mut *voice);
+            return false;
+        }
         if !std::mem::replace(&mut self.created, true) {
             self.configure(&claims);
         }

@@ -39,4 +39,4 @@ pub use io::{
 };
 pub use recording::Recorded;
 pub use renewal::Renewed;
-pub use voice::{Belongs, Voice};
+pub use voice::{Belongs, HttpAsk, HttpReply, HttpVoice, Purpose, Voice};

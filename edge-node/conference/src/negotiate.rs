@@ -98,6 +98,7 @@ impl Conference {
             local,
             remote,
             remote_fingerprint: answer.remote.fingerprint,
+            role: answer.remote.role,
         });
         for sid in self.tracks.published_by(key) {
             if let Some(track) = self.tracks.get_mut(&sid)
@@ -159,6 +160,7 @@ impl Conference {
                 MediaKind::Audio => TrackKind::Audio,
                 MediaKind::Video => TrackKind::Video,
             },
+            rids: &publication.rids,
         };
         let facts = match member.voice.match_publication(&self.room, named) {
             Some(Matched { track, backup: None }) => track,

@@ -35,7 +35,8 @@ impl Conference {
         let group = group.filter(|_| member.voice.finds_tracks_by_mid());
         let stream_id = format!("{publisher}|{}", group.as_deref().unwrap_or(sid.as_str()));
         let mut codecs = track.codecs.clone();
-        if let Some(sent) = track.codecs.first().filter(|_| backed) {
+        let pinned = backed || member.voice.offers_once();
+        if let Some(sent) = track.codecs.first().filter(|_| pinned) {
             // Its publisher may be able to send others in that section; whoever lacks this one is better off with the backup.
             codecs.retain(|codec| codec.to_string() == sent.to_string());
         }

@@ -409,6 +409,7 @@ impl Parts {
             admission: self.admission.clone(),
             live: self.live.clone(),
             rooms: Arc::new(Rooms::new(self.for_rooms())),
+            http_sessions: Arc::default(),
             shards: self.shards.clone(),
             mesh: self.mesh.clone(),
             recorder: self.recorder.clone(),

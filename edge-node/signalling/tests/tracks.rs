@@ -57,6 +57,7 @@ fn a_track_is_answered_at_once_and_shown_to_others_when_its_media_is_ready() {
         mid: "8",
         mime: "video/VP8",
         kind: TrackKind::Video,
+        rids: &[],
     };
     let matched = edge.clients[ann].session.match_publication(key).expect("announced");
     assert!(matched.track.muted && matched.backup.is_none());
@@ -104,6 +105,7 @@ fn a_track_renamed_in_the_sdp_is_found_by_its_kind() {
         mid: "6",
         mime: "video/VP9",
         kind: TrackKind::Video,
+        rids: &[],
     };
     let track = session.match_publication(key).expect("by kind").track;
     assert_eq!(
@@ -154,6 +156,7 @@ fn a_backup_codec_joins_its_track() {
         mid: "9",
         mime: "video/VP8",
         kind: TrackKind::Video,
+        rids: &[],
     };
     let matched = edge.clients[ann].session.match_publication(key).expect("announced");
     assert_eq!((matched.track.sid, matched.backup), (track, Some(1)));
@@ -366,6 +369,7 @@ fn an_edge_that_takes_a_session_over_gives_the_tracks_their_sids_back() {
         mid: "3",
         mime: "video/VP8",
         kind: TrackKind::Video,
+        rids: &[],
     };
     let matched = session.match_publication(key).expect("restored");
     assert_eq!(

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use meridian_transport::client::{Client, ClientConfig};
 use meridian_transport::srtp::{MasterKeys, SrtpReceiver, SrtpSender};
-use meridian_transport::{Channel, DtlsIdentity, IceCredentials, Output, Peer, PeerConfig, SrtpProfile, SrtpStream};
+use meridian_transport::{
+    Channel, DtlsIdentity, DtlsRole, IceCredentials, Output, Peer, PeerConfig, SrtpProfile, SrtpStream,
+};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -117,6 +119,7 @@ fn join(
         local: local.clone(),
         remote: remote.clone(),
         remote_fingerprint: fingerprint,
+        role: DtlsRole::Server,
         seed: rand::Rng::random(rng),
     };
     let mut peer = Peer::new(config, now)?;

@@ -15,7 +15,7 @@ use crate::dtls::{DtlsIdentity, Fingerprint};
 use crate::ice::{IceCredentials, Path};
 use crate::peer::{CloseReason, Output, PeerEvent, Received, TransportError, check_credentials};
 use crate::sctp::{Channel, SendDataError};
-use crate::session::{Role, Session, SessionOutput};
+use crate::session::{DtlsRole, Session, SessionOutput};
 use crate::srtp::SrtpSender;
 use crate::stun;
 
@@ -69,11 +69,22 @@ impl Client {
         remote: SocketAddr,
         now: Instant,
     ) -> Result<Client, TransportError> {
+        Client::with_role(config, DtlsRole::Client, local, remote, now)
+    }
+
+    /// [`Client::new`] for clients that wait for the server's DTLS hello, as FFmpeg's do; they open no channels.
+    pub fn with_role(
+        config: ClientConfig,
+        role: DtlsRole,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Result<Client, TransportError> {
         check_credentials(&config.local)?;
         check_credentials(&config.remote)?;
         let mut rng = StdRng::from_seed(config.seed);
         let session = Session::new(
-            Role::Client,
+            role,
             &config.identity,
             config.remote_fingerprint,
             config.channels,

@@ -24,5 +24,6 @@ pub use peer::{
     CONNECT_TIMEOUT, CloseReason, Output, Peer, PeerConfig, PeerEvent, PeerStats, Received, TransportError,
 };
 pub use sctp::{Channel, MAX_MESSAGE_LEN, SendDataError};
+pub use session::DtlsRole;
 pub use srtp::{ProtectError, SrtpProfile, SrtpSender, SrtpStream};
 pub use stun::stun_local_ufrag;

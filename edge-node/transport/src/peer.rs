@@ -11,7 +11,7 @@ use crate::demux::{DatagramKind, kind};
 use crate::dtls::{DtlsIdentity, Fingerprint};
 use crate::ice::{Checked, IceCredentials, IceLite, Path};
 use crate::sctp::{Channel, SendDataError};
-use crate::session::{Role, Session, SessionOutput};
+use crate::session::{DtlsRole, Session, SessionOutput};
 use crate::srtp::{SrtpProfile, SrtpSender};
 
 /// From `Peer::new` until DTLS must be done: signalling, ICE and the slowest handshake fit.
@@ -24,6 +24,8 @@ pub struct PeerConfig {
     pub remote: IceCredentials,
     /// From the client's SDP; any other certificate closes the peer.
     pub remote_fingerprint: Fingerprint,
+    /// Ours, as the answer says.
+    pub role: DtlsRole,
     /// Tells this peer's SRTP streams from another's. Keys do not come from it: the DTLS and SCTP libraries draw their
     /// randomness from the system.
     pub seed: [u8; 32],
@@ -115,13 +117,15 @@ pub struct PeerStats {
     pub path_moves: u64,
 }
 
-/// One WebRTC transport: ICE-lite (controlled), DTLS server (`setup:passive`), SRTP, SCTP. Drain `poll_output` until
+/// One WebRTC transport: ICE-lite (controlled), DTLS, SRTP, SCTP. Drain `poll_output` until
 /// `None` after every call that takes `now`; then ask `poll_timeout` when to call `handle_timeout`.
 pub struct Peer {
     ice: IceLite,
     session: Box<Session>,
     connect_by: Instant,
     closed: bool,
+    /// A DTLS client's hello, until there is a path for it.
+    hello: Option<Vec<u8>>,
     outputs: VecDeque<Output>,
     stats: PeerStats,
 }
@@ -133,21 +137,24 @@ impl Peer {
         let [a, b, c, d, ..] = config.seed;
         let srtp_id = u32::from_le_bytes([a, b, c, d]);
         let session = Session::new(
-            Role::Server,
+            config.role,
             &config.identity,
             config.remote_fingerprint,
             Vec::new(),
             srtp_id,
             now,
         );
-        Ok(Peer {
+        let mut peer = Peer {
             ice: IceLite::new(config.local, config.remote, now),
             session: Box::new(session),
             connect_by: now + CONNECT_TIMEOUT,
             closed: false,
+            hello: None,
             outputs: VecDeque::new(),
             stats: PeerStats::default(),
-        })
+        };
+        peer.drain_session();
+        Ok(peer)
     }
 
     /// Takes any datagram of this peer: STUN, DTLS, SRTP, SRTCP. Bad input is counted, never an error.
@@ -204,6 +211,10 @@ impl Peer {
                     self.stats.path_moves += u64::from(had_path);
                     self.outputs
                         .push_back(Output::Event(PeerEvent::PathChanged { local, remote }));
+                    if let Some(payload) = self.hello.take() {
+                        let (from, to) = (local, remote);
+                        self.outputs.push_back(Output::Transmit { from, to, payload });
+                    }
                 }
             }
         }
@@ -311,14 +322,17 @@ impl Peer {
     fn drain_session(&mut self) {
         while let Some(output) = self.session.poll() {
             let output = match output {
-                // Without a path there is nobody to send to; DTLS repeats itself.
                 SessionOutput::Datagram(payload) => match self.ice.path() {
                     Some(Path { local, remote }) => Output::Transmit {
                         from: local,
                         to: remote,
                         payload,
                     },
-                    None => continue,
+                    // Only a DTLS client speaks before it was spoken to: its hello, one datagram, which it repeats.
+                    None => {
+                        self.hello = Some(payload);
+                        continue;
+                    }
                 },
                 SessionOutput::Event(event) => {
                     self.closed |= matches!(event, PeerEvent::Closed(_));

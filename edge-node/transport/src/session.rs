@@ -9,11 +9,10 @@ use crate::peer::{CloseReason, PeerEvent};
 use crate::sctp::{Channel, DataChannels, DataEvent, SendDataError};
 use crate::srtp::{SrtpReceiver, SrtpSender, UnprotectError};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// DTLS server; SCTP begins with the client's INIT.
+/// Who speaks first in DTLS (RFC 8842 §5): an offer of `setup:actpass` or `active` leaves us the server, one of `passive` the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DtlsRole {
     Server,
-    /// DTLS client; opens the data channels.
     Client,
 }
 
@@ -35,7 +34,7 @@ pub(crate) struct SessionStats {
 }
 
 pub(crate) struct Session {
-    role: Role,
+    role: DtlsRole,
     dtls: Box<dyn Dtls>,
     remote_fingerprint: Fingerprint,
     certificate_matches: bool,
@@ -56,7 +55,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(
-        role: Role,
+        role: DtlsRole,
         identity: &DtlsIdentity,
         remote_fingerprint: Fingerprint,
         to_open: Vec<Channel>,
@@ -64,14 +63,14 @@ impl Session {
         now: Instant,
     ) -> Session {
         let dtls = match role {
-            Role::Server => DimplDtls::server(identity, now),
-            Role::Client => DimplDtls::client(identity, now),
+            DtlsRole::Server => DimplDtls::server(identity, now),
+            DtlsRole::Client => DimplDtls::client(identity, now),
         };
         Session::over(role, Box::new(dtls), remote_fingerprint, to_open, srtp_id, now)
     }
 
     fn over(
-        role: Role,
+        role: DtlsRole,
         dtls: Box<dyn Dtls>,
         remote_fingerprint: Fingerprint,
         to_open: Vec<Channel>,
@@ -268,8 +267,8 @@ impl Session {
             DtlsEvent::Connected(None) => self.close(now, CloseReason::NoSrtpProfile),
             DtlsEvent::Connected(Some(keys)) => {
                 let (ours, theirs) = match self.role {
-                    Role::Server => (&keys.server, &keys.client),
-                    Role::Client => (&keys.client, &keys.server),
+                    DtlsRole::Server => (&keys.server, &keys.client),
+                    DtlsRole::Client => (&keys.client, &keys.server),
                 };
                 let (Ok(sender), Ok(receiver)) = (SrtpSender::new(ours, self.srtp_id), SrtpReceiver::new(theirs))
                 else {
@@ -327,7 +326,7 @@ mod tests {
 
     const CLIENT: Fingerprint = Fingerprint([1; 32]);
 
-    fn session(role: Role, events: impl IntoIterator<Item = DtlsEvent>) -> Session {
+    fn session(role: DtlsRole, events: impl IntoIterator<Item = DtlsEvent>) -> Session {
         let dtls = Box::new(Scripted(events.into_iter().collect()));
         Session::over(role, dtls, CLIENT, Vec::new(), 1, Instant::now())
     }
@@ -362,7 +361,7 @@ mod tests {
                     DtlsEvent::Connected(Some(keys(profile))),
                 ]
             };
-            let (mut from, mut to) = (session(Role::Server, events()), session(Role::Client, events()));
+            let (mut from, mut to) = (session(DtlsRole::Server, events()), session(DtlsRole::Client, events()));
             let plain = [0x80, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3, 4];
             for _ in 0..2 {
                 let mut packet = [0; 40];
@@ -382,7 +381,7 @@ mod tests {
     #[test]
     fn a_handshake_without_srtp_closes() {
         let mut server = session(
-            Role::Server,
+            DtlsRole::Server,
             [DtlsEvent::Certificate(CLIENT), DtlsEvent::Connected(None)],
         );
         assert_eq!(closed(&mut server), CloseReason::NoSrtpProfile);
@@ -392,7 +391,7 @@ mod tests {
     #[test]
     fn no_certificate_is_a_wrong_certificate() {
         let connected = DtlsEvent::Connected(Some(keys(SrtpProfile::AeadAes128Gcm)));
-        let mut server = session(Role::Server, [connected]);
+        let mut server = session(DtlsRole::Server, [connected]);
         assert_eq!(closed(&mut server), CloseReason::FingerprintMismatch);
         assert!(server.sender().is_none());
     }

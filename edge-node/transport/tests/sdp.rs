@@ -5,9 +5,9 @@ use std::collections::HashSet;
 
 use meridian_sfu::media::{Codec, MediaKind};
 use meridian_transport::sdp::{
-    Answer, AudioPreferences, LocalMedia, Negotiation, SdpError, SectionsRequired, SsrcInfo, WantedTrack,
+    Answer, AudioPreferences, LocalMedia, Negotiation, SdpError, SectionsRequired, SsrcInfo, Survey, WantedTrack,
 };
-use meridian_transport::{Fingerprint, IceCredentials};
+use meridian_transport::{DtlsRole, Fingerprint, IceCredentials};
 use proptest::prelude::*;
 
 const CHROMIUM_JOIN: &str = include_str!("fixtures/chromium-156-join.sdp");
@@ -394,6 +394,28 @@ fn a_camera_is_answered_with_the_codec_its_publisher_asked_for_first() {
 }
 
 #[test]
+fn who_offers_to_wait_in_dtls_is_answered_active_and_keeps_that_role() {
+    let passive = CHROMIUM_JOIN.replace("setup:actpass", "setup:passive");
+    let mut negotiation = Negotiation::new(13);
+    let answer = negotiation.answer(&passive, &local()).unwrap();
+    assert_eq!(answer.remote.role, DtlsRole::Client);
+    assert_eq!(answer.sdp.matches("a=setup:active").count(), 7);
+    let again = negotiation.answer(CHROMIUM_JOIN, &local()).unwrap();
+    assert_eq!(again.remote.role, DtlsRole::Client, "the handshake is done");
+}
+
+#[test]
+fn a_survey_says_what_an_offer_would_do_and_what_cannot_be_accepted() {
+    let survey = Survey::of(CHROMIUM_JOIN).unwrap();
+    assert_eq!((survey.sends.len(), survey.receives.len()), (0, 6));
+    let survey = Survey::of(CHROMIUM_PUBLISHED).unwrap();
+    assert_eq!(survey.sends, [MediaKind::Video, MediaKind::Audio]);
+    assert!(survey.refused.is_empty());
+    let survey = Survey::of(&CHROMIUM_JOIN.replace("BUNDLE 0 1 ", "BUNDLE 0 ")).unwrap();
+    assert_eq!(survey.refused, ["audio (mid 1)"]);
+}
+
+#[test]
 fn a_refused_offer_says_why_and_changes_nothing() {
     let cases = [
         ("", SdpError::NothingBundled),
@@ -404,7 +426,7 @@ fn a_refused_offer_says_why_and_changes_nothing() {
             SdpError::NoFingerprint,
         ),
         (
-            &CHROMIUM_JOIN.replace("setup:actpass", "setup:passive"),
+            &CHROMIUM_JOIN.replace("setup:actpass", "setup:holdconn"),
             SdpError::DtlsRole,
         ),
         (

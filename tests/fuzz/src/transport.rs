@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use meridian_sfu::media::{Codec, MediaKind};
 use meridian_transport::sdp::{LocalMedia, Negotiation, WantedTrack};
 use meridian_transport::{
-    DtlsIdentity, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, Received, kind, stun_local_ufrag,
+    DtlsIdentity, DtlsRole, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, Received, kind,
+    stun_local_ufrag,
 };
 
 use crate::{joined, messages};
@@ -31,6 +32,7 @@ pub(crate) fn datagrams(input: &[u8]) {
         local: credentials("server01"),
         remote: credentials("client01"),
         remote_fingerprint: Fingerprint([7; 32]),
+        role: DtlsRole::Server,
         seed: [9; 32],
     };
     let Ok(mut peer) = Peer::new(config, now) else { return };

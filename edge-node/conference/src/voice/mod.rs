@@ -1,10 +1,12 @@
 //! How a member of a room speaks with this edge: what it is told, and what it asks for. Who it is and how long it belongs to the room is its
 //! stay's affair (`stay.rs`), how media reaches it its transport's (`media.rs`); the room itself treats all members alike.
 
+mod http;
 mod livekit;
 
 use std::time::Duration;
 
+pub use http::{HttpAsk, HttpReply, HttpVoice, Purpose};
 use meridian_access::token::Claims;
 use meridian_room::{DisconnectReason, NewParticipant, ParticipantSid, Room, RoomEvent, Track, TrackSid};
 use meridian_signalling::proto::ConnectionQuality;
@@ -30,6 +32,11 @@ pub struct Belongs {
 pub trait Voice: Send {
     /// Asked once, before the join.
     fn belongs(&self) -> Belongs;
+
+    /// Asked before the join, with the room as it stands: `false` turns it away, with what [`Voice::poll_frame`] gives as its last words.
+    fn may_join(&mut self, _room: &Room) -> bool {
+        true
+    }
 
     /// Its facts in the room: what its token says, and what it may say of itself.
     fn introduce(&self, claims: &Claims, sid: ParticipantSid, region: &str) -> NewParticipant {
@@ -116,6 +123,11 @@ pub trait Voice: Send {
 
     /// Its tracks may share msid streams, and with it their clock.
     fn finds_tracks_by_mid(&self) -> bool {
+        false
+    }
+
+    /// It makes no second offer: what it is sent must be what it can decode of what flows now.
+    fn offers_once(&self) -> bool {
         false
     }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use meridian_access::token::Claims;
 use meridian_conference::{
-    Birth, Conference, Connect, FromMesh, Input, MediaPlane, Newcomer, Note, Output, Recorded, Renewed, SessionKey,
-    SessionReport, Setup, ToMesh, Voice,
+    Birth, Conference, Connect, FromMesh, HttpReply, Input, MediaPlane, Newcomer, Note, Output, Recorded, Renewed,
+    SessionKey, SessionReport, Setup, ToMesh, Voice,
 };
 use meridian_room::{
     Identity, NewParticipant, NodeId, ParticipantSid, Room, RoomInfo, RoomName, RoomSid, Track, TrackKind, TrackSid,
@@ -69,6 +69,8 @@ pub struct Desk {
     start: Instant,
     next_socket: u64,
     heard: BTreeMap<SessionKey, Vec<Say>>,
+    /// What members that came by HTTP were answered.
+    pub replies: BTreeMap<SessionKey, Vec<HttpReply>>,
     /// Sockets that the conference closed, with the reason.
     pub closed: BTreeMap<SessionKey, String>,
     pub given_up: BTreeSet<SessionKey>,
@@ -113,6 +115,7 @@ impl Desk {
             start: now,
             next_socket: 1,
             heard: BTreeMap::new(),
+            replies: BTreeMap::new(),
             closed: BTreeMap::new(),
             given_up: BTreeSet::new(),
             admitted: BTreeSet::new(),
@@ -172,8 +175,13 @@ impl Desk {
                         !self.closed.contains_key(&socket),
                         "a frame for a socket that was closed"
                     );
-                    let Frame::Binary(bytes) = frame else {
-                        panic!("text was not asked for")
+                    let bytes = match frame {
+                        Frame::Binary(bytes) => bytes,
+                        frame => {
+                            let reply = HttpReply::from_frame(&frame).expect("text was not asked for");
+                            self.replies.entry(socket).or_default().push(reply);
+                            continue;
+                        }
                     };
                     let said = SignalResponse::decode(bytes).unwrap().message.unwrap();
                     self.heard.entry(socket).or_default().push(said);

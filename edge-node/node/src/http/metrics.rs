@@ -50,6 +50,7 @@ pub(crate) async fn render(State(edge): State<Arc<Parts>>) -> Response {
         let _ = writeln!(text, "{name} {value}");
     }
     edge.rooms.counters.render(&mut text);
+    edge.http_sessions.render(&mut text);
     edge.mesh.render_metrics(&mut text);
     edge.turn.render_metrics(&mut text);
     edge.recorder.render_metrics(&mut text);

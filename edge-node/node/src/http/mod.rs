@@ -5,6 +5,7 @@ mod metrics;
 mod probe;
 mod recording;
 pub(crate) mod rtc;
+mod whip;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::handles::LiveRooms;
 use crate::lifecycle::Lifecycle;
 use crate::mesh::MeshHandle;
 use crate::recording::RecorderHandle;
-use crate::rooms::Rooms;
+use crate::rooms::{HttpSessions, Rooms};
 use crate::turn::Turn;
 
 use probe::PROBES_PER_MINUTE;
@@ -37,6 +38,7 @@ pub(crate) struct Parts {
     pub(crate) admission: Arc<Admission>,
     pub(crate) live: Arc<LiveRooms>,
     pub(crate) rooms: Arc<Rooms>,
+    pub(crate) http_sessions: Arc<HttpSessions>,
     pub(crate) shards: Arc<Shards>,
     pub(crate) mesh: Arc<MeshHandle>,
     pub(crate) recorder: Arc<RecorderHandle>,
@@ -73,6 +75,7 @@ pub(crate) fn router(edge: Arc<Parts>) -> Router {
                 .delete(recording::stop)
                 .options(recording::preflight),
         )
+        .merge(whip::routes())
         .route("/api/v1/probes", get(probe::targets))
         .route("/probe", get(probe::probe))
         .route("/healthz", get(|| async { "ok\n" }))

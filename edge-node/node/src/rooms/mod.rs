@@ -2,6 +2,7 @@
 //! A task ends when nobody is left on this edge; the next join starts another. How others reach a room is in `handles`.
 
 mod counters;
+mod http_sessions;
 mod renewal;
 mod task;
 
@@ -14,6 +15,7 @@ use meridian_transport::Fingerprint;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use counters::{FrameLoss, SignalCounters, Slowness};
+pub(crate) use http_sessions::{HttpSession, HttpSessions, Offered, Owner, Refusal, Role, gone, newcomer};
 
 use crate::admission::Admission;
 use crate::control::ControlPlane;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub use meridian_sfu::Demand;
 use meridian_sfu::{Codec, Encoding, Layer, LayerSet, MediaKind, Packet, SenderReportInfo, TrackId};
 use meridian_transport::sdp::{Publication, SubscriptionMedia};
-use meridian_transport::{Channel, CloseReason, Fingerprint, IceCredentials, SrtpProfile};
+use meridian_transport::{Channel, CloseReason, DtlsRole, Fingerprint, IceCredentials, SrtpProfile};
 
 /// A client's transport: which shard it is pinned to, and its number there. Never reused while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,8 @@ pub enum Command {
         local: IceCredentials,
         remote: IceCredentials,
         remote_fingerprint: Fingerprint,
+        /// Ours.
+        role: DtlsRole,
     },
     /// New ICE credentials on both sides; the old path keeps serving until the new one is nominated.
     RestartIce {

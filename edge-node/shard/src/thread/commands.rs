@@ -8,6 +8,8 @@ use super::tracks::Origin;
 use crate::inbox::Note;
 use crate::metrics::add;
 use meridian_shard_api::Command;
+use meridian_transport::PeerConfig;
+use rand::Rng;
 
 impl Shard {
     pub(super) fn execute(&mut self, note: Note, now: Instant) {
@@ -36,8 +38,17 @@ impl Shard {
                 local,
                 remote,
                 remote_fingerprint,
+                role,
             } => {
-                self.add_peer(peer, local, remote, remote_fingerprint, now);
+                let config = PeerConfig {
+                    identity: self.shared.identity.clone(),
+                    local,
+                    remote,
+                    remote_fingerprint,
+                    role,
+                    seed: self.rng.random(),
+                };
+                self.add_peer(peer, config, now);
             }
             Command::RestartIce { peer, local, remote } => {
                 if let Some(slot) = self.peers.find(peer) {

@@ -301,7 +301,7 @@ mod tests {
     use super::*;
     use crate::inbox::inbox;
     use meridian_shard_api::PeerId;
-    use meridian_transport::{Fingerprint, IceCredentials};
+    use meridian_transport::{DtlsRole, Fingerprint, IceCredentials, PeerConfig};
     use meridian_udp::SocketOptions;
 
     /// A shard that does not run: its turns are the test's.
@@ -325,13 +325,24 @@ mod tests {
         (Shard::new(shared, vec![socket], events, taps), events_rx)
     }
 
+    fn config(shard: &Shard, credentials: IceCredentials) -> PeerConfig {
+        PeerConfig {
+            identity: shard.shared.identity.clone(),
+            local: credentials.clone(),
+            remote: credentials,
+            remote_fingerprint: Fingerprint([0; 32]),
+            role: DtlsRole::Server,
+            seed: [0; 32],
+        }
+    }
+
     fn add(shard: &mut Shard, index: u32) -> u32 {
         let id = PeerId { shard: 0, index };
-        let (local, remote) = (
-            IceCredentials::generate(&mut shard.rng),
-            IceCredentials::generate(&mut shard.rng),
+        let config = config(
+            shard,
+            IceCredentials::generate(&mut StdRng::seed_from_u64(index.into())),
         );
-        shard.add_peer(id, local, remote, Fingerprint([0; 32]), Instant::now());
+        shard.add_peer(id, config, Instant::now());
         shard.peers.find(id).expect("added")
     }
 
@@ -362,13 +373,8 @@ mod tests {
         add(&mut shard, 1);
         let credentials = IceCredentials::generate(&mut shard.rng);
         let id = PeerId { shard: 0, index: 2 };
-        shard.add_peer(
-            id,
-            credentials.clone(),
-            credentials,
-            Fingerprint([0; 32]),
-            Instant::now(),
-        );
+        let config = config(&shard, credentials);
+        shard.add_peer(id, config, Instant::now());
         let Ok(Event::PeerClosed { peer, reason }) = events.try_recv() else {
             panic!("the node must be told")
         };

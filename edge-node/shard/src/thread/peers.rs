@@ -7,9 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use meridian_sfu::{TrackId, UplinkReceiver};
-use meridian_transport::{
-    DatagramKind, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, kind, stun_local_ufrag,
-};
+use meridian_transport::{DatagramKind, IceCredentials, Output, Peer, PeerConfig, PeerEvent, kind, stun_local_ufrag};
 use rand::Rng;
 
 use super::data::DataFlow;
@@ -203,29 +201,15 @@ impl Peers {
 }
 
 impl Shard {
-    pub(super) fn add_peer(
-        &mut self,
-        id: PeerId,
-        local: IceCredentials,
-        remote: IceCredentials,
-        remote_fingerprint: Fingerprint,
-        now: Instant,
-    ) {
+    pub(super) fn add_peer(&mut self, id: PeerId, config: PeerConfig, now: Instant) {
         if self.peers.find(id).is_some() {
             // The front has counted it a second time.
             self.shared.load.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let full = self.peers.len() >= self.shared.config.peers_max || self.peers.by_ufrag.contains_key(&local.ufrag);
-        let ufrag = local.ufrag.clone();
-        let identity = self.shared.identity.clone();
-        let config = PeerConfig {
-            identity,
-            local,
-            remote,
-            remote_fingerprint,
-            seed: self.rng.random(),
-        };
+        let full =
+            self.peers.len() >= self.shared.config.peers_max || self.peers.by_ufrag.contains_key(&config.local.ufrag);
+        let ufrag = config.local.ufrag.clone();
         let transport = if full { None } else { Peer::new(config, now).ok() };
         let Some(transport) = transport else {
             self.shared.load.fetch_sub(1, Ordering::Relaxed);

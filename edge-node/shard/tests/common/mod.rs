@@ -13,7 +13,7 @@ use meridian_sfu::{Codec, ExtensionMap, MediaKind, PayloadType, TrackId};
 use meridian_shard::{Command, Event, PeerId, Shards, ShardsConfig, TapBatch, TapSenders};
 use meridian_transport::client::{Client, ClientConfig};
 use meridian_transport::sdp::{Publication, SubscriptionMedia};
-use meridian_transport::{Channel, DtlsIdentity, IceCredentials, Output, PeerEvent, Received, SrtpStream};
+use meridian_transport::{Channel, DtlsIdentity, DtlsRole, IceCredentials, Output, PeerEvent, Received, SrtpStream};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
@@ -123,6 +123,7 @@ impl World {
             local: ours.clone(),
             remote: theirs.clone(),
             remote_fingerprint: identity.fingerprint(),
+            role: DtlsRole::Server,
         });
         let config = ClientConfig {
             identity,

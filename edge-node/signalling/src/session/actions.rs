@@ -102,6 +102,8 @@ pub struct PublicationKey<'a> {
     /// The codec the answer chose, as mime type.
     pub mime: &'a str,
     pub kind: TrackKind,
+    /// Simulcast layers, low to high; empty without simulcast.
+    pub rids: &'a [String],
 }
 
 /// An announced track whose SDP section was found.

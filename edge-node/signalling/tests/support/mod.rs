@@ -191,6 +191,7 @@ impl Edge {
             mid,
             mime: &mime,
             kind,
+            rids: &[],
         };
         let matched = self.clients[client].session.match_publication(key).expect("announced");
         let sid = self.clients[client].sid.clone();

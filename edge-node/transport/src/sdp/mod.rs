@@ -9,19 +9,23 @@
 
 mod codecs;
 mod extensions;
+mod fragment;
 mod layers;
 mod negotiation;
 mod offer;
 mod ssrcs;
+mod survey;
 mod write;
 
 use std::net::SocketAddr;
 
 use meridian_sfu::media::{Codec, ExtensionMap, MediaKind, PayloadType};
 
+pub use fragment::{FRAGMENT_BYTES_MAX, Fragment, fragment_of_answer, with_credentials};
 pub use negotiation::Negotiation;
+pub use survey::Survey;
 
-use crate::{Fingerprint, IceCredentials};
+use crate::{DtlsRole, Fingerprint, IceCredentials};
 
 /// A Chromium offer spends 5.3 KB on a video section and 1.1 KB on an audio section: room for 64 sections and more.
 pub const OFFER_BYTES_MAX: usize = 512 * 1024;
@@ -75,6 +79,8 @@ pub struct AudioPreferences {
 pub struct RemoteParams {
     pub ice: IceCredentials,
     pub fingerprint: Fingerprint,
+    /// Ours: the client's DTLS role leaves us this one. Kept as long as the certificate.
+    pub role: DtlsRole,
     /// ICE credentials differ from those of the previous answered offer: an ICE restart (RFC 8839 §4.4.1.1.1).
     pub restarted: bool,
     /// The certificate differs from that of the previous answered offer: new DTLS, SRTP and SCTP.
@@ -154,12 +160,15 @@ pub enum SdpError {
     Malformed { line: usize, what: &'static str },
     #[error("two media sections have the mid {0:?}")]
     DuplicateMid(String),
-    #[error("the offer bundles no media section that we can accept")]
+    #[error(
+        "the offer bundles no media section that we can accept: bundle all media over one transport (bundlePolicy, in GStreamer bundle-policy: \
+         max-bundle) and offer a codec that is known here (Opus; VP8, VP9, H264, AV1)"
+    )]
     NothingBundled,
     #[error("the offer has no ICE credentials")]
     NoIce,
     #[error("the offer has no SHA-256 certificate fingerprint")]
     NoFingerprint,
-    #[error("the offer asks for the DTLS server role, which is ours")]
+    #[error("a=setup of the offer is none of actpass, active and passive")]
     DtlsRole,
 }

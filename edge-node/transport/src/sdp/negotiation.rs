@@ -15,6 +15,7 @@ use super::{
     Answer, AudioPreferences, LocalMedia, Publication, RemoteParams, SECTIONS_WANTED_MAX, SdpError, SectionsRequired,
     SsrcInfo, SubscriptionMedia, WantedTrack, codecs, extensions,
 };
+use crate::DtlsRole;
 
 /// Tracks of which a client may have said how to encode them.
 const PREFERENCES_MAX: usize = 64;
@@ -66,14 +67,14 @@ struct Sending {
 }
 
 /// What of an offered section we could use.
-struct Usable<'a> {
+pub(super) struct Usable<'a> {
     mid: &'a str,
     /// `None` = data channels.
-    media: Option<UsableMedia<'a>>,
+    pub(super) media: Option<UsableMedia<'a>>,
 }
 
-struct UsableMedia<'a> {
-    kind: MediaKind,
+pub(super) struct UsableMedia<'a> {
+    pub(super) kind: MediaKind,
     payloads: Vec<PayloadType>,
     extensions: Vec<OfferedExtension<'a>>,
     map: ExtensionMap,
@@ -204,6 +205,7 @@ impl Negotiation {
         let unsupported = self.assign(&offer, &usable);
         self.version += 1;
         let mut writer = AnswerWriter::new(local, self.session_id, self.version, &mids, offer.extmap_allow_mixed);
+        writer.take_role(remote.role);
         let mut answer = Answer {
             sdp: String::new(),
             mid_to_track: Vec::new(),
@@ -257,18 +259,21 @@ impl Negotiation {
             .fingerprint
             .or(offer.transport.fingerprint)
             .ok_or(SdpError::NoFingerprint)?;
-        match transport.setup.or(offer.transport.setup) {
-            None | Some("actpass" | "active") => {}
+        let role = match transport.setup.or(offer.transport.setup) {
+            None | Some("actpass" | "active") => DtlsRole::Server,
+            Some("passive") => DtlsRole::Client,
             Some(_) => return Err(SdpError::DtlsRole),
-        }
+        };
         let restarted = self.remote.as_ref().is_some_and(|before| before.ice != ice);
         let dtls_changed = self
             .remote
             .as_ref()
             .is_some_and(|before| before.fingerprint != fingerprint);
+        let kept = self.remote.as_ref().filter(|_| !dtls_changed);
         Ok(RemoteParams {
             ice,
             fingerprint,
+            role: kept.map_or(role, |before| before.role),
             restarted,
             dtls_changed,
         })
@@ -465,7 +470,7 @@ fn remember<T>(said: &mut Vec<(String, T)>, cid: &str, what: T) {
 }
 
 /// Each section of the offer, if it can be accepted.
-fn usable_sections<'a>(offer: &Offer<'a>) -> Result<Vec<Option<Usable<'a>>>, SdpError> {
+pub(super) fn usable_sections<'a>(offer: &Offer<'a>) -> Result<Vec<Option<Usable<'a>>>, SdpError> {
     let mut mids = HashSet::new();
     let mut has_data = false;
     let bundle: HashSet<&str> = offer.bundle.iter().copied().collect();

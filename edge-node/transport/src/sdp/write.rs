@@ -7,6 +7,7 @@ use meridian_sfu::media::{MediaKind, PayloadType};
 
 use super::offer::{Direction, OfferedExtension, OfferedLayer, OfferedSection};
 use super::{AudioPreferences, LocalMedia, MESSAGE_BYTES_MAX, codecs};
+use crate::DtlsRole;
 
 /// What we send on a section.
 pub(super) struct SentStream<'a> {
@@ -37,6 +38,7 @@ pub(super) struct AnswerWriter<'a> {
     local: &'a LocalMedia,
     /// The first accepted section of the bundle: it alone carries the candidates (RFC 9143 §7.3.2).
     tagged_mid: &'a str,
+    setup: &'static str,
 }
 
 impl<'a> AnswerWriter<'a> {
@@ -65,7 +67,16 @@ impl<'a> AnswerWriter<'a> {
             out,
             local,
             tagged_mid: mids.first().copied().unwrap_or(""),
+            setup: "passive",
         }
+    }
+
+    /// Ours in DTLS; [`DtlsRole::Server`] if nothing is said.
+    pub(super) fn take_role(&mut self, role: DtlsRole) {
+        self.setup = match role {
+            DtlsRole::Server => "passive",
+            DtlsRole::Client => "active",
+        };
     }
 
     pub(super) fn finish(self) -> String {
@@ -189,9 +200,10 @@ impl<'a> AnswerWriter<'a> {
             "c=IN IP4 0.0.0.0\r\na=ice-ufrag:{}\r\na=ice-pwd:{}\r\n",
             ice.ufrag, ice.pwd
         );
+        let setup = self.setup;
         let _ = write!(
             self.out,
-            "a=fingerprint:sha-256 {fingerprint}\r\na=setup:passive\r\na=mid:{mid}\r\n"
+            "a=fingerprint:sha-256 {fingerprint}\r\na=setup:{setup}\r\na=mid:{mid}\r\n"
         );
         if mid == self.tagged_mid {
             for (index, candidate) in candidates.iter().enumerate() {

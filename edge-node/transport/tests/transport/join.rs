@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use meridian_transport::{CloseReason, Fingerprint, PeerEvent, SrtpProfile};
+use meridian_transport::{CloseReason, DtlsRole, Fingerprint, PeerEvent, SrtpProfile};
 
 use crate::network::{CLIENT_ADDRESS, Network, Options, SERVER_ADDRESS, address};
 
@@ -52,6 +52,26 @@ fn a_client_without_data_channels_costs_no_sctp() {
         ..Options::default()
     });
     assert!(network.server.is_connected());
+}
+
+#[test]
+fn a_client_that_waits_for_the_hello_gets_it_with_its_first_check_and_joins_at_loss() {
+    let waiting = |seed, loss| Options {
+        seed,
+        loss,
+        channels: vec![],
+        role: DtlsRole::Client,
+        ..Options::default()
+    };
+    let network = Network::joined(waiting(1, 0.0));
+    assert!(
+        network.elapsed() < Duration::from_millis(400),
+        "joined after {:?}",
+        network.elapsed()
+    );
+    for seed in 0..20 {
+        Network::joined(waiting(seed, 0.2));
+    }
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use meridian_transport::client::{Client, ClientConfig};
 use meridian_transport::{
-    Channel, DatagramKind, DtlsIdentity, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, Received,
-    kind,
+    Channel, DatagramKind, DtlsIdentity, DtlsRole, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent,
+    Received, kind,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) only_stun: bool,
     /// Server and client.
     pub(crate) addresses: (&'static str, &'static str),
+    /// The server's in DTLS.
+    pub(crate) role: DtlsRole,
 }
 
 impl Default for Options {
@@ -46,6 +48,7 @@ impl Default for Options {
             fingerprint: None,
             only_stun: false,
             addresses: (SERVER_ADDRESS, CLIENT_ADDRESS),
+            role: DtlsRole::Server,
         }
     }
 }
@@ -92,6 +95,7 @@ impl Network {
                 local: server_ice.clone(),
                 remote: client_ice.clone(),
                 remote_fingerprint: options.fingerprint.unwrap_or(CLIENT.fingerprint()),
+                role: options.role,
                 seed: rng.random(),
             },
             now,
@@ -105,7 +109,12 @@ impl Network {
             channels: options.channels,
             seed: rng.random(),
         };
-        let client = Client::new(config, address(options.addresses.1), address(options.addresses.0), now).unwrap();
+        let theirs = match options.role {
+            DtlsRole::Server => DtlsRole::Client,
+            DtlsRole::Client => DtlsRole::Server,
+        };
+        let (client, server_address) = (address(options.addresses.1), address(options.addresses.0));
+        let client = Client::with_role(config, theirs, client, server_address, now).unwrap();
         Network {
             now,
             start: now,

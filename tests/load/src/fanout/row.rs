@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use meridian_shard::{Command as ShardCommand, Event, Shards, ShardsConfig, TapSenders};
-use meridian_transport::{DtlsIdentity, Fingerprint, SrtpProfile};
+use meridian_transport::{DtlsIdentity, DtlsRole, Fingerprint, SrtpProfile};
 use meridian_udp::process_cpu_time;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -197,6 +197,7 @@ fn join(
             local,
             remote,
             remote_fingerprint: theirs,
+            role: DtlsRole::Server,
         });
         if index == 0 {
             shards.send(ShardCommand::Publish {
