@@ -1,26 +1,12 @@
 //! `meridian assign explain`: asks a running control plane where it would send somebody, and why.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, HOST};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
-/// Where Debian and its kin keep the certificates that the system trusts.
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+use crate::operator::Operator;
+
 /// Left-out edges that are printed one by one.
 const EXCLUDED_SHOWN: usize = 20;
 
@@ -46,20 +32,8 @@ struct ExplainArgs {
     /// A region that stands in for the client's place: fra.
     #[arg(long, value_name = "REGION")]
     from: Option<String>,
-    /// The control plane.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "MERIDIAN_URL",
-        default_value = "http://localhost:8080"
-    )]
-    url: url::Url,
-    /// One of the control plane's operator_tokens. Better in the environment than in a shell's history.
-    #[arg(long, env = "MERIDIAN_OPERATOR_TOKEN", hide_env_values = true)]
-    token: String,
-    /// PEM certificates to trust for https, instead of the system's.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    operator: Operator,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -67,87 +41,18 @@ struct ExplainArgs {
 
 pub(crate) async fn run(args: AssignArgs) -> anyhow::Result<()> {
     let AssignCommand::Explain(args) = args.command;
-    let mut url = args.url.join("/api/v1/operator/assign").context("--url")?;
+    let mut url = args.operator.url("assign")?;
     url.query_pairs_mut()
         .append_pair("address", &args.address.to_string())
         .append_pair("meeting", args.meeting.as_deref().unwrap_or_default())
         .append_pair("from", args.from.as_deref().unwrap_or_default());
-    let asked = tokio::time::timeout(ANSWER_WITHIN, get(&url, &args.token, args.ca.as_deref())).await;
-    let (status, body) = asked
-        .with_context(|| format!("{} does not answer", args.url))?
-        .with_context(|| format!("cannot ask {}", args.url))?;
-    let answer: Value = serde_json::from_slice(&body).with_context(|| {
-        format!(
-            "{} answered {status} with something that is no JSON: is it a control plane?",
-            args.url
-        )
-    })?;
-    if !status.is_success() {
-        bail!(
-            "{}",
-            answer["message"]
-                .as_str()
-                .unwrap_or("the control plane refused, without a reason")
-        );
-    }
+    let answer = args.operator.get(&url).await?;
     if args.json {
         println!("{answer:#}");
     } else {
         print(&answer);
     }
     Ok(())
-}
-
-async fn get(url: &url::Url, token: &str, ca: Option<&Path>) -> anyhow::Result<(hyper::StatusCode, Bytes)> {
-    let host = url.host_str().context("the URL has no host")?.to_owned();
-    let port = url.port_or_known_default().context("the URL has no port")?;
-    let socket = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-    match url.scheme() {
-        "http" => exchange(socket, url, &host, token).await,
-        "https" => {
-            let config = ClientConfig::builder()
-                .with_root_certificates(roots(ca)?)
-                .with_no_client_auth();
-            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-            exchange(connector.connect(name, socket).await?, url, &host, token).await
-        }
-        other => bail!("{other}:// is neither http nor https"),
-    }
-}
-
-fn roots(ca: Option<&Path>) -> anyhow::Result<RootCertStore> {
-    let path = ca.unwrap_or(Path::new(SYSTEM_ROOTS));
-    let pem = std::fs::read_to_string(path).with_context(|| format!("--ca: {}", path.display()))?;
-    let mut roots = RootCertStore::empty();
-    // A system's bundle may hold a certificate that rustls does not take; the others still count.
-    roots.add_parsable_certificates(meridian_pki::parse_certificates(&path.display().to_string(), &pem)?);
-    Ok(roots)
-}
-
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    url: &url::Url,
-    host: &str,
-    token: &str,
-) -> anyhow::Result<(hyper::StatusCode, Bytes)> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let target = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-    let authority = url
-        .port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let request = hyper::Request::get(target)
-        .header(HOST, authority)
-        .header(AUTHORIZATION, format!("Bearer {token}"))
-        .body(Empty::<Bytes>::new())
-        .context("--token")?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    connection.abort();
-    let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?;
-    Ok((status, body.to_bytes()))
 }
 
 /// For people. Whatever is missing in the answer of another version is left out.

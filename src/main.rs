@@ -5,8 +5,10 @@ mod assign;
 mod dev;
 mod doctor;
 mod flags;
+mod operator;
 mod pki;
 mod plan;
+mod pop;
 mod run;
 mod turn;
 
@@ -54,6 +56,8 @@ enum Command {
     Dev(dev::DevArgs),
     /// Where a client would be sent, and why.
     Assign(assign::AssignArgs),
+    /// The PoPs of a mesh: what they carry; take one out of service without anybody noticing, and put it back.
+    Pop(pop::PopArgs),
     /// Certificates of the mesh: its authority, and one for each edge.
     Pki(pki::PkiArgs),
     /// What is wrong on this machine for a role, in plain words, and what to do about it.
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
             Command::Turn(args) => turn::run(args).await,
             Command::Dev(args) => dev::run(args).await,
             Command::Assign(args) => assign::run(args).await,
+            Command::Pop(args) => pop::run(args).await,
             Command::Pki(args) => pki::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Plan(args) => plan::run(&args),

@@ -1,5 +1,6 @@
 //! gRPC for edges. Who they are is what our CA signed into their certificate, never what they say.
 
+use crate::database::now_ms;
 use crate::fleet::{Attachment, Fleet};
 use crate::learning::Learning;
 use crate::meetings::join::JoinService;
@@ -81,6 +82,7 @@ impl EdgeControl for EdgeControlService {
         // The queue is new and empty: the policy is always the first command.
         let _ = commands.try_send(v1::EdgeCommand { command: Some(policy) });
         let attachment = self.fleet.attach(&hello, commands.clone(), Instant::now());
+        self.fleet.remind(&node, now_ms());
         tracing::info!(%node, region = %hello.region, software = %hello.software, "edge attached");
         let session = Session {
             region: self.fleet.region_of(&node).unwrap_or_else(|| hello.region.clone()),
@@ -124,6 +126,16 @@ impl EdgeControl for EdgeControlService {
             Err(Refusal::Unavailable) => Err(Status::unavailable("the database does not answer; try again")),
             Err(_) => Err(Status::not_found("the meeting is over")),
         }
+    }
+
+    async fn relocate(&self, request: Request<v1::RelocateRequest>) -> Result<Response<v1::RelocateAnswer>, Status> {
+        let node = edge_of(&request)?;
+        let request = request.into_inner();
+        let address = request.client_address.parse();
+        let address = address.map_err(|_| Status::invalid_argument("client_address is no IP address"))?;
+        let edges = self.joins.relocate(&request.room, address, node).await;
+        let edges = edges.map_err(|_| Status::unavailable("the database does not answer; try again"))?;
+        Ok(Response::new(v1::RelocateAnswer { edges }))
     }
 
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {

@@ -34,7 +34,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -131,6 +131,7 @@ impl ControlPlane {
         );
         let seen = follows(nodes.view(), stopped.clone());
         let fleet = Arc::new(Fleet::new(nodes, config.assignment.clone()));
+        fleet.take_wanted(database.load_wanted().await?, Instant::now(), now_ms());
         let learning = Arc::new(learning(&config, &signing_key));
         let saved = learning.load(&database).await;
         let turn = TurnConfig {
@@ -204,7 +205,7 @@ impl ControlPlane {
             fleet,
             learning,
         };
-        let (grpc_address, grpc) = serve_grpc(&config, &sharing, service, stopped).await?;
+        let (grpc_address, grpc) = serve_grpc(&config, &sharing, database.clone(), service, stopped).await?;
         let announced = announce(&config, grpc_address, registry.clone());
         let tell = tell(registry, sharing, shutdown.subscribe());
         let vital = Vital::default();
@@ -537,6 +538,7 @@ async fn serve_http(
 async fn serve_grpc(
     config: &ControlPlaneConfig,
     sharing: &Sharing,
+    database: Database,
     service: EdgeControlService,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
@@ -545,6 +547,7 @@ async fn serve_grpc(
         id: sharing.id.clone(),
         fleet: sharing.fleet.clone(),
         learning: sharing.learning.clone(),
+        database,
         shutdown: stopped.clone(),
     };
     let (listener, address) = listen("gRPC", config.grpc.bind).await?;

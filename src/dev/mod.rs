@@ -232,6 +232,8 @@ fn edge_config(args: &DevArgs, pop: &str, secret: &str, control_plane: SocketAdd
         node: NodeSettings {
             id: pop.to_owned(),
             region: pop.to_owned(),
+            // All stop together.
+            drain_s: 0,
             ..NodeSettings::default()
         },
         http: HttpSettings {

@@ -167,6 +167,28 @@ export function pictures(sinceMs) {
   return { pauseMs: Math.max(0, ...pauses), lastMs: shown.at(-1) ?? 0 };
 }
 
+/** Begins to note when sound of others was played last, on whichever connection it came. Read with `sounds`. */
+export function watchSounds() {
+  clearInterval(window.__sounds?.timer);
+  const played = [];
+  const look = () => {
+    for (const connection of window.__connections) {
+      if (connection.connectionState !== 'connected') continue;
+      for (const receiver of connection.getReceivers()) {
+        if (receiver.track.kind !== 'audio') continue;
+        for (const { timestamp } of receiver.getSynchronizationSources()) played.push(timestamp);
+      }
+    }
+  };
+  window.__sounds = { played, timer: setInterval(look, 10) };
+}
+
+/** The longest time in which no sound of anybody was played. */
+export function sounds() {
+  const played = [...new Set(window.__sounds.played)].sort((a, b) => a - b);
+  return { pauseMs: Math.round(Math.max(0, ...played.slice(1).map((at, i) => at - played[i]))) };
+}
+
 export async function say(page, text) {
   await page.fill(testId('chat-input'), text);
   await page.press(testId('chat-input'), 'Enter');

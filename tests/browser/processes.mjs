@@ -19,6 +19,7 @@ const WEB = join(TOP, 'control-plane/web/dist');
 /** Seconds that a killed edge stays in placement. */
 export const LEASE_S = 2;
 const SOON_MS = 30_000;
+const OPERATOR_TOKEN = 'an-operators-token-of-24-or-more';
 
 /**
  * `host`: the control plane's address. Off loopback everything speaks HTTPS, with certificates of the mesh's own authority, and each edge has the
@@ -90,6 +91,7 @@ class Mesh {
     const file = this.configure('control-plane', `
       data_directory = '${this.path('data')}'
       demo = true
+      operator_tokens = ['${OPERATOR_TOKEN}']
       [http]
       bind = '${this.host}:${this.http}'
       web_directory = '${WEB}'
@@ -202,6 +204,12 @@ class Mesh {
     const command = this.spawn(name, MERIDIAN, words);
     const code = await command.ended;
     if (code !== 0) throw new Error(`meridian ${words.join(' ')}: exit ${code}\n${command.text()}`);
+  }
+
+  /** What an operator does: `meridian pop …`. Resolves to {code, text}. */
+  async pop(...words) {
+    const command = this.spawn(`pop-${(this.pops = (this.pops ?? 0) + 1)}`, MERIDIAN, ['pop', ...words, '--url', this.url, '--token', OPERATOR_TOKEN]);
+    return { code: await command.ended, text: command.text() };
   }
 
   /** JSON that the control plane answers. */

@@ -8,6 +8,7 @@ mod discovery;
 mod doctor;
 mod mesh;
 mod operators;
+mod pops;
 mod probes;
 mod replicas;
 

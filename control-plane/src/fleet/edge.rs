@@ -228,6 +228,15 @@ fn forget(coming: &mut HashMap<String, u32>, pending: &Pending) {
     }
 }
 
+/// The stage that an edge says it is at.
+pub(super) fn state_of(record: &NodeRecord) -> CandidateState {
+    match record.state {
+        NodeState::Active => CandidateState::Active,
+        NodeState::Draining | NodeState::Leaving => CandidateState::Draining,
+        NodeState::Cordoned | NodeState::Unknown => CandidateState::Cordoned,
+    }
+}
+
 /// What the registry says of an edge, as a candidate.
 pub(super) fn candidate(record: &NodeRecord, suspect: bool) -> Candidate {
     let location = record
@@ -238,11 +247,7 @@ pub(super) fn candidate(record: &NodeRecord, suspect: bool) -> Candidate {
         id: record.id.clone(),
         region: record.region.clone(),
         location: location.or_else(|| meridian_geo::regions::find(&record.region).map(|region| region.location)),
-        state: match record.state {
-            NodeState::Active => CandidateState::Active,
-            NodeState::Draining | NodeState::Leaving => CandidateState::Draining,
-            NodeState::Cordoned | NodeState::Unknown => CandidateState::Cordoned,
-        },
+        state: state_of(record),
         healthy: !suspect,
         capacity: record.capacity,
         accepting: true,

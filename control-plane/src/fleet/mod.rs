@@ -4,8 +4,10 @@
 mod edge;
 mod peers;
 mod roster;
+mod wanted;
 
 pub(crate) use peers::Told;
+pub(crate) use wanted::{Ask, NotDone, Pop};
 
 use edge::{DOUBT_FOR, Edge, Stream};
 use meridian_geo::{Assignment, Candidate, Choice, Client, Excluded, Location, Policy, Reason};
@@ -17,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use wanted::Wanted;
 
 /// What was known about an edge that is gone is forgotten after this long.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
@@ -41,6 +44,9 @@ struct State {
     /// The latest meetings that ended here, numbered.
     closed: VecDeque<(u64, v1::CloseRoom)>,
     closings: u64,
+    /// What operators want of edges, and how often that has changed.
+    wanted: HashMap<String, Wanted>,
+    wants: u64,
 }
 
 /// The end of an edge's stream needs this to detach it.
@@ -108,6 +114,8 @@ impl Fleet {
                 reports: 0,
                 closed: VecDeque::new(),
                 closings: 0,
+                wanted: HashMap::new(),
+                wants: 0,
             }),
         }
     }

@@ -53,6 +53,7 @@ impl Peer {
 pub(crate) struct Told {
     report: u64,
     closed: u64,
+    wanted: u64,
 }
 
 impl Fleet {
@@ -116,20 +117,24 @@ impl Fleet {
         let closed = state.closed.iter().filter(|(number, _)| *number > told.closed);
         let closed: Vec<v1::CloseRoom> = closed.map(|(_, close)| close.clone()).collect();
         told.closed = state.closings;
+        let wanted;
+        (wanted, told.wanted) = state.wanted_since(told.wanted);
         v1::ReplicaNews {
             version: 1,
             coming: state.edges.iter().filter_map(|(id, edge)| edge.coming(id)).collect(),
             loads,
             closed,
+            wanted,
             ..v1::ReplicaNews::default()
         }
     }
 
-    /// Where telling a replica begins that has just been reached: all loads, but no meeting that ended long ago.
+    /// Where telling a replica begins that has just been reached: all loads and all that is wanted, but no meeting that ended long ago.
     pub(crate) fn told_nothing(&self) -> Told {
         Told {
             report: 0,
             closed: self.lock().closings,
+            wanted: 0,
         }
     }
 }

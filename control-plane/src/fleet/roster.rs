@@ -1,7 +1,7 @@
 //! The edges of the registry's view, prepared for placing people: rebuilt when the view changes, kept up to date in between.
 
 use super::State;
-use super::edge::candidate;
+use super::edge::{candidate, state_of};
 use meridian_geo::{Candidates, Policy};
 use meridian_registry::nodes::{NodeRecord, NodeState, View};
 use std::collections::HashMap;
@@ -87,10 +87,17 @@ impl State {
             .map(|peer| peer.people_to(id))
             .fold(0, u32::saturating_add);
         let (capacity, suspect) = (roster.records[at].capacity, roster.suspects[at]);
-        let edge = self.edges.get(id);
-        roster.candidates.update(at, |candidate| match edge {
-            Some(edge) => edge.write(candidate, capacity, others, suspect, now),
-            None => candidate.recent = others,
+        let registered = state_of(&roster.records[at]);
+        let (edge, wanted) = (self.edges.get(id), self.wanted.get(id));
+        roster.candidates.update(at, |candidate| {
+            match edge {
+                Some(edge) => edge.write(candidate, capacity, others, suspect, now),
+                None => candidate.recent = others,
+            }
+            candidate.state = registered;
+            if let Some(wanted) = wanted {
+                wanted.apply(candidate);
+            }
         });
     }
 }

@@ -478,6 +478,29 @@ impl JoinService {
         }))
     }
 
+    /// The edges that are best for somebody of `room` who has to leave `from`, and notes that they go to the first. None: nobody has room.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`].
+    pub(crate) async fn relocate(
+        &self,
+        room: &str,
+        address: IpAddr,
+        from: String,
+    ) -> Result<Vec<v1::EdgeAddress>, Refusal> {
+        let mut client = self.client_at(address);
+        client.avoid = vec![from.clone()];
+        // A room of an API key is no meeting: the operator's rules alone hold.
+        if let Some(code) = normalise(room)
+            && let Some(meeting) = self.store.get(code.as_str()).await.map_err(unavailable)?
+        {
+            client.residency = meeting.residency;
+        }
+        let placement = self.fleet.place(&client, room, Note::Returning, Instant::now());
+        let others = placement.edges.iter().filter(|edge| edge.id != from);
+        Ok(others.map(edge_address).collect())
+    }
+
     /// Whether `client` may have another list of regions to measure.
     pub(crate) fn may_list_probes(&self, client: IpAddr, now: Instant) -> bool {
         self.limits.probes.take(limit_key(client), now).is_ok()

@@ -195,7 +195,8 @@ async fn feed(sharing: &Sharing, queue: mpsc::Sender<v1::ReplicaNews>) {
         news.replica.clone_from(&sharing.id);
         news.learned = rows.iter().map(row_to_wire).collect();
         let due = last_at.is_none_or(|at| now.duration_since(at) >= NEWS_AT_LEAST_EVERY);
-        let anything = !news.loads.is_empty() || !news.learned.is_empty() || !news.closed.is_empty();
+        let anything =
+            !news.loads.is_empty() || !news.learned.is_empty() || !news.closed.is_empty() || !news.wanted.is_empty();
         if due || anything || news.coming != last {
             last.clone_from(&news.coming);
             last_at = Some(now);

@@ -1,6 +1,7 @@
 //! What other replicas tell this one.
 
 use super::row_of_wire;
+use crate::database::{Database, now_ms};
 use crate::fleet::Fleet;
 use crate::learning::Learning;
 use meridian_geo::Row;
@@ -17,6 +18,7 @@ pub(crate) struct ReplicasService {
     pub(crate) id: String,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) learning: Arc<Learning>,
+    pub(crate) database: Database,
     pub(crate) shutdown: watch::Receiver<bool>,
 }
 
@@ -45,7 +47,7 @@ impl Replicas for ReplicasService {
                 _ = shutdown.changed() => return Ok(Response::new(v1::ShareEnd {})),
             };
             match news {
-                Some(Ok(news)) if news.replica == id => self.hear(&id, news),
+                Some(Ok(news)) if news.replica == id => self.hear(&id, news).await,
                 Some(Ok(news)) => {
                     return Err(Status::permission_denied(format!(
                         "the certificate is {id}'s, but the message says {}",
@@ -60,7 +62,7 @@ impl Replicas for ReplicasService {
 }
 
 impl ReplicasService {
-    fn hear(&self, id: &str, mut news: v1::ReplicaNews) {
+    async fn hear(&self, id: &str, mut news: v1::ReplicaNews) {
         let rows: Vec<Row> = std::mem::take(&mut news.learned)
             .into_iter()
             .filter_map(row_of_wire)
@@ -68,6 +70,11 @@ impl ReplicasService {
         if !rows.is_empty() {
             self.learning.merge(&rows);
         }
+        let wanted = std::mem::take(&mut news.wanted);
         self.fleet.hear(id, news, Instant::now());
+        let wanted = self.fleet.take_wanted(wanted, Instant::now(), now_ms());
+        if let Err(error) = self.database.save_wanted(&wanted).await {
+            tracing::warn!(%error, "what operators want of edges could not be saved; another replica knows it, too");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_room::{
-    DisconnectReason, NodeId, ParticipantSid, ParticipantState, Room, RoomEvent, RoomInfo, RoomName, TrackSid,
+    DisconnectReason, Identity, NodeId, ParticipantSid, ParticipantState, Room, RoomEvent, RoomInfo, RoomName, TrackSid,
 };
 use meridian_shard_api::{Command, Event, PeerCloseReason, PeerId};
 use meridian_signalling::{Action, LeaveAction};
@@ -91,6 +91,8 @@ pub struct Conference {
     empty_since: Option<Instant>,
     /// Stays whose identity has come anew, here or elsewhere, the last ones.
     pub(crate) replaced: VecDeque<ParticipantSid>,
+    /// Identities that were lately told to go to another edge.
+    pub(crate) told: VecDeque<(Instant, Identity)>,
     /// The room existed before the next join, here or elsewhere.
     pub(crate) created: bool,
     /// [`Output::Emptied`] was given.
@@ -121,6 +123,7 @@ impl Conference {
             out: Outbox::default(),
             unsettled: false,
             replaced: VecDeque::new(),
+            told: VecDeque::new(),
             created: !others.is_empty(),
             learning: Learning::new(now, others, setup.audible),
             members: BTreeMap::new(),
@@ -217,6 +220,9 @@ impl Conference {
             Input::Audible(_) => {}
             Input::Record(id) => self.set_recording(id),
             Input::Close(kind) => self.close(kind),
+            Input::MoveAway { people } => self.move_away(people),
+            Input::Relocated { client, places } => self.relocated(client, places.as_deref()),
+            Input::Stay => self.stay(),
         }
     }
 
@@ -487,6 +493,7 @@ impl Conference {
             }
             self.remove(key, reason, why);
         }
+        self.hand_over(now);
         self.tracks.end_lingering(now);
         self.renew_tokens();
         self.end_simulations(now);
@@ -573,12 +580,18 @@ impl Conference {
             | RoomEvent::ParticipantReplaced {
                 previous: participant, ..
             } => {
-                let gone: Vec<TrackSid> = participant.tracks.keys().cloned().collect();
+                // What somebody who moves to another edge still sends from the one before is not gone.
+                let gone = participant
+                    .tracks
+                    .keys()
+                    .filter(|track| self.room.track(track).is_none());
+                let gone: Vec<TrackSid> = gone.cloned().collect();
                 for track in gone {
                     self.drop_track(&track);
                 }
                 self.speaking_changed |= self.speaking.remove(&participant.sid).is_some();
             }
+            RoomEvent::LocalEvicted { sid, .. } if self.has_arrived(sid) => {}
             RoomEvent::LocalEvicted { sid, .. } => {
                 self.say_goodbye(sid, LeaveAction::Disconnect, DisconnectReason::DuplicateIdentity);
             }

@@ -13,6 +13,7 @@ use meridian_shard_api::{Command, Event, PeerId};
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{ConnectRequest, Frame};
 
+use crate::moving::Place;
 use crate::recording::Recorded;
 use crate::renewal::Renewed;
 use crate::voice::Voice;
@@ -83,6 +84,17 @@ pub enum Input {
     Audible(BTreeSet<NodeId>),
     /// The room shall be recorded under this id on all its edges, or (`None`) no longer.
     Record(Option<String>),
+    /// This edge is being emptied: so many more of its people shall go to other edges. [`Output::Relocate`] asks where.
+    MoveAway {
+        people: usize,
+    },
+    /// What became of [`Output::Relocate`]; `None`: nobody has room, or nobody answered. Empty: wherever the client finds another edge.
+    Relocated {
+        client: SessionKey,
+        places: Option<Vec<Place>>,
+    },
+    /// This edge is not emptied any more: whoever has not been told to go stays.
+    Stay,
     /// Say goodbye to everybody: this edge is going away, or the room was closed.
     Close(CloseKind),
 }
@@ -128,6 +140,11 @@ pub enum Output {
         client: SessionKey,
         token: String,
         claims: Box<Claims>,
+    },
+    /// Where this client is best sent: answered with [`Input::Relocated`].
+    Relocate {
+        client: SessionKey,
+        address: IpAddr,
     },
     Report(SessionReport),
     /// For the edge's recorder.

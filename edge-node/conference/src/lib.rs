@@ -21,6 +21,7 @@ mod io;
 mod learn;
 mod media;
 mod member;
+mod moving;
 mod negotiate;
 mod recording;
 mod relay;
@@ -37,6 +38,7 @@ pub use io::{
     Birth, CloseKind, Connect, FromMesh, Input, MediaPlane, MeshData, Newcomer, Note, Output, SessionKey,
     SessionReport, ToMesh,
 };
+pub use moving::Place;
 pub use recording::Recorded;
 pub use renewal::Renewed;
 pub use voice::{Belongs, HttpAsk, HttpReply, HttpVoice, Purpose, Voice};

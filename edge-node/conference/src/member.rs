@@ -6,6 +6,7 @@ use meridian_room::DisconnectReason;
 
 use crate::io::{Note, Outbox, Output, SessionKey};
 use crate::media::Media;
+use crate::moving::Moving;
 use crate::renewal::ExpiringToken;
 use crate::simulate::ResumeFailure;
 use crate::stay::Stay;
@@ -30,6 +31,8 @@ pub(crate) struct Member {
     pub(crate) token: Option<ExpiringToken>,
     /// With which its socket is closed when a reason is given.
     pub(crate) close_code: u16,
+    /// It is on its way to another edge, or about to be.
+    pub(crate) moving: Option<Moving>,
     detached_at: Option<Instant>,
     offer_asked_at: Option<Instant>,
 }
@@ -50,6 +53,7 @@ impl Member {
             resume_failure: None,
             token: None,
             close_code: CLOSE_POLICY,
+            moving: None,
             detached_at: None,
             offer_asked_at: None,
         }
@@ -127,6 +131,9 @@ impl Member {
     /// Why this member is to be given up, if it is.
     pub(crate) fn overdue(&self, now: Instant) -> Option<(DisconnectReason, &'static str)> {
         let longer = |since: Instant, patience: Duration| now.saturating_duration_since(since) > patience;
+        if let Some(Moving::Told { until }) = self.moving {
+            return (now >= until).then_some((DisconnectReason::ConnectionTimeout, "did not arrive on another edge"));
+        }
         let belongs = &self.stay.belongs;
         if self
             .media

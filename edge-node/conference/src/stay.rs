@@ -46,6 +46,11 @@ impl Stay {
         }
     }
 
+    /// As this edge and its trusted proxies know it.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Takes measurements in; whether it is time to report a session that goes on.
     pub(crate) fn observe(&mut self, stats: PeerStats, now: Instant) -> bool {
         if let Some(rtt_ms) = stats.rtt_ms {

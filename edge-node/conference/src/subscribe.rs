@@ -65,7 +65,7 @@ impl Conference {
             return false;
         };
         let Some(kind) = media_kind(facts) else { return false };
-        let (node, epoch) = (owner.node.clone(), owner.epoch);
+        let (node, epoch) = owner.origin_of(&published);
         if node == self.node {
             return false;
         }

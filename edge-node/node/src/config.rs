@@ -48,6 +48,8 @@ pub struct NodeSettings {
     pub longitude: Option<f64>,
     /// Participants this edge is meant to hold at once.
     pub capacity: u32,
+    /// Seconds in which a process that is stopped moves its people to other edges before it sends whoever is left away, 0 to 3600.
+    pub drain_s: u64,
 }
 
 impl Default for NodeSettings {
@@ -58,6 +60,7 @@ impl Default for NodeSettings {
             latitude: None,
             longitude: None,
             capacity: 2_000,
+            drain_s: 10,
         }
     }
 }
@@ -192,6 +195,7 @@ impl Settings for EdgeConfig {
             "node.longitude",
             "must be between -180 and 180 degrees",
         );
+        problems.require(self.node.drain_s <= 3_600, "node.drain_s", "must be 0 to 3600 seconds");
         problems.require(
             self.node.capacity > 0,
             "node.capacity",

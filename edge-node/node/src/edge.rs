@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_pki::{NodeIdentity, PkiError};
-use meridian_registry::nodes::{KeeperConfig, NodeState, NodeWatch, View};
+use meridian_registry::nodes::{KeeperConfig, NodeRecord, NodeState, NodeWatch, View};
 use meridian_registry::{RegistryError, SharedRegistry};
 use meridian_room::NodeId;
 use meridian_serving::listener::{self, Certificate};
@@ -29,7 +29,7 @@ use crate::recording::{Recorder, RecorderError, RecorderHandle};
 use crate::reports::Reports;
 use crate::rooms::{Around, Rooms};
 use crate::turn::{self, Turn, TurnError};
-use crate::{http, registration};
+use crate::{drain, http, registration};
 
 /// Media events that may wait for the router task.
 const MEDIA_EVENTS: usize = 8_192;
@@ -207,7 +207,7 @@ impl Edge {
             self.uploads
                 .spawn(vital.task("the uploading of recordings", uploads.run()));
         }
-        tasks.spawn(send_away_at_the_deadline(lifecycle.clone(), parts.live.clone()));
+        tasks.spawn(drain::follow(lifecycle.clone(), parts.live.clone()));
         tasks.spawn(vital.task("HTTP", parts.serve(&self.config, sources.http)));
         let registration = registration::keep(
             parts.profile.clone(),
@@ -245,7 +245,8 @@ impl Edge {
         self.parts.lifecycle.vital().failure().await
     }
 
-    /// Leaves placement, tells every client to come back elsewhere, leaves the registry and the mesh, waits for the embedded TURN
+    /// Leaves placement, moves its people to other edges (in small steps, for at most `node.drain_s`), tells whoever is left to come back
+    /// elsewhere, leaves the registry and the mesh, waits for the embedded TURN
     /// server's allocations to end (at most `turn.drain_s`) and for the last files of recordings to be in their store, stops. Dropping
     /// the future ends the waiting at once.
     pub async fn stop(mut self) {
@@ -262,6 +263,13 @@ impl Edge {
             tokio::join!(seen, parts.standing.lets_go())
         })
         .await;
+        let others = |view: &View| {
+            let active = |record: &NodeRecord| record.state == NodeState::Active && record.id != own;
+            view.records().any(active)
+        };
+        if others(&self.view.borrow()) {
+            drain::empty(&parts.live, Duration::from_secs(self.config.node.drain_s)).await;
+        }
         parts.live.send_away().await;
         let _ = tokio::time::timeout(GOODBYE, parts.live.emptied()).await;
         parts.lifecycle.stop();
@@ -470,22 +478,6 @@ async fn look_after_threads(lifecycle: Arc<Lifecycle>, shards: Arc<Shards>, turn
         () = media => lifecycle.vital().ended("a media thread"),
         () = turn.lost() => lifecycle.vital().ended("a TURN worker"),
         () = lifecycle.stopped() => {}
-    }
-}
-
-/// Whoever is still here when a drain's time is over is sent elsewhere, as on stopping; the edge stays as it is.
-async fn send_away_at_the_deadline(lifecycle: Arc<Lifecycle>, live: Arc<LiveRooms>) {
-    let mut stages = lifecycle.stages();
-    loop {
-        let drain = tokio::select! {
-            drain = lifecycle.drained() => drain,
-            () = lifecycle.stopped() => return,
-        };
-        tracing::info!("the drain's time is over: everybody is sent elsewhere");
-        live.send_away().await;
-        if stages.wait_for(|stage| *stage != drain).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct RoomHandle {
     queue: mpsc::Sender<ToRoom>,
     /// Clients on this edge.
     people: Arc<AtomicU32>,
+    /// Those of them who have not been told to go elsewhere.
+    staying: Arc<AtomicU32>,
     /// The id the room is recorded under.
     recording: Arc<Mutex<Option<String>>>,
 }
@@ -99,9 +101,15 @@ impl RoomHandle {
         *self.recording.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = recording;
     }
 
-    pub(crate) fn set_people(&self, people: usize) {
-        self.people
-            .store(u32::try_from(people).unwrap_or(u32::MAX), Ordering::Relaxed);
+    pub(crate) fn set_people(&self, people: usize, staying: usize) {
+        for (count, of) in [(people, &self.people), (staying, &self.staying)] {
+            of.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// People here who have not been told to go elsewhere.
+    pub(crate) fn staying(&self) -> usize {
+        self.staying.load(Ordering::Relaxed) as usize
     }
 }
 
@@ -143,6 +151,7 @@ impl LiveRooms {
         let room = RoomHandle {
             queue: sender,
             people: Arc::default(),
+            staying: Arc::default(),
             recording: Arc::default(),
         };
         live.insert(name.clone(), room.clone());
@@ -176,8 +185,13 @@ impl LiveRooms {
 
     /// Tells everybody to come back elsewhere.
     pub(crate) async fn send_away(&self) {
+        self.tell_all(|| Input::Close(CloseKind::EdgeLeaves)).await;
+    }
+
+    /// Tells every room.
+    pub(crate) async fn tell_all(&self, what: impl Fn() -> Input) {
         for room in self.all() {
-            let _ = room.send(ToRoom::Input(Input::Close(CloseKind::EdgeLeaves))).await;
+            let _ = room.send(ToRoom::Input(what())).await;
         }
     }
 

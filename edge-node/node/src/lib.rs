@@ -22,6 +22,7 @@ mod admission;
 mod clock;
 pub mod config;
 mod control;
+mod drain;
 mod edge;
 mod handles;
 mod http;

@@ -1,7 +1,7 @@
 //! What is known about a room, its participants and their tracks. Plain data: who may write it, and which of two versions
 //! holds, is [`crate::Room`]'s matter. Numbers that only clients interpret (features, capabilities) pass through as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, Identity, NodeId, ParticipantSid, RoomSid, TrackSid, Version};
 
@@ -254,9 +254,35 @@ pub struct Participant {
     pub node: NodeId,
     pub epoch: Epoch,
     pub version: Version,
+    /// Its edge told it to go to another: once it is there as a later stay, what this one publishes goes on until this edge withdraws it.
+    pub moving: bool,
+    /// In [`crate::Room`]'s view: the stay it moved from, whose tracks are still among `tracks`.
+    pub former: Option<Former>,
+}
+
+/// The stay that somebody has moved from, while both publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Former {
+    pub node: NodeId,
+    pub epoch: Epoch,
+    pub tracks: BTreeSet<TrackSid>,
 }
 
 impl Participant {
+    /// The edge that a track is published at, and in which stay.
+    pub fn origin_of(&self, track: &TrackSid) -> (NodeId, Epoch) {
+        match self.former.as_ref().filter(|former| former.tracks.contains(track)) {
+            Some(former) => (former.node.clone(), former.epoch),
+            None => (self.node.clone(), self.epoch),
+        }
+    }
+
+    /// Its tracks without those of a stay that it has moved from.
+    pub fn own_tracks(&self) -> impl Iterator<Item = &Track> {
+        let formers = |track: &TrackSid| self.former.as_ref().is_some_and(|former| former.tracks.contains(track));
+        self.tracks.values().filter(move |track| !formers(&track.sid))
+    }
+
     pub fn is_live(&self) -> bool {
         self.state != ParticipantState::Disconnected
     }

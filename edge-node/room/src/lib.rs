@@ -21,8 +21,8 @@ mod room;
 pub mod wire;
 
 pub use facts::{
-    AclRule, DisconnectReason, NewParticipant, Participant, ParticipantKind, ParticipantState, ParticipantUpdate,
-    Permission, RoomInfo, SubscriptionAcl, Track, TrackCodec, TrackKind, TrackSource, VideoLayer,
+    AclRule, DisconnectReason, Former, NewParticipant, Participant, ParticipantKind, ParticipantState,
+    ParticipantUpdate, Permission, RoomInfo, SubscriptionAcl, Track, TrackCodec, TrackKind, TrackSource, VideoLayer,
 };
 pub use ids::{Epoch, Identity, NodeId, ParticipantSid, RoomName, RoomSid, TrackSid, Version};
 pub use room::{Applied, Joined, Room, RoomError, RoomEvent, SILENCE};

@@ -26,6 +26,8 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 /// How long the record of an outranked stay is left standing: nobody shows it, but its end must not arrive anywhere before
 /// the stay that outranks it.
 const OUTRANKED: Duration = Duration::from_secs(1);
+/// The same for somebody who was told to move, whose tracks are to be received until the new ones are.
+const MOVED: Duration = Duration::from_secs(6);
 
 /// What changed, for the sessions of this edge and for the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,6 +253,8 @@ impl Room {
             node: self.node.clone(),
             epoch: Epoch(self.clock + 1),
             version: Version(version),
+            moving: false,
+            former: None,
         };
         wire::check(&facts)?;
         self.clock += 1;
@@ -311,6 +315,21 @@ impl Room {
             facts.acl = acl;
             Ok(())
         })
+    }
+
+    /// The participant was told to go to another edge. Once it is there, [`RoomEvent::LocalEvicted`] comes as ever, but what it publishes
+    /// here stays part of the room until [`Room::release`], or for six seconds.
+    pub fn set_moving(&mut self, sid: &ParticipantSid) -> Result<(), RoomError> {
+        self.write(sid, |facts| {
+            facts.moving = true;
+            Ok(())
+        })
+    }
+
+    /// Somebody who has moved to another edge sends nothing here any more.
+    pub fn release(&mut self, identity: &Identity, sid: &ParticipantSid) {
+        self.outranked.retain(|(_, _, outranked)| outranked != sid);
+        self.withdraw_outranked_stay(identity, sid);
     }
 
     /// Shows a track to everyone: to be called when its media is ready.
@@ -443,6 +462,7 @@ impl Room {
         facts.attributes.clear();
         facts.metadata.clear();
         facts.acl = None;
+        facts.moving = false;
         self.put(facts);
         let stamp = self.own().known;
         self.departures.push_back((now, stamp));
@@ -462,7 +482,7 @@ impl Room {
                 (None, DisconnectReason::ConnectionTimeout)
             }
             Some((_, _, record)) if record.facts.is_live() => {
-                (Some(Arc::clone(&record.facts)), DisconnectReason::Unknown)
+                (Some(self.with_former(&record.facts)), DisconnectReason::Unknown)
             }
             Some((_, _, record)) => (None, record.facts.disconnect_reason),
             None => (None, DisconnectReason::Unknown),

@@ -161,6 +161,8 @@ pub struct WireParticipant {
     pub tracks: Vec<WireTrack>,
     #[prost(message, optional, tag = "19")]
     pub acl: Option<SubscriptionAcl>,
+    #[prost(bool, tag = "20")]
+    pub moving: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -305,6 +307,7 @@ pub(crate) fn participant_to_wire(p: &Participant, stamp: u64) -> WireParticipan
         disconnect_reason: p.disconnect_reason as i32,
         tracks: p.tracks.values().map(track_to_wire).collect(),
         acl: p.acl.clone(),
+        moving: p.moving,
     }
 }
 
@@ -336,6 +339,8 @@ pub(crate) fn participant_from_wire(node: &NodeId, w: WireParticipant) -> Result
         node: node.clone(),
         epoch: Epoch(w.epoch),
         version: Version(w.version),
+        moving: w.moving,
+        former: None,
     };
     check(&participant)?;
     Ok(participant)

@@ -396,3 +396,81 @@ fn the_room_facts_of_the_last_writer_hold_everywhere() {
         assert!(events(&mut edge.room).contains(&RoomEvent::RoomUpdated));
     }
 }
+
+fn tracks(edge: &Edge) -> Vec<String> {
+    let ann = edge.room.participant(&Identity::from("ann")).expect("here");
+    ann.tracks.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_somebody_who_was_told_to_move_sends_goes_on_until_their_former_edge_releases_it() {
+    let camera = |sid: &str| Track::new(TrackSid::from(sid), TrackKind::Video, TrackSource::Camera);
+    for told in [true, false] {
+        let now = Instant::now();
+        let mut rng = SmallRng::seed_from_u64(21);
+        let mut edges = vec![edge(0, 1), edge(1, 1), edge(2, 1)];
+        let first = edges[0].room.join(now, 0, person("ann", &mut rng)).expect("join");
+        edges[0]
+            .room
+            .publish_track(&first.sid, camera("TR_old"))
+            .expect("publish");
+        if told {
+            edges[0].room.set_moving(&first.sid).expect("here");
+        }
+        settle(&mut edges, now);
+        let second = edges[1].room.join(now, 0, person("ann", &mut rng)).expect("join");
+        settle(&mut edges, now);
+        assert!(
+            edges.iter().all(|edge| tracks(edge).len() == usize::from(told)),
+            "made before broken: {told}"
+        );
+        edges[1]
+            .room
+            .publish_track(&second.sid, camera("TR_new"))
+            .expect("publish");
+        edges.iter_mut().for_each(|edge| drop(events(&mut edge.room)));
+        settle(&mut edges, now);
+        for edge in &mut edges {
+            let ann = edge.room.participant(&Identity::from("ann")).expect("here").clone();
+            assert_eq!((&ann.sid, &ann.node), (&second.sid, &node(1)));
+            assert_eq!(ann.origin_of(&TrackSid::from("TR_new")), (node(1), second.epoch));
+            let own: Vec<_> = ann.own_tracks().map(|track| track.sid.clone()).collect();
+            assert_eq!(own, [TrackSid::from("TR_new")]);
+            if told {
+                assert_eq!(ann.origin_of(&TrackSid::from("TR_old")), (node(0), first.epoch));
+                assert_eq!(
+                    edge.room.track(&TrackSid::from("TR_old")).map(|(p, _)| p.sid.clone()),
+                    Some(ann.sid.clone())
+                );
+            }
+            events(&mut edge.room);
+        }
+        edges[0].room.release(&Identity::from("ann"), &first.sid);
+        settle(&mut edges, now);
+        for edge in &mut edges {
+            assert_eq!(tracks(edge), ["TR_new"]);
+            let told = events(&mut edge.room);
+            assert!(!told.iter().any(|e| matches!(e, RoomEvent::ParticipantLeft { .. })));
+        }
+    }
+}
+
+#[test]
+fn a_move_that_nobody_finishes_is_over_after_six_seconds() {
+    let mut now = Instant::now();
+    let mut rng = SmallRng::seed_from_u64(22);
+    let mut edges = vec![edge(0, 1), edge(1, 1)];
+    let first = edges[0].room.join(now, 0, person("ann", &mut rng)).expect("join");
+    let camera = Track::new(TrackSid::from("TR_old"), TrackKind::Video, TrackSource::Camera);
+    edges[0].room.publish_track(&first.sid, camera).expect("publish");
+    edges[0].room.set_moving(&first.sid).expect("here");
+    settle(&mut edges, now);
+    edges[1].room.join(now, 0, person("ann", &mut rng)).expect("join");
+    settle(&mut edges, now);
+    for (seconds, left) in [(5, 1), (2, 0)] {
+        now += Duration::from_secs(seconds);
+        edges[0].room.handle_timeout(now);
+        settle(&mut edges, now);
+        assert_eq!(tracks(&edges[1]).len(), left);
+    }
+}

@@ -95,7 +95,7 @@ impl Mesh {
         let pki = self.folder.path(&format!("pki-{region}"));
         let file = self.folder.path(&format!("{region}.toml"));
         let configuration = format!(
-            "[node]\nid = '{region}'\nregion = '{region}'\n[http]\nbind = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']\n\
+            "[node]\nid = '{region}'\nregion = '{region}'\ndrain_s = 2\n[http]\nbind = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']\n\
              [media]\nbind = ['127.0.0.1:0']\nthreads = 1\n[link]\nbind = '127.0.0.1:0'\n\
              [registry]\nkind = 'etcd'\nendpoints = ['{}']\nlease_s = {LEASE_S}\n\
              [control_plane]\nurl = 'https://{}'\n[pki]\ndirectory = '{}'\n",

@@ -14,20 +14,22 @@ const HELD_MS = 120_000;
 class ResumeOnly implements ReconnectPolicy {
   room: Room | null = null;
 
-  constructor(private readonly handOver: () => void) {}
+  constructor(private readonly handOver: HandOver) {}
 
   nextRetryDelayInMs(context: ReconnectContext): number {
     if (!this.room?.engine?.fullReconnectOnNext) {
       if (context.retryCount === 0) return Math.random() * 50;
       if (context.retryCount === 1) return 100 + Math.random() * 100;
     }
-    this.handOver();
+    this.handOver(Boolean(this.room?.engine?.fullReconnectOnNext));
     return HELD_MS;
   }
 }
 
-/** `handOver` is called when the room cannot help itself any more. */
-export function makeRoom(captureHeight: number, handOver: () => void): Room {
+/** The room cannot help itself any more. `told`: its edge may be alive and has said to come back, at best elsewhere. */
+export type HandOver = (told: boolean) => void;
+
+export function makeRoom(captureHeight: number, handOver: HandOver): Room {
   const reconnectPolicy = new ResumeOnly(handOver);
   const { cameraId, microphoneId, speakerId } = mediaChoices();
   const room = new Room({

@@ -1,5 +1,6 @@
 /** Reads a LiveKit room into the shapes the screen draws. Pure reading: nothing here changes the room. */
 import { ConnectionQuality, Track, type Participant, type Room, type TrackPublication } from 'livekit-client';
+import { publicationOf, soundsOf } from './handover';
 import type { AudioSource, Person, Quality, VideoHandle } from './model';
 import type { Signals } from './signals';
 
@@ -27,8 +28,8 @@ function personOf(participant: Participant, fallbackPop: string, said: Said): Pe
     speaking: participant.isSpeaking,
     quality: QUALITY[participant.connectionQuality],
     pop: popOf(participant) || fallbackPop,
-    camera: shown(participant.getTrackPublication(Track.Source.Camera)),
-    screen: shown(participant.getTrackPublication(Track.Source.ScreenShare)),
+    camera: shown(publicationOf(participant, Track.Source.Camera)),
+    screen: shown(publicationOf(participant, Track.Source.ScreenShare)),
     mirrored: participant.isLocal && facesTheUser(participant.getTrackPublication(Track.Source.Camera)),
     joinedAtMs: participant.joinedAt?.getTime() ?? 0,
     handSinceMs: said.handOf(participant.identity, participant.isLocal),
@@ -56,7 +57,7 @@ function facesTheUser(publication: TrackPublication | undefined): boolean {
 export function audioOf(room: Room): AudioSource[] {
   const sources: AudioSource[] = [];
   for (const participant of room.remoteParticipants.values()) {
-    for (const publication of participant.audioTrackPublications.values()) {
+    for (const publication of soundsOf(participant)) {
       if (publication.track) sources.push({ key: publication.trackSid, handle: publication.track });
     }
   }

@@ -13,6 +13,7 @@ class FakeRoom {
   static answers: (() => Promise<string>) = async () => 'seen';
   url = '';
   token = '';
+  handOver: (told: boolean) => void = () => undefined;
   left = false;
   canPlaybackAudio = true;
   remoteParticipants = new Map<string, unknown>();
@@ -20,7 +21,7 @@ class FakeRoom {
   words: { id: string; text: string }[] = [];
   asked: string[] = [];
   localParticipant = {
-    ...person('ana'), isLocal: true, isMicrophoneEnabled: false, trackPublications: new Map<string, unknown>(),
+    ...person('ana'), isLocal: true, isMicrophoneEnabled: false,
     publishTrack: vi.fn((track: LocalTrack) => {
       this.localParticipant.trackPublications.set(track.source, { track });
       this.note(track.source, !track.isMuted);
@@ -79,7 +80,7 @@ class FakeRoom {
 function person(identity: string) {
   return {
     identity, name: identity, isLocal: false, isMicrophoneEnabled: true, isCameraEnabled: false, isSpeaking: false, connectionQuality: 'excellent',
-    attributes: {}, audioTrackPublications: new Map(), getTrackPublication: () => undefined,
+    attributes: {}, audioTrackPublications: new Map(), trackPublications: new Map<string, unknown>(), getTrackPublication: () => undefined,
   };
 }
 
@@ -112,7 +113,7 @@ beforeEach(async () => {
       return answer();
     },
   };
-  session = new MeetingSession({ api, makeRoom: () => new FakeRoom() as unknown as Room, code: 'abc-defg-hij', title: '', name: 'Ana', passcode: undefined, from: 'fra', relay: undefined });
+  session = new MeetingSession({ api, makeRoom: (handOver) => Object.assign(new FakeRoom(), { handOver }) as unknown as Room, code: 'abc-defg-hij', title: '', name: 'Ana', passcode: undefined, from: 'fra', relay: undefined });
 });
 
 afterEach(() => {
@@ -183,6 +184,49 @@ test('what is captured goes on in the next room, although the lost one has forgo
   await settle();
   await session.actions.leave();
   expect(stop).toHaveBeenCalled();
+});
+
+test('an edge that says to go elsewhere serves until the next brings as much, and a moment longer for the others', async () => {
+  await session.join([]);
+  const first = latest();
+  const wei = { ...person('wei'), trackPublications: new Map<string, unknown>([['TR_1', { source: 'microphone', isMuted: false, track: { mediaStreamTrack: { muted: false } } }]]) };
+  first.remoteParticipants.set('wei', wei);
+  await settle();
+  answer = () => ({ ...ANSWER, edge: address('iad'), token: 'second' });
+  first.handOver(true);
+  await settle(200);
+  const second = latest();
+  expect(second).toMatchObject({ url: 'ws://iad', token: 'second' });
+  expect(session.room, 'nothing comes from there yet').toBe(first);
+  expect(session.snapshot()).toMatchObject({ phase: 'connected', placement: { edgeId: 'fra' } });
+  first.emit(RoomEvent.Disconnected, DisconnectReason.DUPLICATE_IDENTITY);
+  expect(session.snapshot().phase, 'our own doing').not.toBe('ended');
+});
+
+test('once the next edge brings everything it is the one on the screen; the old one is let go a moment later, without a goodbye', async () => {
+  await session.join([]);
+  const first = latest();
+  const wei = { ...person('wei'), trackPublications: new Map<string, unknown>([['TR_1', { source: 'microphone', isMuted: false, track: { mediaStreamTrack: { muted: false } } }]]) };
+  first.remoteParticipants.set('wei', wei);
+  answer = () => ({ ...ANSWER, edge: address('iad'), token: 'second' });
+  first.handOver(true);
+  await settle(100);
+  latest().remoteParticipants.set('wei', wei);
+  await settle(100);
+  expect(session.snapshot()).toMatchObject({ phase: 'connected', placement: { edgeId: 'iad' } });
+  expect(first.engine.close, 'others may still receive it').not.toHaveBeenCalled();
+  await settle(3_000);
+  expect(first.engine.close).toHaveBeenCalled();
+  expect(rooms()).toHaveLength(2);
+});
+
+test('whoever is told to go and finds no other edge comes back as after a failure', async () => {
+  await session.join([]);
+  for (const url of ['ws://iad', 'ws://sin']) FakeRoom.dead.add(url);
+  latest().handOver(true);
+  await settle(500);
+  expect(latest().url, 'the edge at hand is better than none').toBe('ws://fra');
+  expect(session.snapshot().phase).toBe('connected');
 });
 
 test('with the control plane down the alternates and the token at hand serve', async () => {

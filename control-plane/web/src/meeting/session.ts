@@ -10,6 +10,7 @@ import { candidates, type Candidate } from './candidates';
 import { Changes } from './changes';
 import { rtcConfigFor, type Relay } from './ice';
 import { ChatLog } from './chat';
+import { expectHandovers, receivesAll } from './handover';
 import { Joining, type Patience } from './joining';
 import type { EndReason, MeetingActions, MeetingSnapshot, MeetingSource, Notice, Phase, Placement } from './model';
 import { Presence } from './presence';
@@ -17,7 +18,7 @@ import type { Measurement } from './probes';
 import { record, RecordingError } from './recording';
 import { Signals } from './signals';
 import { watchPulse } from './pulse';
-import { abandon, endOf, isScreen, publishedTracks, salvage, setSharing } from './room';
+import { abandon, endOf, type HandOver, isScreen, publishedTracks, salvage, setSharing } from './room';
 import type { Stay } from './tabs';
 import { audioOf, devicesOf, peopleOf, soundIsHeldBack } from './roomView';
 
@@ -31,6 +32,11 @@ const ASK_LATER_MS = 4_000;
 const HURRIED: Patience = { socketMs: 1_000, mediaMs: 2_500 };
 const PATIENT: Patience = { socketMs: 5_000, mediaMs: 8_000 };
 
+/** Whoever moves waits so long for the new edge to bring what the old one does, */
+const AS_GOOD_MS = 3_000;
+/** and what is sent to the old one goes on for so long, until others receive the new. */
+const BOTH_MS = 2_500;
+
 const NOTICE_MS = 5_000;
 const NOTICES_MAX = 4;
 
@@ -43,7 +49,7 @@ const VIEW_EVENTS = [
 
 export interface SessionOptions {
   api: JoinApi;
-  makeRoom: (handOver: () => void) => Room;
+  makeRoom: (handOver: HandOver) => Room;
   code: string;
   title: string;
   name: string;
@@ -75,6 +81,8 @@ export class MeetingSession extends Changes implements MeetingSource {
   private handedOver = false;
   /** The room being replaced: let go once the next one is joined, or the meeting is over. */
   private lost: Room | null = null;
+  /** The room that is being left for another edge while it still serves. */
+  private leaving: Room | null = null;
   private answer: JoinAnswer | null = null;
   private edge: EdgeAddress | null = null;
   private rttMs: number | null = null;
@@ -188,12 +196,9 @@ export class MeetingSession extends Changes implements MeetingSource {
 
   private async tryEach(answer: JoinAnswer, list: Candidate[], patience: Patience): Promise<boolean> {
     for (const candidate of list) {
-      const room: Room = this.options.makeRoom(() => room === this.room && void this.rejoin());
-      this.attach(room);
-      const rtcConfig = rtcConfigFor(answer, candidate.edge, this.options.relay);
-      const joined = await this.joining.attempt(room, candidate.edge.url, candidate.token, patience, rtcConfig);
-      if (!joined && this.phase === 'ended') return false;
-      if (!joined) continue;
+      const room = await this.attempt(answer, candidate, patience);
+      if (!room && this.phase === 'ended') return false;
+      if (!room) continue;
       // The person may have pressed Leave while this edge was answering.
       if (this.phase === 'ended') {
         void room.disconnect();
@@ -205,12 +210,20 @@ export class MeetingSession extends Changes implements MeetingSource {
     return false;
   }
 
+  private async attempt(answer: JoinAnswer, candidate: Candidate, patience: Patience): Promise<Room | null> {
+    const room: Room = this.options.makeRoom((told) => room === this.room && void (told ? this.move() : this.rejoin()));
+    this.attach(room);
+    const rtcConfig = rtcConfigFor(answer, candidate.edge, this.options.relay);
+    return (await this.joining.attempt(room, candidate.edge.url, candidate.token, patience, rtcConfig)) ? room : null;
+  }
+
   /** Handlers that must exist before the first message; the view changes only once the room is adopted. */
   private attach(room: Room): void {
     this.chat.plugIn(room);
     this.signals.plugIn(room);
     const refresh = () => room === this.room && this.refresh();
     for (const event of VIEW_EVENTS) room.on(event, refresh);
+    expectHandovers(room, refresh);
     room.on(RoomEvent.ParticipantConnected, (p) => room === this.room && this.presence.connected(p.identity, p.name || p.identity));
     room.on(RoomEvent.ParticipantDisconnected, (p, reason) => {
       const seen = this.current.people.find(({ identity }) => identity === p.identity);
@@ -246,10 +259,18 @@ export class MeetingSession extends Changes implements MeetingSource {
     const room = this.room;
     this.captures = tracks;
     if (!room) return;
+    await this.send(room, tracks);
+    await this.catchUp(room);
+  }
+
+  private async send(room: Room, tracks: LocalTrack[]): Promise<void> {
     const published = await Promise.allSettled(tracks.map((track) => room.localParticipant.publishTrack(track, { source: track.source })));
     if (published.some((outcome) => outcome.status === 'rejected') && room === this.room) {
       this.notify('Your camera or microphone could not be sent. Turn it off and on again.', 'warning');
     }
+  }
+
+  private async catchUp(room: Room): Promise<void> {
     if (room !== this.room) return;
     this.publishing = false;
     // What was pressed while there was no room, or while this one was being filled.
@@ -275,9 +296,49 @@ export class MeetingSession extends Changes implements MeetingSource {
     if (this.phase === 'ended') return;
     const end = endOf(reason);
     // A join of our own that was passed over may have landed and taken this one's place: it is told to go, this one goes on.
-    const byOurselves = end === 'duplicate' && !this.handedOver && this.joining.mayHaveReplacedUs(Date.now());
+    const ours = this.leaving !== null || this.joining.mayHaveReplacedUs(Date.now());
+    const byOurselves = end === 'duplicate' && !this.handedOver && ours;
     if (end && !byOurselves) this.finish(end);
     else void this.rejoin();
+  }
+
+  /** The edge has said to go elsewhere, and serves until then: what is seen and sent goes on until the next edge does as well. */
+  private async move(): Promise<void> {
+    const from = this.room;
+    if (this.phase !== 'connected' || this.leaving || !from) return this.rejoin();
+    this.leaving = from;
+    const stillLeaves = () => this.room === from && this.phase === 'connected';
+    const fresh = await this.askAgain(ASK_LATER_MS);
+    const answer = fresh ?? this.answer;
+    const elsewhere = candidates(fresh, this.answer, this.edge?.url ?? null, Date.now()).filter(({ edge }) => edge.url !== this.edge?.url);
+    for (const candidate of answer ? elsewhere : []) {
+      if (!stillLeaves()) break;
+      const room = await this.attempt(answer as JoinAnswer, candidate, PATIENT);
+      if (!room) continue;
+      if (stillLeaves() && (await this.settle(from, room, candidate, answer as JoinAnswer))) return;
+      abandon(room);
+      break;
+    }
+    this.leaving = null;
+    // Also when the edge fell silent meanwhile: then this has begun already.
+    if (stillLeaves()) await this.rejoin();
+  }
+
+  /** Sends to the new edge, waits until it brings what the old one does, and changes over. False: the old one was lost meanwhile. */
+  private async settle(from: Room, room: Room, candidate: Candidate, answer: JoinAnswer): Promise<boolean> {
+    const captures = await salvage(this.captures);
+    await this.send(room, captures);
+    const seen = await receivesAll(from, room, AS_GOOD_MS);
+    const lost = this.room !== from || this.phase !== 'connected';
+    if (!lost) {
+      this.captures = captures;
+      this.leaving = null;
+      this.adopt(room, candidate, answer);
+      setTimeout(() => abandon(from), BOTH_MS);
+      await this.catchUp(room);
+    }
+    seen();
+    return !lost;
   }
 
   /** Back into the meeting by whatever edge answers. The last picture of everybody stays on the screen meanwhile. */

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use meridian_access::token::Claims;
 use meridian_room::{DisconnectReason, NewParticipant, ParticipantSid, Room, RoomEvent, Track, TrackSid};
-use meridian_signalling::proto::ConnectionQuality;
+use meridian_signalling::proto::{self, ConnectionQuality};
 use meridian_signalling::{
     Action, ConnectRequest, Frame, LeaveAction, Matched, PublicationKey, Session, SubscriptionFailure, Violation, data,
 };
 
 use super::{Belongs, Voice};
+use crate::moving::Place;
 
 /// How long a client without a socket is waited for while its media still flows.
 const RESUME_PATIENCE: Duration = Duration::from_secs(20);
@@ -65,6 +66,22 @@ impl Voice for Session {
 
     fn leave(&mut self, action: LeaveAction, reason: DisconnectReason) {
         Session::leave(self, action, reason);
+    }
+
+    fn can_move(&self) -> bool {
+        true
+    }
+
+    fn move_to(&mut self, places: &[Place], reason: DisconnectReason) {
+        let regions = places
+            .iter()
+            .map(|place| proto::RegionInfo {
+                region: place.region.clone(),
+                url: place.url.clone(),
+                ..proto::RegionInfo::default()
+            })
+            .collect();
+        Session::move_to(self, regions, reason);
     }
 
     fn send_answer(&mut self, id: u32, sdp: String, mid_to_track: &[(String, String)]) {

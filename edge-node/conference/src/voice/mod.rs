@@ -14,6 +14,8 @@ use meridian_signalling::{
     Action, ConnectRequest, Frame, LeaveAction, Matched, PublicationKey, SubscriptionFailure, Violation, convert, data,
 };
 
+use crate::moving::Place;
+
 /// How long a member belongs to the room if it does not leave. A bound that is `None` does not concern it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Belongs {
@@ -94,6 +96,14 @@ pub trait Voice: Send {
 
     /// Its stay ends from our side. After the first goodbye there is no other.
     fn leave(&mut self, _action: LeaveAction, _reason: DisconnectReason) {}
+
+    /// Whether it can be told to go to another edge, and comes back there as who it is.
+    fn can_move(&self) -> bool {
+        false
+    }
+
+    /// It shall go to one of these edges, the best first, or to any other. This is its goodbye.
+    fn move_to(&mut self, _places: &[Place], _reason: DisconnectReason) {}
 
     /// The answer to the offer with this id, and the track sent in each media section.
     fn send_answer(&mut self, _id: u32, _sdp: String, _mid_to_track: &[(String, String)]) {}

@@ -130,6 +130,13 @@ impl ControlPlane {
         Ok(self.current()?.renew(request).await?.into_inner())
     }
 
+    /// Asks where somebody of this edge is best sent.
+    pub(crate) async fn relocate(&self, request: v1::RelocateRequest) -> Result<v1::RelocateAnswer, tonic::Status> {
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(JOIN_TIMEOUT);
+        Ok(self.current()?.relocate(request).await?.into_inner())
+    }
+
     fn current(&self) -> Result<Client, tonic::Status> {
         match &*self.0 {
             Inner::Url(client) => Ok(client.clone()),

@@ -3,6 +3,7 @@
 
 mod counters;
 mod http_sessions;
+mod relocation;
 mod renewal;
 mod task;
 

@@ -10,6 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 
+use super::relocation::relocate;
 use super::renewal::renew;
 use super::{FrameLoss, Rooms, Slowness};
 use crate::clock::unix_now_ms;
@@ -144,13 +145,17 @@ impl RoomTask {
                 Output::RenewToken { client, token, claims } => {
                     renew(around, &self.handle, client, token, &claims);
                 }
+                Output::Relocate { client, address } => {
+                    relocate(around, &self.handle, &self.name, client, address);
+                }
                 Output::Recorded(recorded) => self.record(recorded),
                 Output::Report(report) => around.reports.session(&self.name, report),
                 Output::Note(note) => self.count(note),
                 Output::Emptied => {}
             }
         }
-        self.handle.set_people(self.conference.people());
+        self.handle
+            .set_people(self.conference.people(), self.conference.staying());
     }
 
     /// Hands a frame to its socket; one that is gone, or whose client reads too slowly, is given up.

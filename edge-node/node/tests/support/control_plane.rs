@@ -93,6 +93,10 @@ impl EdgeControl for Service {
         Ok(Response::new(v1::RenewAnswer { token, expires }))
     }
 
+    async fn relocate(&self, _: Request<v1::RelocateRequest>) -> Result<Response<v1::RelocateAnswer>, Status> {
+        Err(Status::unimplemented("no other edges here"))
+    }
+
     async fn enroll(&self, _: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollAnswer>, Status> {
         Err(Status::unimplemented("nobody new here"))
     }

@@ -1,10 +1,11 @@
 //! Who holds an identity when several edges say that it is theirs: the highest epoch, everywhere alike.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::{OUTRANKED, Room, RoomEvent, WriterKey};
-use crate::facts::DisconnectReason;
-use crate::ids::{Epoch, Identity, Version};
+use super::{MOVED, OUTRANKED, Room, RoomEvent, WriterKey};
+use crate::facts::{DisconnectReason, Former, Participant};
+use crate::ids::{Epoch, Identity, ParticipantSid, Version};
 use crate::replica::{Record, Writer};
 
 impl Room {
@@ -41,10 +42,11 @@ impl Room {
             self.put(facts);
         } else {
             self.locals.remove(&facts.sid);
+            let lasts = if facts.moving { MOVED } else { OUTRANKED };
             match self.now {
                 Some(now) => self
                     .outranked
-                    .push_back((now + OUTRANKED, identity.clone(), facts.sid.clone())),
+                    .push_back((now + lasts, identity.clone(), facts.sid.clone())),
                 None => self.withdraw(identity, DisconnectReason::DuplicateIdentity),
             }
             self.events.push_back(RoomEvent::LocalEvicted {
@@ -57,16 +59,42 @@ impl Room {
     /// Withdraws the records of stays that others outrank, once everybody has had time to hear of the later stay. Withdrawn at
     /// once, the news of the end could overtake the news of the move on its way to a third edge.
     pub(super) fn withdraw_outranked(&mut self, now: Instant) {
-        while let Some((_, identity, sid)) = self.outranked.pop_front_if(|(at, _, _)| *at <= now) {
-            if self
-                .own()
-                .records
-                .get(&identity)
-                .is_some_and(|record| record.facts.sid == sid)
-            {
-                self.withdraw(&identity, DisconnectReason::DuplicateIdentity);
-                self.refresh(&identity);
-            }
+        let all = std::mem::take(&mut self.outranked).into_iter();
+        let (due, later): (Vec<_>, Vec<_>) = all.partition(|(at, _, _)| *at <= now);
+        self.outranked = later.into();
+        for (_, identity, sid) in due {
+            self.withdraw_outranked_stay(&identity, &sid);
         }
+    }
+
+    pub(super) fn withdraw_outranked_stay(&mut self, identity: &Identity, sid: &ParticipantSid) {
+        let own = self.own().records.get(identity);
+        if own.is_some_and(|record| record.facts.sid == *sid) && !self.locals.contains_key(sid) {
+            self.withdraw(identity, DisconnectReason::DuplicateIdentity);
+            self.refresh(identity);
+        }
+    }
+
+    /// The holder of an identity, with the tracks of the stay it has moved from while that edge lets them go on.
+    pub(super) fn with_former(&self, facts: &Arc<Participant>) -> Arc<Participant> {
+        let stays = self.writers.values().filter(|writer| !writer.is_dead());
+        let former = stays
+            .filter_map(|writer| Some(&writer.records.get(&facts.identity)?.facts))
+            .filter(|former| former.moving && former.is_live() && !former.tracks.is_empty())
+            .filter(|former| former.epoch < facts.epoch && former.node != facts.node)
+            .max_by_key(|former| former.epoch);
+        let Some(former) = former else {
+            return Arc::clone(facts);
+        };
+        let mut both = Participant::clone(facts);
+        let mut theirs = former.tracks.clone();
+        theirs.retain(|sid, _| !facts.tracks.contains_key(sid));
+        both.former = Some(Former {
+            node: former.node.clone(),
+            epoch: former.epoch,
+            tracks: theirs.keys().cloned().collect(),
+        });
+        both.tracks.extend(theirs);
+        Arc::new(both)
     }
 }

@@ -195,7 +195,7 @@ impl Room {
             Some(since) => Some(since + MEMORY),
             None => w.deadline,
         });
-        let outranked = self.outranked.front().map(|(at, _, _)| *at);
+        let outranked = self.outranked.iter().map(|(at, _, _)| *at).min();
         writers.chain(beat).chain(departure).chain(outranked).min()
     }
 

@@ -214,6 +214,16 @@ impl Session {
 
     /// Ends the session from our side (as the very first message: refuses the join); the socket is to be closed once this is written.
     pub fn leave(&mut self, action: LeaveAction, reason: DisconnectReason) {
+        self.say_leave(action, reason, None);
+    }
+
+    /// [`Session::leave`] with `Reconnect`, and the edges to go to, the best first. SDKs that heed none come back through their own URL.
+    pub fn move_to(&mut self, regions: Vec<proto::RegionInfo>, reason: DisconnectReason) {
+        let regions = (!regions.is_empty()).then_some(proto::RegionSettings { regions });
+        self.say_leave(LeaveAction::Reconnect, reason, regions);
+    }
+
+    fn say_leave(&mut self, action: LeaveAction, reason: DisconnectReason, regions: Option<proto::RegionSettings>) {
         let action = match action {
             LeaveAction::Disconnect => proto::leave_request::Action::Disconnect,
             LeaveAction::Resume => proto::leave_request::Action::Resume,
@@ -229,7 +239,7 @@ impl Session {
             can_reconnect: action != proto::leave_request::Action::Disconnect,
             reason: reason as i32,
             action: action as i32,
-            regions: None,
+            regions,
         }));
         self.phase = Phase::Left;
     }
