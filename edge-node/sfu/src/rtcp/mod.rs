@@ -326,6 +326,13 @@ mod tests {
     }
 
     #[test]
+    fn a_nack_starts_a_new_pair_where_the_sequence_numbers_wrap() {
+        let mut out = Vec::new();
+        Writer::new(&mut out).nack(1, 2, &[65_534, 65_535, 0, 1]);
+        assert_eq!(out[12..], [0xFF, 0xFE, 0, 1, 0, 0, 0, 1]);
+    }
+
+    #[test]
     fn remb_is_read_and_padding_is_not() {
         let remb = [
             0x8F, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, b'R', b'E', b'M', b'B', 1, 0x0F, 0xFF, 0xFF, 0, 0, 0, 7,

@@ -55,7 +55,8 @@ impl<'a> Writer<'a> {
         self.end(start, BYE, 1)
     }
 
-    /// `sequences` ascending (modulo 2^16); packed into PID/BLP pairs.
+    /// `sequences` ascending (modulo 2^16); packed into PID/BLP pairs. No pair reaches over the wrap, where it could: aiortc adds the mask's bits
+    /// without RFC 4585's modulo and would never send again what follows 65,535 (findings/aiortc-never-resends-across-the-wrap.sh).
     pub fn nack(&mut self, sender_ssrc: u32, media_ssrc: u32, sequences: &[u16]) -> &mut Self {
         let start = self.begin();
         self.feedback(sender_ssrc, media_ssrc);
@@ -65,7 +66,7 @@ impl<'a> Writer<'a> {
             while let Some((&next, tail)) = following.split_first() {
                 match next.wrapping_sub(pid) {
                     0 => {}
-                    distance @ 1..=16 => blp |= 1 << (distance - 1),
+                    distance @ 1..=16 if next > pid => blp |= 1 << (distance - 1),
                     _ => break,
                 }
                 following = tail;
