@@ -1,8 +1,9 @@
 //! gRPC for edges. Who they are is what our CA signed into their certificate, never what they say.
 
+mod session;
+
 use crate::database::now_ms;
-use crate::fleet::{Attachment, Fleet};
-use crate::learning::Learning;
+use crate::fleet::Fleet;
 use crate::meetings::join::JoinService;
 use crate::metrics::Metrics;
 use meridian_access::limits::Limiter;
@@ -10,6 +11,8 @@ use meridian_pki::{CertificateAuthority, PeerName, Role, is_valid_node_id, peer_
 use meridian_wire::join::Refusal;
 use meridian_wire::v1::edge_control_server::EdgeControl;
 use meridian_wire::v1::{self, edge_command, edge_report, join_answer};
+use meridian_wire::{OUTBOX_HEADER, OUTBOX_VERSION};
+use session::Session;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,10 +21,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Commands waiting for one edge. An edge that does not read them loses new ones, and gets the policy again when it returns.
+/// Commands waiting for one edge. The stream of an edge that does not read them ends, and it is told all that is wanted when it returns.
 const COMMANDS: usize = 256;
+/// Edges of this protocol take everything wanted of them as one command.
+const WITH_DESIRED: u32 = 2;
 /// An edge says Hello within this time.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
@@ -78,11 +84,28 @@ impl EdgeControl for EdgeControlService {
             )));
         }
         let (commands, queue) = mpsc::channel(COMMANDS);
-        let policy = edge_command::Command::Policy(self.policy.borrow().clone());
-        // The queue is new and empty: the policy is always the first command.
-        let _ = commands.try_send(v1::EdgeCommand { command: Some(policy) });
-        let attachment = self.fleet.attach(&hello, commands.clone(), Instant::now());
-        self.fleet.remind(&node, now_ms());
+        let now = Instant::now();
+        let now_ms = now_ms();
+        let policy = self.policy.borrow().clone();
+        let wanted = || {
+            if hello.protocol >= WITH_DESIRED {
+                edge_command::Command::Desired(self.fleet.desired(&node, policy.clone(), now_ms))
+            } else {
+                edge_command::Command::Policy(policy.clone())
+            }
+        };
+        let first = Some(wanted());
+        // The queue is new and empty: the policy is always in the first command.
+        let _ = commands.try_send(v1::EdgeCommand { command: first.clone() });
+        let attachment = self.fleet.attach(&hello, commands.clone(), now);
+        // Whatever became wanted between the two was told to nobody.
+        let again = Some(wanted());
+        if again != first {
+            let _ = commands.try_send(v1::EdgeCommand { command: again });
+        }
+        if hello.protocol < WITH_DESIRED {
+            self.fleet.remind(&node, now_ms);
+        }
         tracing::info!(%node, region = %hello.region, software = %hello.software, "edge attached");
         let session = Session {
             region: self.fleet.region_of(&node).unwrap_or_else(|| hello.region.clone()),
@@ -96,7 +119,12 @@ impl EdgeControl for EdgeControlService {
             shutdown: self.shutdown.clone(),
         };
         tokio::spawn(session.run(reports));
-        Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(Ok))))
+        let commands: CommandStream = Box::pin(ReceiverStream::new(queue).map(Ok));
+        let mut response = Response::new(commands);
+        response
+            .metadata_mut()
+            .insert(OUTBOX_HEADER, MetadataValue::from_static(OUTBOX_VERSION));
+        Ok(response)
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinAnswer>, Status> {
@@ -179,81 +207,4 @@ impl EdgeControl for EdgeControlService {
 
 fn constant_time_eq(a: &str, b: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
-}
-
-/// One edge's stream, from Hello to its end.
-struct Session {
-    node: String,
-    region: String,
-    fleet: Arc<Fleet>,
-    learning: Arc<Learning>,
-    metrics: Arc<Metrics>,
-    attachment: Attachment,
-    commands: mpsc::Sender<v1::EdgeCommand>,
-    policy: watch::Receiver<v1::Policy>,
-    shutdown: watch::Receiver<bool>,
-}
-
-impl Session {
-    async fn run(mut self, mut reports: Streaming<v1::EdgeReport>) {
-        self.policy.mark_unchanged();
-        let why = loop {
-            tokio::select! {
-                report = reports.next() => match report {
-                    Some(Ok(report)) => self.report(report),
-                    Some(Err(status)) => break status.message().to_owned(),
-                    None => break "the edge closed it".to_owned(),
-                },
-                Ok(()) = self.policy.changed() => {
-                    let policy = self.policy.borrow_and_update().clone();
-                    let command = v1::EdgeCommand { command: Some(edge_command::Command::Policy(policy)) };
-                    if self.commands.try_send(command).is_err() {
-                        break "it does not take commands".to_owned();
-                    }
-                }
-                _ = self.shutdown.changed() => break "this control plane stops".to_owned(),
-            }
-        };
-        tracing::info!(node = %self.node, %why, "edge detached");
-        self.fleet.detach(&self.attachment);
-    }
-
-    fn report(&self, report: v1::EdgeReport) {
-        match report.report {
-            Some(edge_report::Report::Load(load)) => self.fleet.report(&self.attachment, load, Instant::now()),
-            Some(edge_report::Report::Session(session)) => {
-                if session.ended {
-                    self.metrics.count("meridian_sessions_ended_total", "");
-                }
-                if session.samples > 0 && session.rtt_ms.is_finite() {
-                    let rtt = Duration::from_secs_f32((session.rtt_ms / 1000.0).clamp(0.0, 60.0));
-                    self.metrics.took("meridian_session_rtt_seconds", rtt);
-                    self.learn(&session);
-                }
-                tracing::debug!(node = %self.node, rtt_ms = session.rtt_ms, room = %session.room, "session report");
-            }
-            Some(edge_report::Report::Leaving(_)) => {
-                self.fleet.leaves(&self.attachment, Instant::now());
-                let noted = edge_command::Command::LeavingNoted(v1::LeavingNoted {});
-                // An edge that does not read its commands does not wait for this one for long either.
-                let _ = self.commands.try_send(v1::EdgeCommand { command: Some(noted) });
-            }
-            // A second Hello says nothing new; an unknown report is a newer edge's.
-            Some(edge_report::Report::Hello(_)) | None => {}
-        }
-    }
-
-    /// Round trips that we measured ourselves are what the map learns from; clients' own probes never come this way.
-    fn learn(&self, session: &v1::SessionReport) {
-        let Ok(address) = session.client_address.parse::<IpAddr>() else {
-            return;
-        };
-        let there = self.fleet.place_of(&self.region, Instant::now());
-        if self
-            .learning
-            .observe(address, &self.region, there, f64::from(session.rtt_ms))
-        {
-            self.metrics.count("meridian_sessions_learned_total", "");
-        }
-    }
 }

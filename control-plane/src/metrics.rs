@@ -10,7 +10,7 @@ use std::time::Duration;
 const BUCKETS_S: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
 /// What each metric of this process means.
-const HELP: [(&str, &str); 14] = [
+const HELP: [(&str, &str); 15] = [
     (
         "meridian_assignments_total",
         "People sent to an edge, by how it was chosen.",
@@ -22,6 +22,10 @@ const HELP: [(&str, &str); 14] = [
         "People on an edge, with those on their way.",
     ),
     ("meridian_edges_attached", "Edges with a stream to this control plane."),
+    (
+        "meridian_entries_total",
+        "Entries of edges' outboxes by kind; `repeated` had come before.",
+    ),
     ("meridian_join_seconds", "How long joins took, refused ones included."),
     ("meridian_joins_total", "Joins, by what came of them."),
     (

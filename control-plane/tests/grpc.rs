@@ -6,7 +6,7 @@ use meridian_access::token::{Claims, KeyRing, mint, verify};
 use meridian_pki::NodeIdentity;
 use meridian_pki::enrolment::{Enrolment, EnrolmentError};
 use meridian_turn_core::credentials::Credentials;
-use meridian_wire::v1::{self, edge_command::Command, join_answer::Answer};
+use meridian_wire::v1::{self, edge_command::Command, entry::Kind, join_answer::Answer};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use support::{World, config, eventually};
@@ -145,6 +145,89 @@ async fn an_edge_that_vanishes_gets_nobody_new_and_a_cordoned_one_neither() {
         world.get("/readyz").await.json()["nodes"] == 2
     })
     .await;
+}
+
+/// `fra-1` as it is now.
+fn hello(incarnation: u64) -> v1::Hello {
+    v1::Hello {
+        protocol: 2,
+        node: "fra-1".into(),
+        incarnation,
+        ..v1::Hello::default()
+    }
+}
+
+#[tokio::test]
+async fn an_entry_is_acted_on_once_however_often_its_edge_comes_back_with_it() {
+    let world = World::start().await;
+    let identity = world.plane.certificate_authority().issue_node("fra-1", &[]).unwrap();
+    let session = || {
+        Some(Kind::Session(v1::SessionReport {
+            ended: true,
+            ..v1::SessionReport::default()
+        }))
+    };
+    let emptied = || Some(Kind::RoomEmptied(v1::RoomEmptied::default()));
+    let mut first = world.attach_with(&identity, hello(1)).await.unwrap();
+    assert!(first.acknowledges);
+    first.entry(1, session()).await;
+    first.entry(2, emptied()).await;
+    first.received(2).await;
+    // 3 was dropped. What a newer edge tells is acknowledged, too.
+    first.entry(4, None).await;
+    first.received(4).await;
+    let mut second = world.attach_with(&identity, hello(1)).await.unwrap();
+    second.entry(2, emptied()).await;
+    second.entry(4, None).await;
+    second.entry(5, session()).await;
+    second.received(5).await;
+    // The one before has not noticed yet that it was replaced.
+    first.entry(5, session()).await;
+    first.received(5).await;
+    // It starts anew, and with it its numbers.
+    let mut third = world.attach_with(&identity, hello(2)).await.unwrap();
+    third.entry(1, session()).await;
+    third.received(1).await;
+    // And as an older edge tells it.
+    let old = world.attach("fra-1").await;
+    old.session("192.0.2.1", 20.0).await;
+    let count = async |line: &str| {
+        let text = world.get("/metrics").await.text;
+        text.lines().any(|held| held == line)
+    };
+    eventually("four sessions", async || count("meridian_sessions_ended_total 4").await).await;
+    for line in [
+        "meridian_entries_total{kind=\"session\"} 3",
+        "meridian_entries_total{kind=\"room_emptied\"} 1",
+        "meridian_entries_total{kind=\"unknown\"} 1",
+        "meridian_entries_total{kind=\"repeated\"} 3",
+    ] {
+        assert!(count(line).await, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_edge_that_was_away_learns_on_attaching_what_is_wanted_of_it() {
+    let (world, _edges) = World::with_edges(config()).await;
+    let identity = world.plane.certificate_authority().issue_node("fra-1", &[]).unwrap();
+    let mut edge = world.attach_with(&identity, hello(1)).await.unwrap();
+    let Command::Desired(desired) = edge.command().await else {
+        panic!("everything wanted comes first")
+    };
+    assert!(desired.policy.is_some_and(|policy| !policy.token_keys.is_empty()));
+    assert_eq!((desired.state, desired.closed.len()), (None, 0));
+    drop(edge);
+    let (code, host_key) = world.meeting(json!({})).await;
+    let bearer = format!("Bearer {host_key}");
+    let path = format!("/api/v1/meetings/{code}");
+    let ended = world.http("DELETE", &path, &[("Authorization", &bearer)], None).await;
+    assert_eq!(ended.status, 204, "{}", ended.text);
+    let mut edge = world.attach_with(&identity, hello(1)).await.unwrap();
+    let Command::Desired(desired) = edge.command().await else {
+        panic!("everything wanted comes first")
+    };
+    assert_eq!(desired.closed.len(), 1);
+    assert_eq!(desired.closed[0].room, code);
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! What this replica knows of one edge: its own reports, and whom it has just sent there.
 
 use meridian_geo::{Candidate, CandidateState, LATELY, Location};
+use meridian_outbox::Inbox;
 use meridian_registry::nodes::{NodeRecord, NodeState};
 use meridian_wire::v1;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -24,6 +26,8 @@ const ROOMS_TOLD_MAX: usize = 256;
 #[derive(Default)]
 pub(super) struct Edge {
     pub(super) stream: Option<Stream>,
+    /// What has come out of its outbox.
+    pub(super) inbox: Inbox,
     /// Counts attachments, so that the end of an old stream does not detach the new one.
     pub(super) serial: u64,
     /// By its own stream.
@@ -46,7 +50,32 @@ pub(super) struct Edge {
 }
 
 pub(super) struct Stream {
-    pub(super) commands: mpsc::Sender<v1::EdgeCommand>,
+    commands: mpsc::Sender<v1::EdgeCommand>,
+    /// It has missed a command: it is to come back and be told the whole.
+    behind: AtomicBool,
+}
+
+impl Stream {
+    pub(super) fn new(commands: mpsc::Sender<v1::EdgeCommand>) -> Stream {
+        Stream {
+            commands,
+            behind: AtomicBool::new(false),
+        }
+    }
+
+    /// Puts a command into the queue to the edge; `false` if there was no place.
+    pub(super) fn say(&self, command: v1::edge_command::Command) -> bool {
+        let command = v1::EdgeCommand { command: Some(command) };
+        let said = self.commands.try_send(command).is_ok();
+        if !said {
+            self.behind.store(true, Ordering::Relaxed);
+        }
+        said
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
 }
 
 struct Pending {

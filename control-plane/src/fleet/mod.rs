@@ -1,6 +1,7 @@
 //! What this control plane knows about the edges right now: the registry's view, their own reports, whom it has just sent where, and
 //! what other replicas say of the same. Placing somebody and noting it is one step under one lock.
 
+mod desired;
 mod edge;
 mod peers;
 mod roster;
@@ -47,6 +48,8 @@ struct State {
     /// What operators want of edges, and how often that has changed.
     wanted: HashMap<String, Wanted>,
     wants: u64,
+    /// The latest meetings that ended anywhere, newest first: what an edge that attaches is told.
+    ended: VecDeque<v1::CloseRoom>,
 }
 
 /// The end of an edge's stream needs this to detach it.
@@ -54,6 +57,7 @@ struct State {
 pub struct Attachment {
     node: String,
     serial: u64,
+    incarnation: u64,
 }
 
 /// One edge for operators and tests.
@@ -116,6 +120,7 @@ impl Fleet {
                 closings: 0,
                 wanted: HashMap::new(),
                 wants: 0,
+                ended: VecDeque::new(),
             }),
         }
     }
@@ -149,13 +154,14 @@ impl Fleet {
             .retain(|_, edge| edge.stream.is_some() || edge.heard_within(FORGET_AFTER, now));
         let edge = state.edges.entry(hello.node.clone()).or_default();
         edge.serial += 1;
-        edge.stream = Some(Stream { commands });
+        edge.stream = Some(Stream::new(commands));
         edge.heard = Some(now);
         edge.capacity = hello.capacity;
         edge.refuses = false;
         let attachment = Attachment {
             node: hello.node.clone(),
             serial: edge.serial,
+            incarnation: hello.incarnation,
         };
         state.touch(&hello.node, now);
         attachment
@@ -294,38 +300,30 @@ impl Fleet {
     pub fn command(&self, node: &str, command: v1::edge_command::Command) -> bool {
         let state = self.lock();
         let stream = state.edges.get(node).and_then(|edge| edge.stream.as_ref());
-        stream.is_some_and(|stream| {
-            stream
-                .commands
-                .try_send(v1::EdgeCommand { command: Some(command) })
-                .is_ok()
-        })
+        stream.is_some_and(|stream| stream.say(command))
     }
 
     /// Sends a command to every attached edge; returns to how many.
     pub fn command_all(&self, command: &v1::edge_command::Command) -> usize {
         let state = self.lock();
         let streams = state.edges.values().filter_map(|edge| edge.stream.as_ref());
-        streams
-            .filter(|stream| {
-                stream
-                    .commands
-                    .try_send(v1::EdgeCommand {
-                        command: Some(command.clone()),
-                    })
-                    .is_ok()
-            })
-            .count()
+        streams.filter(|stream| stream.say(command.clone())).count()
     }
 
     /// A meeting has ended: tells every edge, also those that speak to another replica.
     pub fn close(&self, close: v1::CloseRoom) {
-        self.command_all(&v1::edge_command::Command::CloseRoom(close.clone()));
+        // First, or an edge that attaches between the two hears of it from neither.
+        self.note_closed(close.clone());
+        self.command_all(&v1::edge_command::Command::CloseRoom(close));
+    }
+
+    fn note_closed(&self, close: v1::CloseRoom) {
         let mut state = self.lock();
         state.closings += 1;
         let number = state.closings;
         state.closed.truncate(CLOSED_MAX - 1);
-        state.closed.push_front((number, close));
+        state.closed.push_front((number, close.clone()));
+        state.note_ended(close);
     }
 
     /// Edges with an open stream to this replica.

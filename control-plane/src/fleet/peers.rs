@@ -88,6 +88,9 @@ impl Fleet {
         for edge in changed {
             state.touch(&edge, now);
         }
+        for close in &news.closed {
+            state.note_ended(close.clone());
+        }
         drop(state);
         for close in news.closed {
             self.command_all(&v1::edge_command::Command::CloseRoom(close));

@@ -92,7 +92,7 @@ pub(crate) struct Drain {
 }
 
 impl Wanted {
-    fn command(&self, now_ms: u64) -> v1::SetState {
+    pub(super) fn command(&self, now_ms: u64) -> v1::SetState {
         let left = match (self.stage, self.until_ms) {
             (v1::NodeState::Draining, until_ms) if until_ms > 0 => until_ms.saturating_sub(now_ms).max(NOW_MS),
             _ => 0,
@@ -280,9 +280,8 @@ impl State {
     fn say_wanted(&self, edge: &str, now_ms: u64) {
         let stream = self.edges.get(edge).and_then(|edge: &Edge| edge.stream.as_ref());
         if let (Some(stream), Some(wanted)) = (stream, self.wanted.get(edge)) {
-            let command = Some(Command::SetState(wanted.command(now_ms)));
             // An edge that does not read its commands is told when it comes back.
-            let _ = stream.commands.try_send(v1::EdgeCommand { command });
+            stream.say(Command::SetState(wanted.command(now_ms)));
         }
     }
 

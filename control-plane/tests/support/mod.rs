@@ -136,13 +136,11 @@ impl World {
     }
 
     pub async fn attach_as(&self, identity: &NodeIdentity, node: &str) -> Result<Attached, tonic::Status> {
+        self.attach_with(identity, hello(node)).await
+    }
+
+    pub async fn attach_with(&self, identity: &NodeIdentity, hello: v1::Hello) -> Result<Attached, tonic::Status> {
         let (reports, queue) = mpsc::channel(8);
-        let hello = v1::Hello {
-            protocol: 1,
-            node: node.into(),
-            capacity: 100,
-            ..v1::Hello::default()
-        };
         reports
             .send(v1::EdgeReport {
                 report: Some(Report::Hello(hello)),
@@ -150,11 +148,12 @@ impl World {
             .await
             .unwrap();
         let mut client = self.client(identity);
-        let commands = client.attach(ReceiverStream::new(queue)).await?.into_inner();
+        let answer = client.attach(ReceiverStream::new(queue)).await?;
         Ok(Attached {
             client,
             reports,
-            commands,
+            acknowledges: answer.metadata().contains_key(meridian_wire::OUTBOX_HEADER),
+            commands: answer.into_inner(),
         })
     }
 }
@@ -163,9 +162,32 @@ pub struct Attached {
     pub client: EdgeControlClient<Channel>,
     pub reports: mpsc::Sender<v1::EdgeReport>,
     pub commands: tonic::Streaming<v1::EdgeCommand>,
+    /// It was answered that there is an inbox.
+    pub acknowledges: bool,
+}
+
+/// An edge of the first protocol.
+fn hello(node: &str) -> v1::Hello {
+    v1::Hello {
+        protocol: 1,
+        node: node.into(),
+        capacity: 100,
+        ..v1::Hello::default()
+    }
 }
 
 impl Attached {
+    /// Sends an entry of the outbox.
+    pub async fn entry(&self, number: u64, kind: Option<v1::entry::Kind>) {
+        let report = Some(Report::Entry(v1::Entry { number, kind }));
+        self.reports.send(v1::EdgeReport { report }).await.unwrap();
+    }
+
+    /// Waits until everything through this number is acknowledged.
+    pub async fn received(&mut self, through: u64) {
+        while self.command().await != v1::edge_command::Command::Received(v1::Received { through }) {}
+    }
+
     /// Reports a session that has ended.
     pub async fn session(&self, address: &str, rtt_ms: f32) {
         let session = v1::SessionReport {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use meridian_access::token::KeyRing;
 use meridian_conference::CloseKind;
 use meridian_room::RoomName;
+use meridian_wire::OUTBOX_HEADER;
 use meridian_wire::v1;
 use meridian_wire::v1::edge_command::Command;
 use meridian_wire::v1::edge_report::Report;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::admission::Admission;
 use crate::handles::LiveRooms;
 use crate::lifecycle::{Lifecycle, Wish};
+use crate::outgoing::Outgoing;
 use crate::profile::Profile;
 use crate::reports::Reports;
 use crate::turn::Turn;
@@ -31,6 +33,8 @@ pub(crate) use standing::Standing;
 const LOAD_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
+/// An edge that has stopped waits this long for its last words to be acknowledged.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the stream uses of the edge.
 pub(crate) struct Uses {
@@ -38,16 +42,18 @@ pub(crate) struct Uses {
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) reports: Arc<Reports>,
+    pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) live: Arc<LiveRooms>,
     pub(crate) turn: Arc<Turn>,
     pub(crate) standing: Arc<Standing>,
 }
 
 /// Keeps the stream to the control plane for as long as the edge lives.
-pub(crate) async fn run(edge: Uses, control: ControlPlane, mut sessions: mpsc::Receiver<v1::SessionReport>) {
+pub(crate) async fn run(edge: Uses, control: ControlPlane) {
     let mut backoff = RECONNECT_MIN;
     loop {
-        let ended = stream(&edge, &control, &mut sessions).await;
+        let ended = stream(&edge, &control).await;
+        edge.outgoing.disconnected();
         match &ended {
             Ok(()) => tracing::info!("the control plane ended the stream"),
             Err(status) => tracing::debug!(%status, "control plane not reached"),
@@ -69,11 +75,7 @@ pub(crate) async fn run(edge: Uses, control: ControlPlane, mut sessions: mpsc::R
     }
 }
 
-async fn stream(
-    edge: &Uses,
-    control: &ControlPlane,
-    sessions: &mut mpsc::Receiver<v1::SessionReport>,
-) -> Result<(), tonic::Status> {
+async fn stream(edge: &Uses, control: &ControlPlane) -> Result<(), tonic::Status> {
     let (reports, outgoing) = mpsc::channel::<v1::EdgeReport>(16);
     let send = |report: Report| v1::EdgeReport { report: Some(report) };
     // The first report must be there before the call: the server answers only after it has read Hello.
@@ -81,18 +83,22 @@ async fn stream(
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
     let client = control.next().await;
     let mut client = client.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-    let mut commands = client.attach(outgoing).await?.into_inner();
+    let answer = client.attach(outgoing).await?;
+    let acknowledges = answer.metadata().contains_key(OUTBOX_HEADER);
+    let mut commands = answer.into_inner();
     control.answered(&client);
     edge.standing.set_connected(true);
+    edge.outgoing.connected();
     let mut load = tokio::time::interval(LOAD_INTERVAL);
     let leaving = edge.lifecycle.leaving();
-    tokio::pin!(leaving);
+    let told_all = told_all(edge);
+    tokio::pin!(leaving, told_all);
     let mut said_so = false;
     loop {
         tokio::select! {
             command = commands.message() => match command? {
                 Some(v1::EdgeCommand { command: Some(command) }) => {
-                    if let Some(interval) = obey(edge, command).await {
+                    if let Some(interval) = obey(edge, command) {
                         load = tokio::time::interval(interval);
                     }
                 }
@@ -103,45 +109,89 @@ async fn stream(
             _ = load.tick() => {
                 let _ = reports.try_send(send(Report::Load(edge.reports.load())));
             }
-            Some(session) = sessions.recv() => {
-                let _ = reports.send(send(Report::Session(session))).await;
-            }
+            // The place first: what is taken out of the outbox is sent at once.
+            (place, report) = next(edge, &reports, acknowledges) => place.send(send(report)),
             () = &mut leaving, if !said_so => {
                 said_so = true;
                 let _ = reports.send(send(Report::Leaving(v1::Leaving {}))).await;
             }
-            () = edge.lifecycle.stopped() => return Ok(()),
+            () = &mut told_all => return Ok(()),
         }
     }
 }
 
-/// Carries out a command; answers with a new interval of load reports if it asked for one.
-async fn obey(edge: &Uses, command: Command) -> Option<Duration> {
+/// The next report out of the outbox, and its place in the stream.
+async fn next<'a>(
+    edge: &Uses,
+    reports: &'a mpsc::Sender<v1::EdgeReport>,
+    acknowledges: bool,
+) -> (mpsc::Permit<'a, v1::EdgeReport>, Report) {
+    match reports.reserve().await {
+        Ok(place) => (place, edge.outgoing.next(acknowledges).await),
+        // The stream has ended: its other half says so.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Once the edge has stopped and nothing it had to tell is left, or time is up.
+async fn told_all(edge: &Uses) {
+    edge.lifecycle.stopped().await;
+    let _ = tokio::time::timeout(LAST_WORDS, edge.outgoing.emptied()).await;
+}
+
+/// Carries out a command without waiting for anybody; answers with a new interval of load reports if it asked for one.
+fn obey(edge: &Uses, command: Command) -> Option<Duration> {
     match command {
-        Command::Policy(policy) => {
-            edge.admission.set_policy_keys(KeyRing::from(&policy));
-            edge.turn.set_policy(policy.turn.unwrap_or_default());
-            edge.admission.policy_known();
-            (policy.load_interval_ms > 0).then(|| Duration::from_millis(u64::from(policy.load_interval_ms)))
-        }
+        Command::Policy(policy) => take_policy(edge, policy),
         Command::SetState(state) => {
-            tracing::info!(state = ?state.state(), reason = state.reason, "state set by the control plane");
-            edge.lifecycle.wish(wish(&state));
+            set_state(edge, &state);
             None
         }
         Command::CloseRoom(close) => {
-            tracing::info!(
-                room = close.room,
-                reason = close.reason,
-                "room closed by the control plane"
-            );
-            edge.live.close(&RoomName::new(close.room), CloseKind::RoomClosed).await;
+            close_room(edge, close);
             None
         }
         Command::LeavingNoted(_) => {
             edge.standing.note_leaving();
             None
         }
+        Command::Desired(desired) => {
+            if let Some(state) = &desired.state {
+                set_state(edge, state);
+            }
+            for close in desired.closed {
+                close_room(edge, close);
+            }
+            desired.policy.and_then(|policy| take_policy(edge, policy))
+        }
+        Command::Received(received) => {
+            edge.outgoing.received(received.through);
+            None
+        }
+    }
+}
+
+fn take_policy(edge: &Uses, policy: v1::Policy) -> Option<Duration> {
+    edge.admission.set_policy_keys(KeyRing::from(&policy));
+    edge.turn.set_policy(policy.turn.unwrap_or_default());
+    edge.admission.policy_known();
+    (policy.load_interval_ms > 0).then(|| Duration::from_millis(u64::from(policy.load_interval_ms)))
+}
+
+fn set_state(edge: &Uses, state: &v1::SetState) {
+    let wish = wish(state);
+    if edge.lifecycle.is_as(wish) {
+        return;
+    }
+    tracing::info!(state = ?state.state(), reason = state.reason, "state set by the control plane");
+    edge.lifecycle.wish(wish);
+}
+
+fn close_room(edge: &Uses, close: v1::CloseRoom) {
+    let room = RoomName::new(close.room);
+    if edge.live.get(&room).is_some() {
+        tracing::info!(%room, reason = close.reason, "room closed by the control plane");
+        edge.live.close(&room, CloseKind::RoomClosed);
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) async fn follow(lifecycle: Arc<Lifecycle>, live: Arc<LiveRooms>) {
                 let emptying = async {
                     tokio::join!(steps(&live, until), lifecycle.drained());
                     tracing::info!("the drain's time is over: whoever is left is sent elsewhere");
-                    live.send_away().await;
+                    live.send_away();
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
@@ -34,7 +34,7 @@ pub(crate) async fn follow(lifecycle: Arc<Lifecycle>, live: Arc<LiveRooms>) {
                 }
                 if !lifecycle.stage().is_emptying() {
                     tracing::info!("the drain was called off: whoever is here stays");
-                    live.tell_all(|| Input::Stay).await;
+                    live.tell_all(|| Input::Stay);
                 }
             }
             Stage::Stopped | Stage::Closed => return,

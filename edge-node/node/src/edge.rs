@@ -11,7 +11,6 @@ use meridian_room::NodeId;
 use meridian_serving::listener::{self, Certificate};
 use meridian_shard::{Event, Shards, ShardsConfig, TapBatch, TapSenders};
 use meridian_transport::{DtlsIdentity, Fingerprint};
-use meridian_wire::v1;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,6 +23,7 @@ use crate::lifecycle::Lifecycle;
 use crate::link::{LinkConfig, LinkEndpoint, LinkError, LinkEvent};
 use crate::media::{self, Media};
 use crate::mesh::{self, MeshHandle, ToMesh};
+use crate::outgoing::Outgoing;
 use crate::profile::Profile;
 use crate::recording::{Recorder, RecorderError, RecorderHandle};
 use crate::reports::Reports;
@@ -101,6 +101,7 @@ struct Parts {
     recorder: Arc<RecorderHandle>,
     turn: Arc<Turn>,
     reports: Arc<Reports>,
+    outgoing: Arc<Outgoing>,
     control: Option<ControlPlane>,
     standing: Arc<Standing>,
 }
@@ -115,7 +116,6 @@ struct Sources {
     links: mpsc::Receiver<LinkEvent>,
     to_mesh: mpsc::Receiver<ToMesh>,
     recorder: Option<Recorder>,
-    ended_sessions: mpsc::Receiver<v1::SessionReport>,
 }
 
 /// The HTTP port, and what is shown there.
@@ -184,7 +184,7 @@ impl Edge {
         };
         tasks.spawn(vital.task("the mesh", mesh::run(parts.for_mesh(), inputs)));
         if let Some(control) = parts.control.clone() {
-            let control = control::run(parts.for_control(), control, sources.ended_sessions);
+            let control = control::run(parts.for_control(), control);
             tasks.spawn(vital.task("the connection to the control plane", control));
         }
         if parts.turn.is_on() {
@@ -270,7 +270,7 @@ impl Edge {
         if others(&self.view.borrow()) {
             drain::empty(&parts.live, Duration::from_secs(self.config.node.drain_s)).await;
         }
-        parts.live.send_away().await;
+        parts.live.send_away();
         let _ = tokio::time::timeout(GOODBYE, parts.live.emptied()).await;
         parts.lifecycle.stop();
         parts.shards.shutdown();
@@ -309,7 +309,9 @@ async fn build(config: &EdgeConfig, identity: &NodeIdentity) -> Result<(Parts, S
     let admission = Admission::new(lifecycle.clone(), &config.api_keys, control.is_some());
     let admission = Arc::new(admission);
     let live = Arc::new(LiveRooms::default());
-    let (reports, ended_sessions) = Reports::new(admission.clone(), live.clone(), shards.clone());
+    let outgoing = Arc::new(Outgoing::default());
+    let told = control.is_some().then(|| outgoing.clone());
+    let reports = Reports::new(told, admission.clone(), live.clone(), shards.clone());
     let parts = Parts {
         profile: Arc::new(Profile::new(config, http.address, link, &shards, turn.urls())),
         fingerprint: dtls.fingerprint(),
@@ -322,6 +324,7 @@ async fn build(config: &EdgeConfig, identity: &NodeIdentity) -> Result<(Parts, S
         recorder: Arc::new(recorder_handle),
         turn,
         reports: Arc::new(reports),
+        outgoing,
         control,
         standing: Arc::default(),
     };
@@ -334,7 +337,6 @@ async fn build(config: &EdgeConfig, identity: &NodeIdentity) -> Result<(Parts, S
         links,
         to_mesh,
         recorder,
-        ended_sessions,
     };
     Ok((parts, sources))
 }
@@ -390,6 +392,7 @@ impl Parts {
             lifecycle: self.lifecycle.clone(),
             admission: self.admission.clone(),
             reports: self.reports.clone(),
+            outgoing: self.outgoing.clone(),
             live: self.live.clone(),
             turn: self.turn.clone(),
             standing: self.standing.clone(),
@@ -416,6 +419,7 @@ impl Parts {
             lifecycle: self.lifecycle.clone(),
             admission: self.admission.clone(),
             live: self.live.clone(),
+            outgoing: self.outgoing.clone(),
             rooms: Arc::new(Rooms::new(self.for_rooms())),
             http_sessions: Arc::default(),
             shards: self.shards.clone(),

@@ -3,8 +3,10 @@
 //! Everything that concerns a room goes through its task's queue as a [`ToRoom`], so nothing in a room needs a lock and a room that
 //! misbehaves stops at its own door.
 
+mod backlog;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use meridian_conference::{CloseKind, Input, SessionKey};
@@ -12,7 +14,10 @@ use meridian_room::RoomName;
 use meridian_signalling::Frame;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
-/// Messages that may wait for one room. Sockets wait for room in the queue; media events wait in the router's task.
+use backlog::Backlog;
+pub(crate) use backlog::Worth;
+
+/// Messages that may wait for one room. Sockets wait for room in the queue; media events and commands in the room's backlog.
 const QUEUE: usize = 1024;
 /// Rooms one edge holds at most.
 const ROOMS_MAX: usize = 20_000;
@@ -68,6 +73,7 @@ pub(crate) struct RoomHandle {
     staying: Arc<AtomicU32>,
     /// The id the room is recorded under.
     recording: Arc<Mutex<Option<String>>>,
+    backlog: Arc<Backlog>,
 }
 
 /// The room's task has ended.
@@ -118,6 +124,8 @@ impl RoomHandle {
 pub(crate) struct LiveRooms {
     live: Mutex<HashMap<RoomName, RoomHandle>>,
     ended: Notify,
+    /// What rooms that were behind have lost of [`RoomHandle::post`].
+    lost: Arc<AtomicU64>,
 }
 
 /// This edge holds as many rooms as it may.
@@ -153,6 +161,7 @@ impl LiveRooms {
             people: Arc::default(),
             staying: Arc::default(),
             recording: Arc::default(),
+            backlog: Arc::new(Backlog::new(self.lost.clone())),
         };
         live.insert(name.clone(), room.clone());
         start(room.clone(), receiver);
@@ -177,22 +186,27 @@ impl LiveRooms {
     }
 
     /// Tells everybody of one room, if it is here, to go.
-    pub(crate) async fn close(&self, name: &RoomName, kind: CloseKind) {
+    pub(crate) fn close(&self, name: &RoomName, kind: CloseKind) {
         if let Some(room) = self.get(name) {
-            let _ = room.send(ToRoom::Input(Input::Close(kind))).await;
+            room.post(ToRoom::Input(Input::Close(kind)), Worth::State);
         }
     }
 
     /// Tells everybody to come back elsewhere.
-    pub(crate) async fn send_away(&self) {
-        self.tell_all(|| Input::Close(CloseKind::EdgeLeaves)).await;
+    pub(crate) fn send_away(&self) {
+        self.tell_all(|| Input::Close(CloseKind::EdgeLeaves));
     }
 
     /// Tells every room.
-    pub(crate) async fn tell_all(&self, what: impl Fn() -> Input) {
+    pub(crate) fn tell_all(&self, what: impl Fn() -> Input) {
         for room in self.all() {
-            let _ = room.send(ToRoom::Input(what())).await;
+            room.post(ToRoom::Input(what()), Worth::State);
         }
+    }
+
+    /// What rooms that were behind have lost since the edge started.
+    pub(crate) fn events_lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Waits until no room is left.

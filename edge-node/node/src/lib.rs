@@ -30,6 +30,7 @@ mod lifecycle;
 pub mod link;
 mod media;
 mod mesh;
+mod outgoing;
 mod profile;
 mod recording;
 mod registration;

@@ -3,12 +3,15 @@
 //! Who may change it: the control plane wishes for [`Stage::Active`], [`Stage::Cordoned`] or [`Stage::Draining`] and may change its mind; the
 //! process that ends goes on to [`Stage::Leaving`], [`Stage::Stopped`] and [`Stage::Closed`], and from there nothing leads back.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meridian_process::Vital;
 use meridian_registry::RegistrationState;
 use meridian_registry::nodes::NodeState;
 use tokio::sync::watch;
+
+/// Deadlines this close are one, told twice.
+const SAME_DEADLINE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -120,6 +123,19 @@ impl Lifecycle {
         self.step(Step::Wish(wish));
     }
 
+    /// Whether the edge is what the control plane wants already. The same deadline, told twice, is not the same instant.
+    pub(crate) fn is_as(&self, wish: Wish) -> bool {
+        match (self.stage(), wish) {
+            (Stage::Active, Wish::Active) | (Stage::Cordoned, Wish::Cordoned) => true,
+            (Stage::Draining { until: Some(ours) }, Wish::Draining { until: Some(theirs) }) => {
+                let apart = ours.max(theirs) - ours.min(theirs);
+                apart < SAME_DEADLINE
+            }
+            (Stage::Draining { until }, Wish::Draining { until: wished }) => until == wished,
+            _ => false,
+        }
+    }
+
     pub(crate) fn leave(&self) {
         self.vital.stopping();
         self.step(Step::Leave);
@@ -205,7 +221,6 @@ impl Lifecycle {
 mod tests {
     use std::sync::Arc;
     use std::task::{Context, Waker};
-    use std::time::Duration;
 
     use super::*;
 
@@ -269,6 +284,19 @@ mod tests {
             assert_eq!(stage.refuses(), refuses, "{stage:?}");
             assert_eq!(stage.is_emptying(), emptying, "{stage:?}");
             assert_eq!(stage.node_state(), registered_as, "{stage:?}");
+        }
+    }
+
+    #[test]
+    fn a_wish_that_is_fulfilled_is_recognised_also_by_a_deadline_that_was_told_again() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let until = |until| Wish::Draining { until: Some(until) };
+        let lifecycle = Lifecycle::default();
+        assert!(lifecycle.is_as(Wish::Active) && !lifecycle.is_as(Wish::Cordoned));
+        lifecycle.wish(until(now + 60 * second));
+        assert!(lifecycle.is_as(until(now + 61 * second)) && lifecycle.is_as(until(now + 59 * second)));
+        for other in [until(now + 90 * second), Wish::Draining { until: None }, Wish::Active] {
+            assert!(!lifecycle.is_as(other), "{other:?}");
         }
     }
 

@@ -55,7 +55,7 @@ impl Profile {
     /// The first report to the control plane.
     pub(crate) fn hello(&self) -> v1::Hello {
         v1::Hello {
-            protocol: 1,
+            protocol: 2,
             node: self.node.to_string(),
             region: self.region.clone(),
             software: env!("CARGO_PKG_VERSION").to_owned(),

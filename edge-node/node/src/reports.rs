@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use meridian_conference::SessionReport;
+use meridian_outbox::Worth;
 use meridian_room::RoomName;
 use meridian_shard::Shards;
 use meridian_wire::v1;
-use tokio::sync::mpsc;
+use meridian_wire::v1::entry::Kind;
 
 use crate::admission::Admission;
+use crate::clock::unix_now_ms;
 use crate::handles::LiveRooms;
+use crate::outgoing::Outgoing;
 use crate::usage::UsageMeter;
 
-/// Ends of sessions that may wait for the control plane.
-const SESSION_REPORTS: usize = 4_096;
-
 pub(crate) struct Reports {
-    /// Ends of sessions; dropped when the control plane is away for long.
-    sessions: mpsc::Sender<v1::SessionReport>,
+    /// `None`: there is no control plane to tell.
+    outgoing: Option<Arc<Outgoing>>,
     usage: UsageMeter,
     admission: Arc<Admission>,
     live: Arc<LiveRooms>,
@@ -26,19 +26,18 @@ pub(crate) struct Reports {
 
 impl Reports {
     pub(crate) fn new(
+        outgoing: Option<Arc<Outgoing>>,
         admission: Arc<Admission>,
         live: Arc<LiveRooms>,
         shards: Arc<Shards>,
-    ) -> (Reports, mpsc::Receiver<v1::SessionReport>) {
-        let (sessions, ended) = mpsc::channel(SESSION_REPORTS);
-        let reports = Reports {
-            sessions,
+    ) -> Reports {
+        Reports {
+            outgoing,
             usage: UsageMeter::new(),
             admission,
             live,
             shards,
-        };
-        (reports, ended)
+        }
     }
 
     /// Rates are those since the last call.
@@ -73,7 +72,32 @@ impl Reports {
             duration_ms: report.duration.as_millis() as u64,
             ended: report.ended,
         };
-        // The map learns from many: one that finds the queue full is no loss.
-        let _ = self.sessions.try_send(report);
+        // An end is told once; of the reports of a long session another will come.
+        let worth = if report.ended { Worth::Much } else { Worth::Little };
+        self.tell(Kind::Session(report), worth);
+    }
+
+    pub(crate) fn room_emptied(&self, room: &RoomName) {
+        let fact = v1::RoomEmptied {
+            room: room.to_string(),
+            at_ms: unix_now_ms(),
+        };
+        self.tell(Kind::RoomEmptied(fact), Worth::Much);
+    }
+
+    /// `recording`: the id it is recorded under from now on; `None`: it is recorded no more.
+    pub(crate) fn recording(&self, room: &RoomName, recording: Option<String>) {
+        let fact = v1::RecordingFact {
+            room: room.to_string(),
+            recording: recording.unwrap_or_default(),
+            at_ms: unix_now_ms(),
+        };
+        self.tell(Kind::Recording(fact), Worth::Much);
+    }
+
+    fn tell(&self, kind: Kind, worth: Worth) {
+        if let Some(outgoing) = &self.outgoing {
+            outgoing.push(kind, worth);
+        }
     }
 }

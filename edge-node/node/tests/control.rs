@@ -143,6 +143,25 @@ async fn an_edge_with_keys_of_its_own_is_announced_only_when_it_knows_the_contro
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_becomes_what_is_wanted_of_it_as_a_whole() {
+    let mut house = House::open().await;
+    let wanted = v1::Desired {
+        policy: Some(v1::Policy::default()),
+        state: Some(v1::SetState {
+            state: NodeState::Cordoned.into(),
+            ..v1::SetState::default()
+        }),
+        closed: vec![v1::CloseRoom::default()],
+    };
+    house.control.say(Command::Desired(wanted)).await;
+    assert_eq!(
+        announced(&mut house.nodes).await.state,
+        meridian_registry::nodes::NodeState::Cordoned
+    );
+    house.edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_with_keys_of_its_own_does_not_wait_for_ever_for_a_control_plane_that_says_nothing() {
     let mut house = House::open().await;
     assert_eq!(announced(&mut house.nodes).await.id, "fra-1");

@@ -27,6 +27,14 @@ pub(crate) async fn render(State(edge): State<Arc<Parts>>) -> Response {
         "People on this edge.",
         f64::from(total),
     );
+    let lost = "meridian_room_events_dropped_total";
+    head(
+        &mut text,
+        lost,
+        "counter",
+        "Media events lost by rooms that were behind: levels and statistics at once, data beyond 16 MiB.",
+    );
+    let _ = writeln!(text, "{lost} {}", edge.live.events_lost());
     let ready = f64::from(u8::from(edge.admission.not_ready().is_none()));
     gauge(
         &mut text,
@@ -51,6 +59,7 @@ pub(crate) async fn render(State(edge): State<Arc<Parts>>) -> Response {
     }
     edge.rooms.counters.render(&mut text);
     edge.http_sessions.render(&mut text);
+    edge.outgoing.render_metrics(&mut text);
     edge.mesh.render_metrics(&mut text);
     edge.turn.render_metrics(&mut text);
     edge.recorder.render_metrics(&mut text);

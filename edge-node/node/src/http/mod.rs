@@ -26,6 +26,7 @@ use crate::control::ControlPlane;
 use crate::handles::LiveRooms;
 use crate::lifecycle::Lifecycle;
 use crate::mesh::MeshHandle;
+use crate::outgoing::Outgoing;
 use crate::recording::RecorderHandle;
 use crate::rooms::{HttpSessions, Rooms};
 use crate::turn::Turn;
@@ -37,6 +38,7 @@ pub(crate) struct Parts {
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) live: Arc<LiveRooms>,
+    pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) http_sessions: Arc<HttpSessions>,
     pub(crate) shards: Arc<Shards>,

@@ -151,7 +151,7 @@ impl RoomTask {
                 Output::Recorded(recorded) => self.record(recorded),
                 Output::Report(report) => around.reports.session(&self.name, report),
                 Output::Note(note) => self.count(note),
-                Output::Emptied => {}
+                Output::Emptied => around.reports.room_emptied(&self.name),
             }
         }
         self.handle
@@ -180,10 +180,14 @@ impl RoomTask {
     }
 
     fn record(&self, recorded: Recorded) {
-        match &recorded {
-            Recorded::Begin { id } => self.handle.set_recording(Some(id.clone())),
-            Recorded::End => self.handle.set_recording(None),
-            _ => {}
+        let now = match &recorded {
+            Recorded::Begin { id } => Some(Some(id.clone())),
+            Recorded::End => Some(None),
+            _ => None,
+        };
+        if let Some(now) = now {
+            self.handle.set_recording(now.clone());
+            self.rooms.around.reports.recording(&self.name, now);
         }
         self.rooms.around.recorder.room(&self.name, recorded);
     }

@@ -5,6 +5,7 @@
 mod control_plane;
 #[path = "../support/mod.rs"]
 mod edges;
+mod outages;
 mod support;
 
 use std::time::Duration;
