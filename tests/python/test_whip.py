@@ -3,8 +3,6 @@ muxer and GStreamer's webrtcbin as publishers. Pictures and a tone are looked at
 
 import asyncio
 import fractions
-import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urljoin
 
 import av
@@ -228,3 +227,116 @@ async def test_aiortc_watches_a_livekit_participant(join, room_name, connection)
         stop.set()
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
+
+
+@pytest.fixture
+async def run_client():
+    """Starts a publisher in a process of its own, which goes when its standard input closes."""
+    processes = []
+
+    async def start(python, script: str, *arguments: str):
+        process = await asyncio.create_subprocess_exec(
+            str(python), str(HERE / script), *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.returncode is None:
+            process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), 10)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=ffmpeg -keyout key.pem -out certificate.pem"
+    subprocess.run(command.split(), check=True, capture_output=True, cwd=tmp_path)
+    (tmp_path / "both.pem").write_text((tmp_path / "key.pem").read_text() + (tmp_path / "certificate.pem").read_text())
+    return SimpleNamespace(**{name: str(tmp_path / f"{name}.pem") for name in ("certificate", "key", "both")})
+
+
+async def test_ffmpeg_publishes_to_another_pop(join, room_name, connection, run_client, certificate):
+    bob = await join("sin", room_name, "bob")
+    process = await run_client(sys.executable, "ffmpeg_whip.py", BASE["fra"] + "/whip", token(room_name, "ffmpeg"), certificate.certificate, certificate.key)
+    await asyncio.gather(livekit_sees(bob, "ffmpeg"), livekit_hears(bob, "ffmpeg"))
+    await watch(connection(), BASE["iad"] + "/whep?publisher=ffmpeg", token(room_name, "viewer"))
+    process.stdin.close()
+    await eventually(lambda: "ffmpeg" not in bob.remote_participants, "its DELETE is heard")
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_what_ffmpeg_prints_when_it_is_refused_says_why(room_name, run_client, certificate):
+    bad = token(room_name, "ffmpeg")[:-3]
+    process = await run_client(sys.executable, "ffmpeg_whip.py", BASE["fra"] + "/whip", bad, certificate.certificate, certificate.key)
+    printed, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert "401 Unauthorized" in printed.decode() and process.returncode != 0
+
+
+async def test_gstreamer_publishes_to_another_pop_and_is_told_which_setting_it_needs(join, room_name, connection, run_client, certificate):
+    url, bearer = BASE["fra"] + "/whip", token(room_name, "gstreamer")
+    process = await run_client("/usr/bin/python3", "gstreamer_whip.py", url, bearer, "none", certificate.both)
+    printed = await asyncio.wait_for(process.stdout.read(), PATIENCE_S)
+    await process.wait()
+    assert process.returncode == 1 and b"422" in printed and b"bundle-policy=max-bundle" in printed, printed.decode()
+
+    bob = await join("sin", room_name, "bob")
+    await run_client("/usr/bin/python3", "gstreamer_whip.py", url, bearer, "max-bundle", certificate.both)
+    await asyncio.gather(livekit_sees(bob, "gstreamer"), livekit_hears(bob, "gstreamer"))
+    await watch(connection(), BASE["iad"] + "/whep?publisher=gstreamer", token(room_name, "viewer"))
+
+
+async def test_every_refusal_says_what_to_do(join, room_name, connection):
+    whip, whep, bearer = BASE["fra"] + "/whip", BASE["fra"] + "/whep", token(room_name, "camera")
+    publisher = connection()
+    publisher.addTrack(Tone())
+    resource, answer = await exchange(publisher, whip, bearer)
+    offer, etag, sdp = publisher.localDescription.sdp, answer.headers["ETag"], "application/sdp"
+    patch = "application/trickle-ice-sdpfrag"
+    unbundled = re.sub("a=group:BUNDLE.*\r\n", "", offer)
+    fresh = "a=ice-ufrag:fresh\r\na=ice-pwd:a-password-of-22-characters\r\n"
+    cases = [
+        (401, "Bearer", ask("POST", whip, None, offer, sdp)),
+        (401, "invalid token", ask("POST", whip, "x", offer, sdp)),
+        (403, "canPublish", ask("POST", whip, token(room_name, "camera", can_publish=False), offer, sdp)),
+        (403, "canSubscribe", ask("POST", whep, token(room_name, "v", can_subscribe=False), offer, sdp)),
+        (415, sdp, ask("POST", whip, bearer, offer, "text/plain")),
+        (406, sdp, ask("POST", whip, bearer, offer, sdp, Accept="text/html")),
+        (400, "v=0", ask("POST", whip, bearer, "hello", sdp)),
+        (413, "65536", ask("POST", whip, bearer, "x" * 70_000, sdp)),
+        (422, "max-bundle", ask("POST", whip, bearer, unbundled, sdp)),
+        (422, "/whep", ask("POST", whip, bearer, offer.replace("sendrecv", "recvonly"), sdp)),
+        (422, "recvonly", ask("POST", whep, token(room_name, "v"), offer, sdp)),
+        (409, "begun", ask("POST", whep + "?publisher=nobody", token(room_name, "v"), offer.replace("sendrecv", "recvonly"), sdp)),
+        (405, "POST", ask("GET", whip, bearer)),
+        (405, "PATCH", ask("POST", resource, bearer, offer, sdp)),
+        (404, "POST a new offer", ask("DELETE", whip + "/nothing", bearer)),
+        (404, "POST a new offer", ask("DELETE", resource.replace("/whip/", "/whep/"), bearer)),
+        (403, "somebody else's", ask("DELETE", resource, token(room_name, "eve"))),
+        (401, "Bearer", ask("DELETE", resource, None)),
+        (428, "If-Match", ask("PATCH", resource, bearer, fresh, patch)),
+        (412, "ETag", ask("PATCH", resource, bearer, "a=end-of-candidates\r\n", patch, If_Match='"old"')),
+        (412, "If-Match: *", ask("PATCH", resource, bearer, fresh, patch, If_Match=etag)),
+        (415, patch, ask("PATCH", resource, bearer, fresh, sdp, If_Match="*")),
+        (400, "line 1", ask("PATCH", resource, bearer, "hello", patch, If_Match="*")),
+    ]
+    for status, said, request in cases:
+        refused = await request
+        assert refused.status == status and said in refused.body, (status, said, refused.status, refused.body)
+        assert refused.headers["Access-Control-Allow-Origin"] == "*"
+    assert publisher.connectionState == "connected", "none of it has touched the publisher"
+
+    asked = await ask("OPTIONS", whip, None)
+    assert asked.status == 204 and "authorization" in asked.headers["Access-Control-Allow-Headers"]
+    assert (await ask("PATCH", resource, bearer, "a=end-of-candidates\r\n", patch, If_Match=etag)).status == 204
+    restarted = await ask("PATCH", resource, bearer, fresh, patch, If_Match="*")
+    assert restarted.status == 200 and "a=ice-ufrag:" in restarted.body and "a=candidate:" in restarted.body
+    assert restarted.headers["ETag"] not in (None, etag)
+    assert (await ask("PATCH", resource, bearer, "a=end-of-candidates\r\n", patch, If_Match=etag)).status == 412
+    metrics = (await ask("GET", BASE["fra"] + "/metrics", None)).body
+    assert 'meridian_http_requests_refused_total{protocol="whip",status="428"} ' in metrics
+    assert (await ask("DELETE", resource, bearer)).status == 200

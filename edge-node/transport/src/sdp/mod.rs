@@ -161,8 +161,8 @@ pub enum SdpError {
     #[error("two media sections have the mid {0:?}")]
     DuplicateMid(String),
     #[error(
-        "the offer bundles no media section that we can accept: bundle all media over one transport (bundlePolicy, in GStreamer bundle-policy: \
-         max-bundle) and offer a codec that is known here (Opus; VP8, VP9, H264, AV1)"
+        "the offer bundles no media section that we can accept: bundle all media over one transport (bundlePolicy max-bundle; in GStreamer \
+         bundle-policy=max-bundle) and offer a codec that is known here (Opus; VP8, VP9, H264, AV1)"
     )]
     NothingBundled,
     #[error("the offer has no ICE credentials")]
