@@ -87,6 +87,8 @@ pub struct GeoConfig {
 pub struct LimitsConfig {
     /// Join attempts a minute from one client address (an IPv6 /64 counts as one).
     pub joins_per_minute_address: u32,
+    /// Requests to the API, of whatever kind.
+    pub requests_per_minute_address: u32,
     /// Failed attempts a minute at one meeting's passcode, from wherever they come.
     pub wrong_passcodes_per_minute_meeting: u32,
     /// Attempts a minute with codes that do not exist, from one client address.
@@ -175,6 +177,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         LimitsConfig {
             joins_per_minute_address: 60,
+            requests_per_minute_address: 6_000,
             wrong_passcodes_per_minute_meeting: 20,
             wrong_codes_per_minute_address: 10,
             meetings_per_minute_address: 20,

@@ -5,7 +5,7 @@ use crate::config::{ControlPlaneConfig, TurnConfig};
 use crate::database::{Database, StoreError, now_ms};
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
-use crate::http::{self, App, Operators};
+use crate::http::{self, App, Operators, Rate};
 use crate::learning::Learning;
 use crate::meetings::join::{JoinParts, JoinService};
 use crate::meetings::{MeetingStore, SqliteMeetings};
@@ -496,6 +496,7 @@ async fn serve_http(
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
     let operators = Operators::new(operator_tokens);
+    let rate = Rate::new(config.limits.requests_per_minute_address);
     let config = &config.http;
     let (socket, address) = listen("HTTP", config.bind).await?;
     let proxies = config.keys().proxies();
@@ -505,6 +506,7 @@ async fn serve_http(
         database,
         dns,
         operators,
+        rate,
         trusted_proxies: proxies.clone(),
         allowed_origins: config.allowed_origins.clone(),
         web_directory: config.web_directory.clone(),

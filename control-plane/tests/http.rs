@@ -145,13 +145,13 @@ async fn every_way_to_be_refused_has_its_own_answer() {
     let answer = world.http("POST", "/api/v1/meetings", &simple, Some(&json!({}))).await;
     assert_eq!(
         answer.refusal(),
-        (400, "bad_request".into()),
+        (415, "unsupported_media_type".into()),
         "a foreign page's form must not reach the API"
     );
     let huge = json!({"title": "x".repeat(20_000)});
     assert_eq!(
         world.post("/api/v1/meetings", huge).await.refusal(),
-        (400, "bad_request".into())
+        (413, "too_large".into())
     );
 }
 
@@ -498,4 +498,33 @@ async fn the_host_gets_a_token_that_records_and_does_nothing_else() {
     let elsewhere = world.meeting(json!({})).await.0;
     let body = json!({"name": "Eve", "previous_token": token});
     assert_ne!(world.join(&elsewhere, body).await.json()["identity"], json!("host"));
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_requests_and_is_told_how_many_are_left() {
+    let mut config = config();
+    config.limits.requests_per_minute_address = 3;
+    let world = World::start().await;
+    let free = world.get("/api/v1/regions").await;
+    assert_eq!(
+        (free.header("ratelimit-limit"), free.header("ratelimit-remaining")),
+        (Some("6000"), Some("5999"))
+    );
+    let (world, _edges) = World::with_edges(config).await;
+    for left in ["2", "1", "0"] {
+        let answer = world.get("/api/v1/regions").await;
+        assert_eq!((answer.status, answer.header("ratelimit-remaining")), (200, Some(left)));
+        assert!(answer.header("x-request-id").is_some_and(|id| id.len() == 16));
+    }
+    let refused = world.get("/api/v1/regions").await;
+    assert_eq!(refused.refusal(), (429, "rate_limited".into()));
+    assert_eq!(
+        (refused.header("retry-after"), refused.header("ratelimit-reset")),
+        (Some("20"), Some("20"))
+    );
+    assert_eq!(
+        world.get("/healthz").await.status,
+        200,
+        "probes are no users of the API"
+    );
 }

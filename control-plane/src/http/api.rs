@@ -7,7 +7,8 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use meridian_wire::join::{JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_serving::problem::Problem;
+use meridian_wire::join::{JoinBody, JoinReply, Refusal, read_json, unread_body};
 use meridian_wire::probes::{CACHE_CONTROL, ProbesQuery, ProbesReply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -200,17 +201,13 @@ pub(super) async fn probes(
         .into_response()
 }
 
-pub(super) async fn unknown() -> Response {
-    let body = serde_json::json!({
-        "code": "no_such_endpoint",
-        "message": "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes, accounts, sessions, account.",
-    });
-    (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
+pub(super) async fn unknown() -> Problem {
+    let detail = "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes, accounts, sessions, account.";
+    Problem::new(404, "no_such_endpoint", detail)
 }
 
-pub(super) async fn wrong_method() -> Response {
-    let body = serde_json::json!({"code": "wrong_method", "message": "This endpoint does not take that method."});
-    (StatusCode::METHOD_NOT_ALLOWED, axum::Json(body)).into_response()
+pub(super) async fn wrong_method() -> Problem {
+    Problem::of_status(StatusCode::METHOD_NOT_ALLOWED)
 }
 
 pub(crate) fn json<T: DeserializeOwned>(
@@ -218,6 +215,6 @@ pub(crate) fn json<T: DeserializeOwned>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, Refusal> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let body = body.map_err(|_| body_too_large())?;
+    let body = body.map_err(|rejection| unread_body(rejection.status().as_u16()))?;
     read_json(kind, &body)
 }

@@ -3,11 +3,13 @@
 mod api;
 mod operator;
 mod policy;
+mod rate;
 mod web;
 
 pub(crate) use api::json;
 pub(crate) use operator::Operators;
 pub(crate) use policy::is_edge_origin;
+pub(crate) use rate::Rate;
 
 use crate::accounts::{self, Accounts};
 use crate::database::Database;
@@ -23,7 +25,9 @@ use axum::routing::{get, post};
 use meridian_access::network::{Network, client_address};
 use meridian_geodns::GeoDns;
 use meridian_serving::listener::ClientAddress;
-use meridian_wire::join::{BODY_BYTES_MAX, ErrorReply, Refusal};
+use meridian_serving::problem::Problem;
+use meridian_wire::join::{BODY_BYTES_MAX, Refusal};
+use meridian_wire::v1;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +40,7 @@ pub(crate) struct App {
     pub(crate) accounts: Accounts,
     pub(crate) dns: Option<Arc<GeoDns>>,
     pub(crate) operators: Operators,
+    pub(crate) rate: Rate,
     pub(crate) trusted_proxies: Vec<Network>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) web_directory: Option<PathBuf>,
@@ -80,6 +85,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(app.clone(), rate::limit))
         .layer(middleware::from_fn_with_state(app.clone(), cross_origin))
         .layer(middleware::from_fn(not_cached));
     let web = web::router(&app);
@@ -156,16 +162,10 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 
 /// A refusal as HTTP.
 pub(crate) fn refuse(refusal: &Refusal) -> Response {
-    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = ErrorReply::from(refusal);
-    let retry_after_s = body.retry_after_s;
-    let mut response = (status, axum::Json(body)).into_response();
-    if let Some(seconds) = retry_after_s {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    let refused = v1::JoinRefused::from(refusal.clone());
+    Problem::new(refusal.status(), refusal.code(), refused.message)
+        .retry_after_s(refused.retry_after_s)
+        .into_response()
 }
 
 /// CORS for the origins that the operator named. No cookies are involved, so credentials are never allowed.
@@ -188,6 +188,12 @@ async fn cross_origin(State(app): State<Arc<App>>, request: axum::extract::Reque
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = allowed {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(
+                "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id",
+            ),
+        );
         if preflight {
             headers.insert(
                 header::ACCESS_CONTROL_ALLOW_METHODS,

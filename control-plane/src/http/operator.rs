@@ -6,10 +6,11 @@ use crate::fleet::{Ask, NotDone, Pop};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use meridian_access::limits::Limiter;
 use meridian_access::network::limit_key;
+use meridian_serving::problem::Problem;
 use meridian_wire::join::Refusal;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -46,7 +47,7 @@ impl Operators {
         if self.tokens.borrow().is_empty() {
             let message =
                 "This control plane has no operator_tokens in its configuration: set one to ask it such things.";
-            return Err(refused(StatusCode::FORBIDDEN, "no_operators", message));
+            return Err(refused(403, "no_operators", message));
         }
         let key = limit_key(client);
         // Taken first and given back, so that many guesses at once are not all free.
@@ -59,16 +60,15 @@ impl Operators {
         };
         if !self.tokens.borrow().iter().any(is_given) {
             let message = "Send one of this control plane's operator_tokens, as `Authorization: Bearer …`.";
-            return Err(refused(StatusCode::UNAUTHORIZED, "not_operator", message));
+            return Err(refused(401, "not_operator", message));
         }
         self.tries.give_back(&key);
         Ok(())
     }
 }
 
-fn refused(status: StatusCode, code: &str, message: &str) -> Box<Response> {
-    let body = serde_json::json!({ "code": code, "message": message });
-    Box::new((status, axum::Json(body)).into_response())
+fn refused(status: u16, code: &str, message: &str) -> Box<Response> {
+    Box::new(Problem::new(status, code, message).into_response())
 }
 
 #[derive(Default, Deserialize)]
@@ -176,11 +176,7 @@ pub(super) async fn act(
             force: body.force,
         },
         _ => {
-            return *refused(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "The actions are cordon, uncordon, drain and undrain.",
-            );
+            return *refused(404, "not_found", "The actions are cordon, uncordon, drain and undrain.");
         }
     };
     let row = match app.joins.fleet.asked(&id, ask, Instant::now(), now_ms()) {
@@ -208,11 +204,11 @@ fn found(app: &App, id: &str) -> Result<Pop, NotDone> {
 
 fn not_done(error: &NotDone) -> Response {
     let (status, code) = match error {
-        NotDone::NoSuchPop(_) => (StatusCode::NOT_FOUND, "no_such_pop"),
-        NotDone::LastOfRegion { .. } => (StatusCode::CONFLICT, "last_of_region"),
-        NotDone::IsDraining(_) => (StatusCode::CONFLICT, "is_draining"),
-        NotDone::IsNotDraining(_) => (StatusCode::CONFLICT, "is_not_draining"),
-        NotDone::TooMany => (StatusCode::CONFLICT, "too_many"),
+        NotDone::NoSuchPop(_) => (404, "no_such_pop"),
+        NotDone::LastOfRegion { .. } => (409, "last_of_region"),
+        NotDone::IsDraining(_) => (409, "is_draining"),
+        NotDone::IsNotDraining(_) => (409, "is_not_draining"),
+        NotDone::TooMany => (409, "too_many"),
     };
     *refused(status, code, &error.to_string())
 }

@@ -274,7 +274,12 @@ impl Answer {
     /// Status and the code of the error.
     pub fn refusal(&self) -> (u16, String) {
         let json = self.json();
-        assert!(json["message"].as_str().unwrap().ends_with('.'), "{json}");
+        assert!(json["detail"].as_str().unwrap().ends_with('.'), "{json}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{json}");
+        assert_eq!(
+            (json["status"].as_u64(), &json["message"]),
+            (Some(self.status.into()), &json["detail"])
+        );
         (self.status, json["code"].as_str().unwrap().to_owned())
     }
 }

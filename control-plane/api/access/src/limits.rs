@@ -49,6 +49,15 @@ impl<K: Eq + Hash> Limiter<K> {
         Ok(())
     }
 
+    /// How many more are allowed at once.
+    pub fn left(&self, key: &K, now: Instant) -> u32 {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = buckets
+            .get(key)
+            .map_or(self.per_minute, |bucket| self.filled(bucket, now));
+        tokens as u32
+    }
+
     /// Takes back one [`Self::take`].
     pub fn give_back(&self, key: &K) {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,9 +103,11 @@ mod tests {
     #[test]
     fn a_minutes_worth_at_once_then_evenly() {
         let (limiter, now) = (Limiter::new(6), Instant::now());
-        for _ in 0..6 {
+        for taken in 0..6 {
+            assert_eq!(limiter.left(&"a", now), 6 - taken);
             limiter.take("a", now).unwrap();
         }
+        assert_eq!(limiter.left(&"a", now), 0);
         assert_eq!(limiter.take("a", now), Err(10));
         assert!(limiter.take("b", now).is_ok());
         assert_eq!(limiter.take("a", now + Duration::from_secs(9)), Err(1));

@@ -118,7 +118,7 @@ fn every_wrong_token_has_its_own_words() {
     assert_eq!(check(""), TokenError::Missing);
     assert!(matches!(check("abc"), TokenError::Malformed(_)));
     assert!(matches!(check("a.b.c"), TokenError::Malformed(_)));
-    assert!(matches!(check(&"x".repeat(20_000)), TokenError::TooLong { .. }));
+    assert!(matches!(check(&"x".repeat(200_000)), TokenError::TooLong { .. }));
     assert_eq!(
         check(&mint(&Claims::join("a", "A", "r"), "devkey", "wrong").unwrap()),
         TokenError::BadSignature

@@ -1,12 +1,13 @@
 //! The listener that the control plane and the edges share, on loopback.
 
 use axum::Router;
+use axum::extract::Request;
 use axum::extract::WebSocketUpgrade;
 use axum::extract::ws::Message;
 use axum::response::Response;
 use axum::routing::{get, post};
 use meridian_pki::{CertificateAuthority, NodeIdentity};
-use meridian_serving::listener::{Certificate, Limits, Look, Server, Takeover, https, serve};
+use meridian_serving::listener::{Certificate, Limits, Look, Server, Takeover, https, query, serve};
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,6 +50,11 @@ async fn start(
         router: Router::new()
             .route("/hello", get(async || "hello"))
             .route("/told", post(async |told: String| told))
+            .route("/api/told", post(async |told: String| told))
+            .route(
+                "/length",
+                get(async |request: Request| query(&request.into_parts().0).len().to_string()),
+            )
             .route("/echo", get(echo)),
         tls,
         limits: Limits {
@@ -237,7 +243,7 @@ async fn another_protocol_shares_the_port_by_the_first_decrypted_byte() {
 async fn half_a_body_holds_a_connection_for_seconds_only() {
     let running = start(4, None, None).await;
     let mut whole = TcpStream::connect(running.address).await.unwrap();
-    let head = "POST /told HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
+    let head = "POST /api/told HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
     whole.write_all(format!("{head}told").as_bytes()).await.unwrap();
     let mut answer = String::new();
     whole.read_to_string(&mut answer).await.unwrap();
@@ -251,6 +257,108 @@ async fn half_a_body_holds_a_connection_for_seconds_only() {
     let mut answer = String::new();
     let ended = tokio::time::timeout(2 * PATIENCE, half.read_to_string(&mut answer)).await;
     ended.expect("it is ended").unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("application/problem+json"),
+        "{answer}"
+    );
     assert!(begun.elapsed() > PATIENCE / 2, "whoever is slow has some time");
+}
+
+/// What comes back for a request that may be refused before all of it is sent.
+async fn asked(running: &Running, request: &[u8]) -> String {
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let request = request.to_vec();
+    let writing = tokio::spawn(async move {
+        let _ = writer.write_all(&request).await;
+        writer
+    });
+    let mut answer = String::new();
+    let read = tokio::time::timeout(PATIENCE, reader.read_to_string(&mut answer)).await;
+    read.expect("it is answered").unwrap();
+    drop(writing.await);
+    answer
+}
+
+#[tokio::test]
+async fn a_page_can_read_why_its_request_was_refused_before_any_handler() {
+    let running = start(8, None, None).await;
+    let long = "a".repeat(70_000);
+    let headers = "x: y\r\n".repeat(200);
+    for (request, status, code) in [
+        (
+            format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"),
+            414,
+            "address_too_long",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n"),
+            431,
+            "headers_too_large",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", long.repeat(10)),
+            431,
+            "headers_too_large",
+        ),
+        ("nonsense\r\n\r\n".to_owned(), 400, "bad_request"),
+    ] {
+        let answer = asked(&running, request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{code}: {answer}");
+        assert!(
+            answer.contains("content-type: application/problem+json\r\n"),
+            "{answer}"
+        );
+        assert!(answer.contains("access-control-allow-origin: *\r\n"), "{answer}");
+        assert!(
+            answer.contains(&format!("\"code\":\"{code}\"")) && answer.ends_with('}'),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_query_longer_than_an_address_reaches_the_handler_and_its_header_cannot_be_forged() {
+    let running = start(8, None, None).await;
+    let query = "q".repeat(200_000);
+    let request = |line: &str, header: &str| {
+        format!("GET {line} HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n").into_bytes()
+    };
+    let answer = asked(&running, &request(&format!("/length?{query}"), "")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n200000"),
+        "{answer}"
+    );
+    let answer = asked(&running, &request("/length?four", "x-meridian-query: forged\r\n")).await;
+    assert!(answer.ends_with("\r\n4"), "{answer}");
+}
+
+#[tokio::test]
+async fn every_answer_is_named_and_every_refusal_has_words() {
+    let running = start(8, None, None).await;
+    let ask = async |line: &str, header: &str| {
+        let text = format!("{line} HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n");
+        asked(&running, text.as_bytes()).await
+    };
+    assert!(
+        ask("GET /hello", "x-request-id: mine-1\r\n")
+            .await
+            .contains("x-request-id: mine-1\r\n")
+    );
+    let answer = ask("GET /hello", "x-request-id: no spaces\r\n").await;
+    assert!(
+        answer.contains("x-request-id: ") && !answer.contains("no spaces"),
+        "{answer}"
+    );
+    let missing = ask("GET /nothing", "").await;
+    assert!(
+        missing.starts_with("HTTP/1.1 404") && missing.contains("\"code\":\"no_such_endpoint\""),
+        "{missing}"
+    );
+    let wrong = ask("DELETE /hello", "").await;
+    assert!(
+        wrong.starts_with("HTTP/1.1 405") && wrong.contains("allow: GET"),
+        "{wrong}"
+    );
+    assert!(wrong.contains("\"code\":\"wrong_method\""), "{wrong}");
 }

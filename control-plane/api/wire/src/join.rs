@@ -45,23 +45,22 @@ pub struct ProbeBody {
 /// (CORS preflight).
 ///
 /// # Errors
-/// [`Refusal::BadRequest`].
+/// [`Refusal::NotJson`], [`Refusal::BadRequest`].
 pub fn read_json<T: serde::de::DeserializeOwned>(content_type: Option<&str>, body: &[u8]) -> Result<T, Refusal> {
     if !content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/json")) {
-        return Err(Refusal::BadRequest(
-            "Send JSON, with the header `Content-Type: application/json`.".to_owned(),
-        ));
+        return Err(Refusal::NotJson);
     }
     serde_json::from_slice(body)
         .map_err(|error| Refusal::BadRequest(format!("The body is not what this endpoint takes: {error}.")))
 }
 
-/// The refusal of a body above [`BODY_BYTES_MAX`].
-pub fn body_too_large() -> Refusal {
-    Refusal::BadRequest(format!(
-        "The request body is too large: at most {} KiB.",
-        BODY_BYTES_MAX / 1024
-    ))
+/// Why a body could not be taken in, by the status that the one who read it would answer with.
+pub fn unread_body(status: u16) -> Refusal {
+    match status {
+        413 => Refusal::TooLarge,
+        // The listener gives up on a body that is late; one that was broken off has nobody left to tell.
+        _ => Refusal::TooSlow,
+    }
 }
 
 impl JoinBody {
@@ -160,31 +159,16 @@ impl From<v1::JoinGranted> for JoinReply {
     }
 }
 
-/// The body of every error of the HTTP API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorReply {
-    /// For programs; see [`Refusal`].
-    pub code: String,
-    /// For people: what happened and what to do next.
-    pub message: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_after_s: Option<u32>,
-}
-
-impl From<&v1::JoinRefused> for ErrorReply {
-    fn from(refused: &v1::JoinRefused) -> Self {
-        ErrorReply {
-            code: refused.code.clone(),
-            message: refused.message.clone(),
-            retry_after_s: (refused.retry_after_s > 0).then_some(refused.retry_after_s),
-        }
-    }
-}
-
 /// Why a join, or another call about a meeting, is refused. One place for status, code and words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     BadRequest(String),
+    /// The body is not said to be JSON.
+    NotJson,
+    /// The body is longer than [`BODY_BYTES_MAX`].
+    TooLarge,
+    /// The body did not arrive in time.
+    TooSlow,
     /// No such meeting.
     NotFound,
     PasscodeRequired,
@@ -218,6 +202,9 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::BadRequest(_) => 400,
+            Refusal::NotJson => 415,
+            Refusal::TooLarge => 413,
+            Refusal::TooSlow => 408,
             Refusal::NotFound => 404,
             Refusal::NotSignedIn | Refusal::WrongSignIn | Refusal::SignedOut => 401,
             Refusal::PasscodeRequired | Refusal::WrongPasscode | Refusal::NotHost | Refusal::SignUpClosed => 403,
@@ -232,6 +219,9 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Refusal::BadRequest(_) => "bad_request",
+            Refusal::NotJson => "unsupported_media_type",
+            Refusal::TooLarge => "too_large",
+            Refusal::TooSlow => "too_slow",
             Refusal::NotFound => "not_found",
             Refusal::PasscodeRequired => "passcode_required",
             Refusal::WrongPasscode => "wrong_passcode",
@@ -260,6 +250,9 @@ impl Refusal {
     fn message(&self) -> String {
         match self {
             Refusal::BadRequest(why) => why.clone(),
+            Refusal::NotJson => "Send JSON, with the header `Content-Type: application/json`.".to_owned(),
+            Refusal::TooLarge => format!("The body is too large: at most {} KiB.", BODY_BYTES_MAX / 1024),
+            Refusal::TooSlow => "The body took too long to arrive. Send it again, at once.".to_owned(),
             Refusal::NotFound => {
                 "There is no meeting with this code. Check the link or ask whoever invited you for a new one."
                     .to_owned()
@@ -304,12 +297,6 @@ impl From<Refusal> for v1::JoinRefused {
     }
 }
 
-impl From<&Refusal> for ErrorReply {
-    fn from(refusal: &Refusal) -> Self {
-        ErrorReply::from(&v1::JoinRefused::from(refusal.clone()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +304,9 @@ mod tests {
     #[test]
     fn every_refusal_has_its_own_status_or_code_and_says_what_to_do() {
         let all = [
+            Refusal::NotJson,
+            Refusal::TooLarge,
+            Refusal::TooSlow,
             Refusal::NotFound,
             Refusal::PasscodeRequired,
             Refusal::WrongPasscode,
@@ -340,8 +330,8 @@ mod tests {
             assert!(refused.message.ends_with('.'), "{}", refused.message);
         }
         assert_eq!(
-            ErrorReply::from(&Refusal::TooManyTries { retry_after_s: 7 }).retry_after_s,
-            Some(7)
+            v1::JoinRefused::from(Refusal::TooManyTries { retry_after_s: 7 }).retry_after_s,
+            7
         );
     }
 

@@ -21,7 +21,7 @@ describe('errors', () => {
   });
 
   test('every problem has a sentence, and a refusal shows the server’s own', () => {
-    expect(sentence(ApiError.fromResponse(400, { code: 'x', message: 'The name is too long.' }))).toBe('The name is too long.');
+    expect(sentence(ApiError.fromResponse(400, { code: 'x', detail: 'The name is too long.' }))).toBe('The name is too long.');
     expect(sentence(ApiError.fromResponse(429, { retry_after_s: 20 }))).toContain('20 seconds');
     expect(sentence(new TypeError('boom'))).toContain('try again');
   });

@@ -24,7 +24,8 @@ export class ApiError extends Error {
   }
 
   static fromResponse(status: number, body: Record<string, unknown>): ApiError {
-    const detail = typeof body.message === 'string' ? body.message : '';
+    const words = body.detail ?? body.message;
+    const detail = typeof words === 'string' ? words : '';
     const seconds = Number(body.retry_after_s);
     const wait = Number.isFinite(seconds) && seconds > 0 ? Math.ceil(seconds) : undefined;
     return new ApiError(problemOf(status, body.code), status, detail, wait);

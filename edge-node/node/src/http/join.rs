@@ -10,7 +10,8 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use meridian_serving::listener::ClientAddress;
-use meridian_wire::join::{ErrorReply, JoinBody, JoinReply, Refusal, body_too_large, read_json};
+use meridian_serving::problem::Problem;
+use meridian_wire::join::{JoinBody, JoinReply, Refusal, read_json, unread_body};
 use meridian_wire::v1;
 use meridian_wire::v1::join_answer::Answer;
 
@@ -29,7 +30,7 @@ pub(crate) async fn join(
 ) -> Response {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let body: JoinBody = match body
-        .map_err(|_| body_too_large())
+        .map_err(|rejection| unread_body(rejection.status().as_u16()))
         .and_then(|body| read_json(content_type, &body))
     {
         Ok(body) => body,
@@ -81,17 +82,10 @@ pub(crate) async fn preflight() -> Response {
 }
 
 fn refuse(refused: &v1::JoinRefused) -> Response {
-    let status = u16::try_from(refused.status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok());
-    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(ErrorReply::from(refused))).into_response();
-    if refused.retry_after_s > 0 {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(refused.retry_after_s));
-    }
-    finish(response)
+    // A status that HTTP does not know is a later version's mistake, not the client's.
+    let status = u16::try_from(refused.status).unwrap_or(500);
+    let problem = Problem::new(status, &refused.code, refused.message.as_str());
+    finish(problem.retry_after_s(refused.retry_after_s).into_response())
 }
 
 /// Tokens and refusals are one client's, once.

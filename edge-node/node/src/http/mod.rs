@@ -18,6 +18,7 @@ use http::{HeaderMap, StatusCode};
 use meridian_access::limits::Limiter;
 use meridian_access::network::{Network, client_address};
 use meridian_serving::listener::ClientAddress;
+use meridian_serving::problem::Problem;
 use meridian_shard::Shards;
 use meridian_wire::join::BODY_BYTES_MAX;
 
@@ -83,6 +84,10 @@ pub(crate) fn router(edge: Arc<Parts>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics::render))
+        .fallback(async || rtc::with_cors(Problem::of_status(StatusCode::NOT_FOUND).into_response()))
+        .method_not_allowed_fallback(async || {
+            rtc::with_cors(Problem::of_status(StatusCode::METHOD_NOT_ALLOWED).into_response())
+        })
         .with_state(edge)
 }
 

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use meridian_conference::Input;
 use meridian_recorder::RecordingId;
 use meridian_room::RoomName;
+use meridian_serving::problem::Problem;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde_json::json;
@@ -123,7 +124,13 @@ fn answer(status: StatusCode, edge: &Parts, id: Option<String>) -> Response {
 }
 
 fn refuse(status: StatusCode, text: &str) -> Response {
-    with_cors((status, axum::Json(json!({ "error": text }))).into_response())
+    let code = match status {
+        StatusCode::FORBIDDEN => "may_not_record",
+        StatusCode::NOT_FOUND => "no_such_room",
+        StatusCode::NOT_IMPLEMENTED => "records_nothing",
+        _ => "not_signed_in",
+    };
+    with_cors(Problem::new(status.as_u16(), code, text).into_response())
 }
 
 fn refusal(status: StatusCode, text: &str) -> Box<Response> {

@@ -12,10 +12,10 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderValue, StatusCode, header, request};
 use meridian_access::token::Claims;
 use meridian_conference::{Input, Newcomer, SessionKey};
-use meridian_serving::listener::ClientAddress;
+use meridian_serving::listener::{ClientAddress, query};
 use meridian_signalling::proto::IceServer;
 use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -48,7 +48,7 @@ pub(crate) async fn connect(
     request: Request,
 ) -> Response {
     let (mut parts, _body) = request.into_parts();
-    let (connect, claims) = match admit(&edge, &parts.uri, &parts.headers) {
+    let (connect, claims) = match admit(&edge, &parts) {
         Ok(admitted) => admitted,
         Err(refusal) => return *refusal,
     };
@@ -66,8 +66,8 @@ pub(crate) async fn connect(
 }
 
 /// `GET /rtc/v1/validate`: what the SDKs call after a failed upgrade to learn the reason.
-pub(crate) async fn validate(State(edge): State<Arc<Parts>>, uri: Uri, headers: HeaderMap) -> Response {
-    match admit(&edge, &uri, &headers) {
+pub(crate) async fn validate(State(edge): State<Arc<Parts>>, request: Request) -> Response {
+    match admit(&edge, &request.into_parts().0) {
         Ok(_) => with_cors((StatusCode::OK, "success").into_response()),
         Err(refusal) => *refusal,
     }
@@ -81,12 +81,13 @@ pub(crate) async fn unsupported() -> Response {
     )
 }
 
-fn admit(edge: &Parts, uri: &Uri, headers: &HeaderMap) -> Result<(ConnectRequest, Claims), Box<Response>> {
+fn admit(edge: &Parts, request: &request::Parts) -> Result<(ConnectRequest, Claims), Box<Response>> {
     if edge.lifecycle.is_stopped() {
         return Err(boxed(StatusCode::SERVICE_UNAVAILABLE, "this edge is stopping"));
     }
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let connect = ConnectRequest::parse(uri.path(), uri.query().unwrap_or(""), authorization).map_err(|refusal| {
+    let authorization = request.headers.get(header::AUTHORIZATION);
+    let authorization = authorization.and_then(|value| value.to_str().ok());
+    let connect = ConnectRequest::parse(request.uri.path(), query(request), authorization).map_err(|refusal| {
         boxed(
             StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST),
             &refusal.text,

@@ -11,8 +11,8 @@ mod support;
 use std::time::Duration;
 
 use control_plane::ControlPlane;
-use edges::edge_config;
-use meridian_access::token::{Claims, MeridianClaims, unix_now_s};
+use edges::{KEY, SECRET, edge_config};
+use meridian_access::token::{Claims, MeridianClaims, mint, unix_now_s};
 use meridian_pki::CertificateAuthority;
 use meridian_signalling::FRAME_BYTES_MAX;
 use meridian_signalling::proto::leave_request::Action;
@@ -219,6 +219,25 @@ async fn a_join_token_that_expires_soon_is_replaced_by_the_control_plane() {
     house.close().await;
 }
 
+/// Longer than the address of a request may be for most servers, ours included.
+#[tokio::test]
+async fn a_token_with_all_the_metadata_that_is_allowed_is_taken_as_a_header_and_in_the_address() {
+    let house = House::open().await;
+    let mut claims = Claims::join("alice", "alice", "room");
+    claims.metadata = "\"m\"".repeat(64 * 1024 / 3);
+    let token = mint(&claims, KEY, SECRET).unwrap();
+    assert!(token.len() > 65_534, "{}", token.len());
+    let path = format!("/rtc/v1/validate?join_request=&access_token={token}");
+    let answer = house.get(&path).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{}", &answer[..200]);
+    let mut alice = house.connect_as(&token, None, None).await;
+    let Some(Say::Join(join)) = alice.hear().await else {
+        panic!("she was not let in")
+    };
+    assert_eq!(join.participant.unwrap().metadata, claims.metadata);
+    house.close().await;
+}
+
 #[tokio::test]
 async fn every_refusal_at_the_door_can_be_read_by_a_page() {
     let house = House::open().await;
@@ -242,6 +261,8 @@ async fn every_refusal_at_the_door_can_be_read_by_a_page() {
             "invalid token",
         ),
         (format!("/rtc/validate?access_token={token}"), "404", "/rtc/v1"),
+        ("/nothing".to_owned(), "404", "no_such_endpoint"),
+        (format!("/{}", "x".repeat(70_000)), "414", "address_too_long"),
     ];
     for (path, status, text) in cases {
         let answer = house.get(&path).await;

@@ -19,8 +19,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Clocks of clients, application servers and edges may differ by this much (RFC 7519 §4.1.4 allows a small leeway).
 pub const LEEWAY_S: u64 = 60;
-/// A token longer than this is refused before anything is parsed.
-pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// A token longer than this is refused before anything is parsed. Enough for 64 KiB of metadata (`meridian_room::limits`) as JSON within
+/// JSON, in base64.
+pub const TOKEN_BYTES_MAX: usize = 160 * 1024;
 /// API keys sign with HMAC-SHA256: a shorter secret is weaker than the signature (RFC 7518 §3.2).
 pub const API_SECRET_BYTES_MIN: usize = 32;
 /// How long a token handed out by the join API is valid.

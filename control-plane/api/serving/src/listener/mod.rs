@@ -3,23 +3,29 @@
 //! waiting; WebSockets count as connections for as long as they live. What is answered is the caller's [`Router`]. Another protocol
 //! may share the port with HTTPS: see [`Takeover`].
 
+mod answer;
 mod body;
 mod certificate;
+mod front;
 mod held;
 mod settings;
 
+pub use answer::{REQUEST_ID, query};
 pub use certificate::{Certificate, Look, Pem};
 pub use settings::{HttpKeys, https};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
+use front::{Front, Told};
 use held::{Held, PerAddress, Slots};
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConnection;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +36,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::Service as _;
+use tracing::Instrument as _;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// From the first byte of a request, or the last answer, to the end of the next request's head. Also from the end of a TLS handshake
@@ -175,10 +182,11 @@ impl Talk {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (router, mut stopped) = (self.router, self.stopped);
+        let told = Arc::new(Told::default());
+        let stream = Front::new(stream, told.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(ClientAddress(from)));
-            // A Router is always ready.
-            router.clone().call(request.map(body::bounded))
+            answer(router.clone(), request.map(body::bounded), told.clone())
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
@@ -195,4 +203,16 @@ impl Talk {
             tracing::trace!(%from, %error, "connection ended");
         }
     }
+}
+
+async fn answer(mut router: Router, mut request: Request<Body>, told: Arc<Told>) -> Result<Response<Body>, Infallible> {
+    let id = answer::prepare(&mut request, &told);
+    let path = request.uri().path();
+    let is_api = path.starts_with("/api/");
+    let shown = id.to_str().unwrap_or_default();
+    // Without the query: tokens travel in it.
+    let span = tracing::debug_span!("request", id = shown, method = %request.method(), path);
+    // A Router is always ready.
+    let response = router.call(request).instrument(span).await?;
+    Ok(answer::finish(response, is_api, id, &told).await)
 }
