@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# dimpl 0.9.0 (crates.io, DTLS 1.2): a datagram whose first record is a handshake message it has had is thrown away whole, new messages behind it included. RFC 6347
+# dimpl 0.9.0 (a Rust crate, DTLS 1.2): a datagram whose first record is a handshake message it has had is thrown away whole, new messages behind it included. RFC 6347
 # §4.1.1 lets a peer put several records into a datagram as it likes, and nothing in §4.2.4 has a retransmission grouped like the first
 # transmission; record numbers tell what is a replay, message numbers what is old, and both are per record, not per datagram.
 # A client that has read the ServerHello alone, because the server sent each message in a datagram of its own and the next was lost, never gets
