@@ -5,11 +5,13 @@ mod assign;
 mod dev;
 mod doctor;
 mod flags;
+mod mesh;
 mod operator;
 mod pki;
 mod plan;
 mod pop;
 mod run;
+mod table;
 mod turn;
 
 use std::io::Write as _;
@@ -58,6 +60,10 @@ enum Command {
     Assign(assign::AssignArgs),
     /// The PoPs of a mesh: what they carry; take one out of service without anybody noticing, and put it back.
     Pop(pop::PopArgs),
+    /// The links between PoPs.
+    Mesh(mesh::MeshArgs),
+    /// What every PoP does now, the busiest first.
+    Top(mesh::ShowArgs),
     /// Certificates of the mesh: its authority, and one for each edge.
     Pki(pki::PkiArgs),
     /// What is wrong on this machine for a role, in plain words, and what to do about it.
@@ -93,6 +99,8 @@ fn main() -> ExitCode {
             Command::Dev(args) => dev::run(args).await,
             Command::Assign(args) => assign::run(args).await,
             Command::Pop(args) => pop::run(args).await,
+            Command::Mesh(args) => mesh::run(args).await,
+            Command::Top(args) => mesh::top(args).await,
             Command::Pki(args) => pki::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Plan(args) => plan::run(&args),

@@ -18,6 +18,7 @@ pub mod http;
 mod learning;
 pub mod meetings;
 mod metrics;
+mod operators;
 mod passwords;
 mod placement;
 mod replicas;

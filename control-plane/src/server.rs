@@ -5,11 +5,12 @@ use crate::config::{ControlPlaneConfig, TurnConfig};
 use crate::database::{Database, StoreError, now_ms};
 use crate::fleet::Fleet;
 use crate::grpc::EdgeControlService;
-use crate::http::{self, App, Operators, Rate};
+use crate::http::{self, App, Rate};
 use crate::learning::Learning;
 use crate::meetings::join::{JoinParts, JoinService};
 use crate::meetings::{MeetingStore, SqliteMeetings};
 use crate::metrics::Metrics;
+use crate::operators::{Operators, OperatorsService};
 use crate::passwords::Passwords;
 use crate::placement::FleetWorld;
 use crate::replicas::{self, ReplicasService, Sharing};
@@ -27,6 +28,7 @@ use meridian_registry::{Registration, SharedRegistry};
 use meridian_serving::listener;
 use meridian_wire::v1;
 use meridian_wire::v1::edge_control_server::EdgeControlServer;
+use meridian_wire::v1::operators_server::OperatorsServer;
 use meridian_wire::v1::replicas_server::ReplicasServer;
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -142,6 +144,7 @@ impl ControlPlane {
         let policy = watch::Sender::new(policy(&turn, &keys));
         let operator_tokens = watch::Sender::new(config.operator_tokens.clone());
         let enrolment_tokens = watch::Sender::new(config.enrolment_tokens.clone());
+        let operators = Arc::new(Operators::new(operator_tokens.subscribe()));
         let metrics = Arc::new(Metrics::default());
         let meetings: Arc<dyn MeetingStore> = Arc::new(SqliteMeetings(database.clone()));
         let passwords = Passwords::default();
@@ -178,7 +181,7 @@ impl ControlPlane {
             accounts,
             database.clone(),
             dns.clone(),
-            operator_tokens.subscribe(),
+            operators.clone(),
             stopped.clone(),
         )
         .await?;
@@ -205,7 +208,12 @@ impl ControlPlane {
             fleet,
             learning,
         };
-        let (grpc_address, grpc) = serve_grpc(&config, &sharing, database.clone(), service, stopped).await?;
+        let desk = OperatorsService {
+            operators,
+            fleet: sharing.fleet.clone(),
+            database: database.clone(),
+        };
+        let (grpc_address, grpc) = serve_grpc(&config, &sharing, service, desk, stopped).await?;
         let announced = announce(&config, grpc_address, registry.clone());
         let tell = tell(registry, sharing, shutdown.subscribe());
         let vital = Vital::default();
@@ -492,10 +500,9 @@ async fn serve_http(
     accounts: Accounts,
     database: Database,
     dns: Option<Arc<GeoDns>>,
-    operator_tokens: watch::Receiver<Vec<String>>,
+    operators: Arc<Operators>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
-    let operators = Operators::new(operator_tokens);
     let rate = Rate::new(config.limits.requests_per_minute_address);
     let config = &config.http;
     let (socket, address) = listen("HTTP", config.bind).await?;
@@ -540,8 +547,8 @@ async fn serve_http(
 async fn serve_grpc(
     config: &ControlPlaneConfig,
     sharing: &Sharing,
-    database: Database,
     service: EdgeControlService,
+    desk: OperatorsService,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), StartError> {
     let identity: &NodeIdentity = &sharing.identity;
@@ -549,7 +556,7 @@ async fn serve_grpc(
         id: sharing.id.clone(),
         fleet: sharing.fleet.clone(),
         learning: sharing.learning.clone(),
-        database,
+        database: desk.database.clone(),
         shutdown: stopped.clone(),
     };
     let (listener, address) = listen("gRPC", config.grpc.bind).await?;
@@ -560,6 +567,7 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(Duration::from_secs(2)))
         .http2_keepalive_timeout(Some(Duration::from_secs(3)))
         .add_service(EdgeControlServer::new(service))
+        .add_service(OperatorsServer::new(desk))
         .add_service(ReplicasServer::new(replicas));
     let until = async move {
         let _ = stopped.wait_for(|down| *down).await;

@@ -1,7 +1,5 @@
 //! `meridian pop`: the PoPs of a mesh, as its operators see and change them.
 
-mod table;
-
 use std::time::Duration;
 
 use anyhow::bail;
@@ -9,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::operator::{Operator, Shown};
-use table::Table;
+use crate::table::Table;
 
 #[derive(Args)]
 pub(crate) struct PopArgs {

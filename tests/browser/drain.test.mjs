@@ -83,7 +83,7 @@ describe('a PoP is drained under a meeting', { timeout: 150_000 }, () => {
     const flowsMs = Date.now();
     const [byAna, byBen] = await Promise.all(pages.map((page) => until(page, 'pictures on the screen', pictures, ({ lastMs }) => lastMs > flowsMs, { argument: atMs })));
     const [heardByAna, heardByBen] = await Promise.all(pages.map((page) => page.evaluate(sounds)));
-    t.diagnostic(`empty after ${told.length} s; pictures stood still for at most ${byAna.pauseMs} ms (Ana), ${byBen.pauseMs} ms (Ben); sound for ${heardByAna.pauseMs} ms, ${heardByBen.pauseMs} ms (in the ${atMs - calm} ms before: ${usual.join(', ')})`);
+    t.diagnostic(`empty after ${told.length} s; pictures stood still for at most ${byAna.pauseMs} ms (Ana), ${byBen.pauseMs} ms (Ben); sound for ${heardByAna.pauseMs} ms, ${heardByBen.pauseMs} ms; the pages were busy for up to ${heardByAna.stallMs} ms, ${heardByBen.stallMs} ms (in the ${atMs - calm} ms before: ${usual.join(', ')})`);
     for (const { pauseMs } of [byAna, byBen]) assert.ok(pauseMs < 3_000, `${pauseMs} ms`);
     assert.deepEqual(await Promise.all(pages.map(identity)), who);
     for (const page of pages) {

@@ -171,7 +171,11 @@ export function pictures(sinceMs) {
 export function watchSounds() {
   clearInterval(window.__sounds?.timer);
   const played = [];
+  let lookedMs = performance.now();
   const look = () => {
+    const nowMs = performance.now();
+    window.__sounds.stallMs = Math.max(window.__sounds.stallMs, nowMs - lookedMs);
+    lookedMs = nowMs;
     for (const connection of window.__connections) {
       if (connection.connectionState !== 'connected') continue;
       for (const receiver of connection.getReceivers()) {
@@ -180,13 +184,13 @@ export function watchSounds() {
       }
     }
   };
-  window.__sounds = { played, timer: setInterval(look, 10) };
+  window.__sounds = { played, stallMs: 0, timer: setInterval(look, 10) };
 }
 
-/** The longest time in which no sound of anybody was played. */
+/** The longest time in which no sound of anybody was played, and the longest in which the page was too busy to look. */
 export function sounds() {
   const played = [...new Set(window.__sounds.played)].sort((a, b) => a - b);
-  return { pauseMs: Math.round(Math.max(0, ...played.slice(1).map((at, i) => at - played[i]))) };
+  return { pauseMs: Math.round(Math.max(0, ...played.slice(1).map((at, i) => at - played[i]))), stallMs: Math.round(window.__sounds.stallMs) };
 }
 
 export async function say(page, text) {

@@ -1,15 +1,25 @@
 //! What operators do with PoPs: cordon, drain, and the way back, by the command line and over restarts of everything.
 
+use meridian_pki::CertificateAuthority;
+use meridian_wire::v1;
+use meridian_wire::v1::operators_client::OperatorsClient;
+use meridian_wire::v1::pop_action::Action;
 use serde_json::{Value, json};
+use tonic::Code;
+use tonic::transport::Endpoint;
 
 use crate::mesh::process::{Process, eventually, get, send};
 use crate::mesh::{MERIDIAN, Mesh, OPERATOR_TOKEN, SOON};
 
 /// `meridian pop …`: whether it succeeded, and what it printed.
 async fn pop(mesh: &Mesh, words: &str) -> (bool, String) {
-    let log = mesh.folder.path(&format!("pop-{}.log", words.replace([' ', '-'], "_")));
+    operator(mesh, &format!("pop {words}")).await
+}
+
+async fn operator(mesh: &Mesh, words: &str) -> (bool, String) {
+    let log = mesh.folder.path(&format!("{}.log", words.replace([' ', '-'], "_")));
     let _ = std::fs::remove_file(&log);
-    let words = format!("pop {words} --url http://{} --token {OPERATOR_TOKEN}", mesh.http);
+    let words = format!("{words} --url http://{} --token {OPERATOR_TOKEN}", mesh.http);
     let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
     let mut process = Process::start(MERIDIAN, &words, &log);
     let good = process.ended(SOON).await.success();
@@ -104,4 +114,70 @@ async fn a_drain_is_refused_for_the_last_of_a_region_and_called_off_by_undrain()
         .unwrap();
     assert_eq!(stranger.status, 401, "{stranger:?}");
     assert_eq!(mesh.edge_for(&code, "fra").await, "fra");
+}
+
+#[tokio::test]
+async fn the_matrix_and_top_show_every_pop_and_what_links_measure() {
+    let mesh = Mesh::start(&["fra", "iad"]).await;
+    let told = |matrix: &Value, from: &str, to: &str| {
+        let links = matrix["links"].as_array().cloned().unwrap_or_default();
+        links
+            .iter()
+            .any(|link| link["from"] == from && link["to"] == to && link["rtt_p50_ms"].as_f64() > Some(0.0))
+    };
+    // Links are told of every ten seconds, and measured once a second.
+    eventually("both ends have measured", 4 * SOON, async || {
+        let authorization = format!("Authorization: Bearer {OPERATOR_TOKEN}\r\n");
+        let matrix = send(mesh.http, "GET", "/api/v1/operator/mesh/matrix", &authorization, "")
+            .await?
+            .json();
+        (told(&matrix, "fra", "iad") && told(&matrix, "iad", "fra")).then_some(())
+    })
+    .await;
+    for (words, wanted) in [("mesh matrix", ["fra", "iad", "ms"]), ("top", ["fra", "iad", "2 PoPs"])] {
+        let (good, shown) = operator(&mesh, words).await;
+        assert!(
+            good && wanted.iter().all(|word| shown.contains(word)),
+            "{words}: {shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn operators_do_the_same_by_grpc_and_nobody_else_does() {
+    let mesh = Mesh::start(&["fra", "iad"]).await;
+    let (code, _) = mesh.meeting(json!({})).await;
+    let authority = CertificateAuthority::load(&mesh.folder.path("data/pki")).unwrap();
+    let identity = authority.issue_node("ops", &[]).unwrap();
+    let endpoint = Endpoint::from_shared(format!("https://{}", mesh.grpc)).unwrap();
+    let channel = endpoint.tls_config(identity.tonic_client()).unwrap().connect_lazy();
+    let mut client = OperatorsClient::new(channel);
+    let mut act = async |token: &str, action: Action| {
+        let mut request = tonic::Request::new(v1::PopAction {
+            pop: "fra".to_owned(),
+            action: action.into(),
+            ..v1::PopAction::default()
+        });
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+        let answer = client.act_on_pop(request).await;
+        answer.map(|pop| pop.into_inner().state).map_err(|status| status.code())
+    };
+    assert_eq!(
+        act("a-certificate-is-not-enough", Action::Cordon).await,
+        Err(Code::Unauthenticated)
+    );
+    assert_eq!(
+        act(OPERATOR_TOKEN, Action::Unspecified).await,
+        Err(Code::InvalidArgument)
+    );
+    assert_eq!(
+        act(OPERATOR_TOKEN, Action::Drain).await,
+        Err(Code::FailedPrecondition),
+        "the last of its region"
+    );
+    assert_eq!(act(OPERATOR_TOKEN, Action::Cordon).await.as_deref(), Ok("cordoned"));
+    assert_eq!(mesh.edge_for(&code, "fra").await, "iad");
+    act(OPERATOR_TOKEN, Action::Uncordon).await.unwrap();
+    is_placed_on(&mesh, &code, "fra").await;
 }

@@ -2,6 +2,11 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    tonic_prost_build::configure().compile_protos(&["proto/edge_control.proto", "proto/replicas.proto"], &["proto"])?;
+    let protos = [
+        "proto/edge_control.proto",
+        "proto/operators.proto",
+        "proto/replicas.proto",
+    ];
+    tonic_prost_build::configure().compile_protos(&protos, &["proto"])?;
     Ok(())
 }

@@ -19,6 +19,8 @@ pub(super) const DOUBT_FOR: Duration = Duration::from_secs(15);
 const PENDING_MAX: usize = 20_000;
 /// Rooms remembered per edge; an edge with more reports the rest to nobody.
 const ROOMS_MAX: usize = 50_000;
+/// Links remembered per edge.
+const LINKS_MAX: usize = 1_024;
 /// Rooms of people on their way that other replicas are told of, per edge.
 const ROOMS_TOLD_MAX: usize = 256;
 
@@ -39,6 +41,11 @@ pub(super) struct Edge {
     pub(super) cpu: f32,
     pub(super) refuses: bool,
     pub(super) rooms: HashMap<String, u32>,
+    pub(super) traffic: Traffic,
+    /// As it measured them last.
+    pub(super) links: Vec<v1::LinkReport>,
+    /// The number of the report that they came in.
+    pub(super) links_reported: u64,
     /// The number of its last report over its own stream, among all edges': what other replicas have not been told yet.
     pub(super) reported: u64,
     /// Oldest first.
@@ -47,6 +54,14 @@ pub(super) struct Edge {
     coming: HashMap<String, u32>,
     /// When this replica sent somebody, oldest first.
     lately: VecDeque<Instant>,
+}
+
+/// What an edge sends and receives of media now.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Traffic {
+    pub(super) tx_mbps: f32,
+    pub(super) rx_mbps: f32,
+    pub(super) tx_packets_per_s: u64,
 }
 
 pub(super) struct Stream {
@@ -94,6 +109,15 @@ impl Edge {
             self.cpu = (self.cpu + load.cpu.clamp(0.0, 1.0)) / 2.0;
         }
         self.refuses = !load.accepting;
+        self.traffic = Traffic {
+            tx_mbps: load.tx_mbps,
+            rx_mbps: load.rx_mbps,
+            tx_packets_per_s: load.tx_packets_per_s,
+        };
+        if !load.links.is_empty() {
+            self.links = load.links;
+            self.links.truncate(LINKS_MAX);
+        }
         let rooms: HashMap<String, u32> = load
             .rooms
             .into_iter()
@@ -123,6 +147,8 @@ impl Edge {
     /// Nobody reports for it any more: its people are somewhere else now, or will be told of again.
     pub(super) fn empty(&mut self) {
         self.rooms.clear();
+        self.links.clear();
+        self.traffic = Traffic::default();
         self.participants = 0;
     }
 
@@ -182,8 +208,8 @@ impl Edge {
         })
     }
 
-    /// Its last report, for other replicas.
-    pub(super) fn load(&self, id: &str) -> v1::EdgeLoad {
+    /// Its last report, for a replica that was told of all up to `told`.
+    pub(super) fn load(&self, id: &str, told: u64) -> v1::EdgeLoad {
         let rooms = self.rooms.iter().map(|(room, people)| v1::RoomLoad {
             room: room.clone(),
             participants: *people,
@@ -196,7 +222,13 @@ impl Edge {
                 cpu: self.cpu,
                 accepting: !self.refuses,
                 rooms: rooms.collect(),
-                ..v1::LoadReport::default()
+                tx_mbps: self.traffic.tx_mbps,
+                rx_mbps: self.traffic.rx_mbps,
+                tx_packets_per_s: self.traffic.tx_packets_per_s,
+                links: match self.links_reported > told {
+                    true => self.links.clone(),
+                    false => Vec::new(),
+                },
             }),
         }
     }

@@ -3,6 +3,7 @@
 
 mod desired;
 mod edge;
+mod links;
 mod peers;
 mod roster;
 mod wanted;
@@ -186,6 +187,9 @@ impl Fleet {
         let Some(edge) = state.attached(attachment) else { return };
         edge.heard = Some(now);
         edge.reported = number;
+        if !load.links.is_empty() {
+            edge.links_reported = number;
+        }
         edge.take(load, now);
         state.reports = number;
         state.touch(&attachment.node, now);

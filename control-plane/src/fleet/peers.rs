@@ -108,8 +108,9 @@ impl Fleet {
             .collect();
         unsaid.sort_by_key(|(_, edge)| edge.reported);
         let (mut loads, mut bytes) = (Vec::new(), 0);
+        let so_far = told.report;
         for (id, edge) in unsaid {
-            let load = edge.load(id);
+            let load = edge.load(id, so_far);
             bytes += load.encoded_len();
             loads.push(load);
             told.report = edge.reported;

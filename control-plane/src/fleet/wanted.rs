@@ -74,6 +74,14 @@ pub(crate) struct Pop {
     capacity: u32,
     /// 0..: share of capacity, or CPU if that is higher.
     load: f64,
+    /// Meetings with people there.
+    rooms: usize,
+    /// 0..1 of all cores.
+    cpu: f64,
+    /// Media, now.
+    tx_mbps: f32,
+    rx_mbps: f32,
+    tx_packets_per_s: u64,
     software: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     drain: Option<Drain>,
@@ -89,6 +97,32 @@ pub(crate) struct Drain {
     people_left: u32,
     /// Until nobody is left at the rate so far, seconds; the deadline while nobody has gone yet.
     eta_s: u64,
+}
+
+impl From<Pop> for v1::Pop {
+    fn from(pop: Pop) -> v1::Pop {
+        v1::Pop {
+            id: pop.id,
+            region: pop.region,
+            url: pop.url,
+            state: pop.state.to_owned(),
+            settled: pop.settled,
+            healthy: pop.healthy,
+            accepting: pop.accepting,
+            participants: pop.participants,
+            coming: pop.coming,
+            capacity: pop.capacity,
+            load: pop.load,
+            software: pop.software,
+            drain: pop.drain.map(|drain| v1::PopDrain {
+                since_ms: drain.since_ms,
+                deadline_ms: drain.deadline_ms,
+                people_at_start: drain.people_at_start,
+                people_left: drain.people_left,
+                eta_s: drain.eta_s,
+            }),
+        }
+    }
 }
 
 impl Wanted {
@@ -219,6 +253,8 @@ impl Fleet {
         let pairs = records.into_iter().zip(candidates);
         let mut pops: Vec<Pop> = pairs
             .map(|(record, candidate)| {
+                let edge = state.edges.get(&record.id);
+                let traffic = edge.map(|edge| edge.traffic).unwrap_or_default();
                 let registered = super::edge::state_of(&record);
                 Pop {
                     state: match (record.state, candidate.state) {
@@ -234,6 +270,11 @@ impl Fleet {
                     coming: candidate.recent,
                     capacity: candidate.capacity,
                     load: candidate.load(),
+                    rooms: edge.map_or(0, |edge| edge.rooms.len()),
+                    cpu: candidate.cpu,
+                    tx_mbps: traffic.tx_mbps,
+                    rx_mbps: traffic.rx_mbps,
+                    tx_packets_per_s: traffic.tx_packets_per_s,
                     drain: state
                         .wanted
                         .get(&record.id)

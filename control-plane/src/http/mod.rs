@@ -7,13 +7,13 @@ mod rate;
 mod web;
 
 pub(crate) use api::json;
-pub(crate) use operator::Operators;
 pub(crate) use policy::is_edge_origin;
 pub(crate) use rate::Rate;
 
 use crate::accounts::{self, Accounts};
 use crate::database::Database;
 use crate::meetings::join::JoinService;
+use crate::operators::Operators;
 use axum::Router;
 use axum::extract::rejection::ExtensionRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, State};
@@ -39,7 +39,7 @@ pub(crate) struct App {
     pub(crate) database: Database,
     pub(crate) accounts: Accounts,
     pub(crate) dns: Option<Arc<GeoDns>>,
-    pub(crate) operators: Operators,
+    pub(crate) operators: Arc<Operators>,
     pub(crate) rate: Rate,
     pub(crate) trusted_proxies: Vec<Network>,
     pub(crate) allowed_origins: Vec<String>,
@@ -78,6 +78,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/regions", get(api::regions))
         .route("/probes", get(api::probes))
         .route("/operator/assign", get(operator::explain))
+        .route("/operator/mesh/matrix", get(operator::matrix))
         .route("/operator/pops", get(operator::pops))
         .route("/operator/pops/{id}", get(operator::pop))
         .route("/operator/pops/{id}/{action}", post(operator::act))

@@ -305,13 +305,14 @@ async fn build(config: &EdgeConfig, identity: &NodeIdentity) -> Result<(Parts, S
     let control = ControlPlane::new(config, identity)?;
     let (recorder_handle, recorder) = RecorderHandle::new(&config.recording)?;
     let (mesh, to_mesh) = MeshHandle::new();
+    let mesh = Arc::new(mesh);
     let lifecycle = Arc::new(Lifecycle::default());
     let admission = Admission::new(lifecycle.clone(), &config.api_keys, control.is_some());
     let admission = Arc::new(admission);
     let live = Arc::new(LiveRooms::default());
     let outgoing = Arc::new(Outgoing::default());
     let told = control.is_some().then(|| outgoing.clone());
-    let reports = Reports::new(told, admission.clone(), live.clone(), shards.clone());
+    let reports = Reports::new(told, admission.clone(), live.clone(), shards.clone(), mesh.clone());
     let parts = Parts {
         profile: Arc::new(Profile::new(config, http.address, link, &shards, turn.urls())),
         fingerprint: dtls.fingerprint(),
@@ -320,7 +321,7 @@ async fn build(config: &EdgeConfig, identity: &NodeIdentity) -> Result<(Parts, S
         live,
         media: Arc::new(Media::new(shards.clone())),
         shards,
-        mesh: Arc::new(mesh),
+        mesh,
         recorder: Arc::new(recorder_handle),
         turn,
         reports: Arc::new(reports),

@@ -1,6 +1,7 @@
 //! What this edge tells the control plane of itself: how loaded it is, and what sessions were like.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use meridian_conference::SessionReport;
 use meridian_outbox::Worth;
@@ -12,8 +13,12 @@ use meridian_wire::v1::entry::Kind;
 use crate::admission::Admission;
 use crate::clock::unix_now_ms;
 use crate::handles::LiveRooms;
+use crate::mesh::MeshHandle;
 use crate::outgoing::Outgoing;
 use crate::usage::UsageMeter;
+
+/// One load report of so many tells of the links: they are many, and change slowly.
+const LINKS_EVERY: u32 = 10;
 
 pub(crate) struct Reports {
     /// `None`: there is no control plane to tell.
@@ -22,6 +27,8 @@ pub(crate) struct Reports {
     admission: Arc<Admission>,
     live: Arc<LiveRooms>,
     shards: Arc<Shards>,
+    mesh: Arc<MeshHandle>,
+    loads: AtomicU32,
 }
 
 impl Reports {
@@ -30,6 +37,7 @@ impl Reports {
         admission: Arc<Admission>,
         live: Arc<LiveRooms>,
         shards: Arc<Shards>,
+        mesh: Arc<MeshHandle>,
     ) -> Reports {
         Reports {
             outgoing,
@@ -37,6 +45,8 @@ impl Reports {
             admission,
             live,
             shards,
+            mesh,
+            loads: AtomicU32::new(0),
         }
     }
 
@@ -50,6 +60,7 @@ impl Reports {
             })
             .collect();
         let rates = self.usage.sample(&self.shards);
+        let number = self.loads.fetch_add(1, Ordering::Relaxed);
         v1::LoadReport {
             participants: rooms.iter().map(|room| room.participants).sum(),
             cpu: rates.cpu,
@@ -58,6 +69,10 @@ impl Reports {
             tx_packets_per_s: rates.tx_packets_per_s,
             rooms,
             accepting: self.admission.accepts(),
+            links: match number % LINKS_EVERY {
+                0 => self.mesh.link_reports(),
+                _ => Vec::new(),
+            },
         }
     }
 

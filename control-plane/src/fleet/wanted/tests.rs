@@ -236,3 +236,39 @@ async fn a_drain_tells_how_far_it_is_and_how_long_it_will_take() {
     people(0);
     assert_eq!(progress(NOW_MS + 70_000), Some((40, 0, 0)));
 }
+
+#[tokio::test]
+async fn what_edges_measure_is_kept_between_reports_and_told_to_other_replicas_once() {
+    let (first, _announced) = fleet(&[("fra-1", "fra"), ("iad-1", "iad")]).await;
+    let (second, _announced_there) = fleet(&[("fra-1", "fra"), ("iad-1", "iad")]).await;
+    let (attachment, _queue) = attach(&first, "fra-1");
+    let link = v1::LinkReport {
+        peer: "iad-1".into(),
+        rtt_p50_ms: 88.0,
+        ..v1::LinkReport::default()
+    };
+    let mut told = super::super::Told::default();
+    for (links, told_of) in [(vec![link], 1), (Vec::new(), 0)] {
+        let load = v1::LoadReport {
+            tx_mbps: 7.0,
+            accepting: true,
+            links,
+            ..v1::LoadReport::default()
+        };
+        first.report(&attachment, load, Instant::now());
+        let news = first.news(&mut told, Instant::now());
+        assert_eq!(news.loads[0].load.as_ref().unwrap().links.len(), told_of);
+        second.hear("control-1", news, Instant::now());
+        for fleet in [&first, &second] {
+            let links = fleet.links();
+            let pairs: Vec<_> = links
+                .iter()
+                .map(|link| (link.from.as_str(), link.to.as_str()))
+                .collect();
+            assert_eq!(pairs, [("fra-1", "iad-1")], "kept, and known to both");
+            assert_eq!(fleet.pops(Instant::now(), NOW_MS)[0].tx_mbps, 7.0);
+        }
+    }
+    first.detach(&attachment);
+    assert!(first.links().is_empty(), "nobody says so any more");
+}

@@ -1,4 +1,4 @@
-import { memo, useEffect, useRef } from 'react';
+import { memo, useEffect, useRef, useState } from 'react';
 import type { VideoHandle } from '../meeting/model';
 
 interface Props {
@@ -13,15 +13,36 @@ interface Props {
 /** Of a picture that covers its box at least this much is seen. */
 const SEEN_MIN = 0.7;
 
-/** Plays one track. The element stays while its track is replaced, so that a change of edge leaves the last picture standing. */
-export const VideoView = memo(function VideoView({ handle, mirrored = false, fit = 'cover', label, testId }: Props) {
+/** Plays one track. The last picture of the one before stands until the next has brought one: a change of edge is not seen. */
+export const VideoView = memo(function VideoView(props: Props) {
+  const { handle } = props;
+  const [pictured, setPictured] = useState(handle);
+  const layers = pictured === handle ? [handle] : [pictured, handle];
+  return layers.map((layer) => <Layer key={keyOf(layer)} {...props} handle={layer} onPicture={setPictured} />);
+});
+
+const keys = new WeakMap<VideoHandle, number>();
+let nextKey = 1;
+
+function keyOf(handle: VideoHandle): number {
+  const key = keys.get(handle) ?? nextKey++;
+  keys.set(handle, key);
+  return key;
+}
+
+function Layer({ handle, mirrored = false, fit = 'cover', label, testId, onPicture }: Props & { onPicture: (handle: VideoHandle) => void }) {
   const element = useRef<HTMLVideoElement>(null);
   useEffect(() => {
     const video = element.current;
     if (!video) return;
+    const seen = () => onPicture(handle);
+    video.addEventListener('loadeddata', seen);
     handle.attach(video);
-    return () => void handle.detach(video);
-  }, [handle]);
+    return () => {
+      video.removeEventListener('loadeddata', seen);
+      handle.detach(video);
+    };
+  }, [handle, onPicture]);
   useEffect(() => {
     const video = element.current;
     if (!video || fit !== 'cover') return;
@@ -39,4 +60,4 @@ export const VideoView = memo(function VideoView({ handle, mirrored = false, fit
     };
   }, [fit]);
   return <video ref={element} className={`video video-${fit}${mirrored ? ' video-mirrored' : ''}`} data-testid={testId} aria-label={label} autoPlay playsInline muted disablePictureInPicture />;
-});
+}

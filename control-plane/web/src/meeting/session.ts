@@ -329,6 +329,8 @@ export class MeetingSession extends Changes implements MeetingSource {
     const captures = await salvage(this.captures);
     await this.send(room, captures);
     const seen = await receivesAll(from, room, AS_GOOD_MS);
+    // Until the screen has put everything on its elements, nobody looks at it there.
+    setTimeout(seen, BOTH_MS);
     const lost = this.room !== from || this.phase !== 'connected';
     if (!lost) {
       this.captures = captures;
@@ -337,7 +339,6 @@ export class MeetingSession extends Changes implements MeetingSource {
       setTimeout(() => abandon(from), BOTH_MS);
       await this.catchUp(room);
     }
-    seen();
     return !lost;
   }
 

@@ -2,6 +2,7 @@
 //! `driver` runs `meridian-cascade`'s state machine between the two.
 
 mod driver;
+mod measured;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -13,16 +14,21 @@ use meridian_conference::Birth;
 use meridian_room::{NodeId, RoomName, RoomSid};
 use meridian_serving::metrics::head;
 use meridian_sfu::{Encoding, LayerSet, SenderReportInfo, TrackId};
+use meridian_wire::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::unix_now_ms;
 use crate::handles::RoomHandle;
 use crate::link::LinkStats;
+use measured::Link;
 
 pub(crate) use driver::{Inputs, Uses, run};
 
 /// Requests of rooms that may wait. State that is dropped here is repaired by the next digest.
 const QUEUE: usize = 16_384;
+
+/// Links in one report: more than a full mesh has.
+const LINKS_REPORTED_MAX: usize = 1_024;
 
 /// What rooms and media threads ask of the mesh.
 pub(crate) enum ToMesh {
@@ -50,8 +56,8 @@ pub(crate) enum ToMesh {
 pub(crate) struct MeshHandle {
     queue: mpsc::Sender<ToMesh>,
     dropped: AtomicU64,
-    /// The last second of every link, for `/metrics`.
-    links: Mutex<BTreeMap<NodeId, (LinkStats, Carried)>>,
+    /// Every link's last second, for `/metrics`, and its last minute, for the control plane.
+    links: Mutex<BTreeMap<NodeId, Link>>,
     audible: watch::Sender<BTreeSet<NodeId>>,
 }
 
@@ -159,8 +165,8 @@ impl MeshHandle {
         for (name, help, read) in gauges {
             let name = format!("meridian_link_{name}");
             head(text, &name, "gauge", help);
-            for (node, (stats, carried)) in links.iter() {
-                let _ = writeln!(text, "{name}{{peer=\"{node}\"}} {}", read(stats, carried));
+            for (node, link) in links.iter() {
+                let _ = writeln!(text, "{name}{{peer=\"{node}\"}} {}", read(&link.stats, &link.carried));
             }
         }
     }
@@ -179,10 +185,15 @@ impl MeshHandle {
     }
 
     fn link_stats(&self, node: &NodeId, stats: LinkStats, carried: Carried) {
-        self.links
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(node.clone(), (stats, carried));
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.entry(node.clone()).or_default().measured(stats, carried);
+    }
+
+    /// What operators are shown of the links.
+    pub(crate) fn link_reports(&self) -> Vec<v1::LinkReport> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let reports = links.iter().map(|(peer, link)| link.report(peer));
+        reports.take(LINKS_REPORTED_MAX).collect()
     }
 
     pub(crate) fn link_gone(&self, node: &NodeId) {
