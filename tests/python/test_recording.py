@@ -49,8 +49,8 @@ def files(recording: str, pop: str, source: str) -> list[tuple[dict, Path]]:
     return [(line, part / line["file"]) for line in segments]
 
 
-def decode(path: Path, *options: str) -> bytes:
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path), *options, "-"]
+def decode(path: Path, *options: str, before: tuple[str, ...] = ()) -> bytes:
+    command = ["ffmpeg", "-v", "error", "-nostdin", *before, "-i", str(path), *options, "-"]
     done = subprocess.run(command, capture_output=True, check=True)
     assert not done.stderr, done.stderr
     return done.stdout

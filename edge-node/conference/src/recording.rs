@@ -107,13 +107,14 @@ impl Conference {
             RoomEvent::TrackPublished { track, .. } => self.record_track(track),
             RoomEvent::TrackUpdated { track, .. } => self.record_mute(track),
             RoomEvent::TrackUnpublished { track, .. } => self.end_track(track),
-            RoomEvent::ParticipantLeft { participant, .. }
-            | RoomEvent::ParticipantReplaced {
-                previous: participant, ..
-            } if participant.node == self.node => {
-                participant.tracks.keys().for_each(|track| self.end_track(track));
-                let participant = participant.sid.to_string();
-                self.tell_recorder(Recorded::Left { participant });
+            RoomEvent::ParticipantLeft { participant, .. } => self.record_departure(participant),
+            // From elsewhere to this edge, from here to another, or from one device to another.
+            RoomEvent::ParticipantReplaced { previous, .. } => {
+                self.record_departure(previous);
+                let arrived = self.room.participant(&previous.identity).cloned();
+                if let Some(arrived) = arrived.filter(|_| self.room.is_local(&previous.identity)) {
+                    self.record_participant(&arrived);
+                }
             }
             _ => {}
         }
@@ -127,6 +128,16 @@ impl Conference {
         speaking.sort_by(|a, b| b.1.total_cmp(a.1).then_with(|| a.0.cmp(b.0)));
         let speaking = speaking.into_iter().map(|(sid, _)| sid.to_string()).collect();
         self.tell_recorder(Recorded::Speaking(speaking));
+    }
+
+    /// Of somebody who was on this edge.
+    fn record_departure(&mut self, participant: &Participant) {
+        if participant.node != self.node {
+            return;
+        }
+        participant.tracks.keys().for_each(|track| self.end_track(track));
+        let participant = participant.sid.to_string();
+        self.tell_recorder(Recorded::Left { participant });
     }
 
     fn record_participant(&mut self, participant: &Participant) {

@@ -59,6 +59,11 @@ pub enum Entry {
         at: WallMs,
         participants: Vec<String>,
     },
+    /// The edge died. It was back at this time, and has completed what was open; between the ends of the tracks' last segments and then it recorded
+    /// nothing.
+    Interrupted {
+        at: WallMs,
+    },
     /// The recording is over.
     Ended {
         at: WallMs,

@@ -14,6 +14,6 @@ mod status;
 mod upload;
 
 pub use files::{RecordingFiles, Spool, SpoolError};
-pub use settings::{RecordingSettings, StoreError};
+pub use settings::{RecordingSettings, StoreError, open_store};
 pub use status::{Status, Trouble};
 pub use upload::{UploadError, Uploader, WakeUp};

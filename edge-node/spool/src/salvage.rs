@@ -1,10 +1,12 @@
 //! What a crash left in the spool: files that were open, kept as far as they are whole.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use meridian_recorder::{Entry, SegmentEntry};
+use meridian_recorder::{Entry, SegmentEntry, WallMs};
 
 use crate::files::PART_SUFFIX;
 use crate::status::Status;
@@ -33,10 +35,12 @@ pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 /// Completes what an earlier process left open. Call it before anything is recorded.
 pub(crate) fn salvage_all(spool: &Path, status: &Status) {
+    let mut interrupted = BTreeSet::new();
     for path in files_below(spool) {
         if path.extension().is_none_or(|suffix| suffix != PART_SUFFIX) {
             continue;
         }
+        interrupted.extend(part_of(spool, &path));
         let complete = path.with_extension("");
         let kept = match complete.extension().and_then(|suffix| suffix.to_str()) {
             Some("mkv") => salvage_segment(&path),
@@ -51,6 +55,32 @@ pub(crate) fn salvage_all(spool: &Path, status: &Status) {
             }
         }
     }
+    for part in interrupted {
+        if let Err(error) = tell_interruption(&part) {
+            tracing::warn!(part = %part.display(), %error, "a recording's manifest cannot be told that this edge died");
+        }
+    }
+}
+
+/// ID/PART of a file below the spool.
+fn part_of(spool: &Path, path: &Path) -> Option<PathBuf> {
+    let mut below = path.strip_prefix(spool).ok()?.components();
+    Some(spool.join(below.next()?).join(below.next()?))
+}
+
+fn tell_interruption(part: &Path) -> io::Result<()> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = WallMs(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    add_piece(part, "interrupted", &Entry::Interrupted { at })
+}
+
+/// A piece of the manifest with one line.
+fn add_piece(part: &Path, name: &str, entry: &Entry) -> io::Result<()> {
+    let manifest = part.join("manifest");
+    fs::create_dir_all(&manifest)?;
+    let mut line = serde_json::to_vec(entry)?;
+    line.push(b'\n');
+    fs::write(manifest.join(format!("{name}.jsonl")), line)
 }
 
 fn salvage_segment(path: &Path) -> io::Result<bool> {
@@ -65,12 +95,8 @@ fn salvage_segment(path: &Path) -> io::Result<bool> {
     let Some(entry) = salvage(path, &name)? else {
         return Ok(false);
     };
-    let line = serde_json::to_vec(&Entry::Segment(entry))?;
-    let manifest = part.join("manifest");
-    fs::create_dir_all(&manifest)?;
-    let mut file = File::create(manifest.join(format!("salvaged-{}.jsonl", name.replace(['/', '.'], "-"))))?;
-    file.write_all(&line)?;
-    file.write_all(b"\n")?;
+    let piece = format!("salvaged-{}", name.replace(['/', '.'], "-"));
+    add_piece(part, &piece, &Entry::Segment(entry))?;
     Ok(true)
 }
 

@@ -50,28 +50,36 @@ impl RecordingSettings {
         !self.store.is_empty()
     }
 
-    /// The store, and the prefix below which everything goes. Does not talk to it yet.
+    /// As [`open_store`].
     ///
     /// # Errors
-    /// When the URL or an option makes no sense, or the folder of a `file:` URL cannot be made.
+    /// As there.
     pub fn open_store(&self) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-        let url = Url::parse(&self.store)?;
-        if let Some(folder) = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten() {
-            std::fs::create_dir_all(&folder).map_err(|error| StoreError::Folder(folder.clone(), error))?;
-        }
-        // Of the environment only what the stores' own tools read: an unrelated variable must not become an option.
-        let ours = |name: &String| {
-            ["aws_", "google_", "azure_"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-        };
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| {
-                Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
-            })
-            .filter(|(name, _)| ours(name));
-        let options = environment.chain(self.store_options.clone());
-        let (store, prefix) = object_store::parse_url_opts(&url, options)?;
-        Ok((Arc::from(store), prefix))
+        open_store(&self.store, &self.store_options)
     }
+}
+
+/// The store, and the prefix below which everything goes. Does not talk to it yet.
+///
+/// # Errors
+/// When the URL or an option makes no sense, or the folder of a `file:` URL cannot be made.
+pub fn open_store(store: &str, options: &BTreeMap<String, String>) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+    let url = Url::parse(store)?;
+    if let Some(folder) = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten() {
+        std::fs::create_dir_all(&folder).map_err(|error| StoreError::Folder(folder.clone(), error))?;
+    }
+    // Of the environment only what the stores' own tools read: an unrelated variable must not become an option.
+    let ours = |name: &String| {
+        ["aws_", "google_", "azure_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?)))
+        .filter(|(name, _)| ours(name));
+    // What arrives damaged is refused by S3 then, and sent again.
+    let checked = (url.scheme().starts_with("s3")).then(|| ("aws_checksum_algorithm".to_owned(), "sha256".to_owned()));
+    let options = checked.into_iter().chain(environment).chain(options.clone());
+    let (store, prefix) = object_store::parse_url_opts(&url, options)?;
+    Ok((Arc::from(store), prefix))
 }

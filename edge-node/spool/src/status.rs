@@ -10,8 +10,10 @@ pub enum Trouble {
     SpoolFull,
     /// The disk refused a write.
     Disk(String),
-    /// The store refused or did not answer; files wait.
+    /// The store failed or did not answer; files wait.
     Store(String),
+    /// The store does not take our credentials; files wait.
+    Credentials(String),
 }
 
 impl std::fmt::Display for Trouble {
@@ -25,6 +27,11 @@ impl std::fmt::Display for Trouble {
             Trouble::Store(error) => write!(
                 f,
                 "the recording store does not take files, they wait at the edge: {error}"
+            ),
+            Trouble::Credentials(error) => write!(
+                f,
+                "the recording store refuses the edge's credentials, files wait at the edge: set those that may write there in recording.store_options or \
+                 in the edge's environment, and start it again: {error}"
             ),
         }
     }

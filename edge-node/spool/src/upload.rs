@@ -61,6 +61,22 @@ pub enum UploadError {
     Silent,
 }
 
+impl UploadError {
+    fn trouble(&self) -> Trouble {
+        use object_store::Error::{PermissionDenied, Unauthenticated};
+        let of_store = match self {
+            UploadError::Store(error) => Some(error),
+            // Files that go in parts are written, and a writer's errors are wrapped.
+            UploadError::File(error) => error.get_ref().and_then(|inner| inner.downcast_ref()),
+            _ => None,
+        };
+        match of_store {
+            Some(PermissionDenied { .. } | Unauthenticated { .. }) => Trouble::Credentials(self.to_string()),
+            _ => Trouble::Store(self.to_string()),
+        }
+    }
+}
+
 impl Uploader {
     /// Takes stock of the spool, and completes what a crash left open: call it before the first recording begins.
     ///
@@ -92,7 +108,7 @@ impl Uploader {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
                 Err(error) => {
-                    self.status.set_uploading(Some(Trouble::Store(error.to_string())));
+                    self.status.set_uploading(Some(error.trouble()));
                     let jitter = rand::rng().random_range(0.5..1.0);
                     tokio::time::sleep(backoff.mul_f64(jitter)).await;
                     backoff = (2 * backoff).min(BACKOFF_MAX);

@@ -247,6 +247,10 @@ async fn what_a_crash_leaves_open_is_kept_up_to_its_last_whole_cluster() {
     assert!(world.spooled().is_empty());
     let stored = world.stored();
     assert_eq!(stored[open.0.strip_suffix(".part").unwrap()], open.1);
+    let interruptions = (world.lines().iter())
+        .filter(|line| matches!(line, Entry::Interrupted { .. }))
+        .count();
+    assert_eq!(interruptions, 1, "the manifest says that there is a gap");
     let salvaged: Vec<SegmentEntry> = (world.lines().into_iter())
         .filter_map(|line| match line {
             Entry::Segment(entry) if entry.track == "TR_9" => Some(entry),
