@@ -324,6 +324,18 @@ impl Carriage {
         self.crossing.carried(node)
     }
 
+    /// Every track that rooms of this edge carry, and the edge it comes from, if it comes over a link.
+    pub fn tracks(&self) -> Vec<(&RoomName, &TrackSid, TrackId, Option<&NodeId>)> {
+        let sources = self.crossing.sources();
+        let mut all = Vec::new();
+        for (room, member) in &self.members {
+            for (track, (id, _)) in &member.tracks {
+                all.push((room, track, *id, sources.get(id).copied()));
+            }
+        }
+        all
+    }
+
     /// The state machine below, for whoever watches.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh

@@ -1,7 +1,7 @@
 //! Media on its way between media threads and links: which of our tracks goes to which edges under which number, and which
 //! track a number on a link stands for. Numbers are agreed by [`crate::mesh::Mesh`] over the control stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use meridian_room::NodeId;
@@ -98,6 +98,11 @@ impl Crossing {
         if let Some(source) = source {
             self.incoming.insert(source, track);
         }
+    }
+
+    /// The edge that each track which comes over a link comes from.
+    pub(crate) fn sources(&self) -> BTreeMap<TrackId, &NodeId> {
+        self.incoming.iter().map(|((node, _), track)| (*track, node)).collect()
     }
 
     /// How many tracks come from that edge, and how many go to it.

@@ -237,6 +237,30 @@ fn people_of_a_silent_edge_leave_after_ten_seconds_unless_somebody_hears_it() {
 }
 
 #[test]
+fn a_stay_on_an_edge_that_died_hides_no_later_one_from_an_edge_that_never_heard_of_it() {
+    let now = Instant::now();
+    let mut rng = SmallRng::seed_from_u64(16);
+    let mut edges = vec![edge(0, 1), edge(1, 1), edge(2, 1)];
+    for _ in 0..5 {
+        edges[0].room.join(now, 0, person("ann", &mut rng)).expect("join");
+    }
+    edges[1].room.join(now, 0, person("ben", &mut rng)).expect("join");
+    pull(&mut edges, 1, 0, now);
+    edges[1].room.node_silent(now, &node(0));
+    let later = now + Duration::from_secs(11);
+    edges[1].room.handle_timeout(later);
+    assert!(edges[1].room.participant(&Identity::from("ann")).is_none());
+    // She comes back at an edge that has just started: the epoch it gives is lower, and it cannot know.
+    let back = edges[2].room.join(later, 0, person("ann", &mut rng)).expect("join");
+    pull(&mut edges, 1, 2, later);
+    let seen = edges[1]
+        .room
+        .participant(&Identity::from("ann"))
+        .map(|ann| ann.sid.clone());
+    assert_eq!(seen, Some(back.sid));
+}
+
+#[test]
 fn a_restarted_edge_supersedes_its_former_life_without_a_departure_of_those_who_return() {
     let t0 = Instant::now();
     let mut rng = SmallRng::seed_from_u64(8);

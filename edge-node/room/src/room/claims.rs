@@ -9,11 +9,13 @@ use crate::ids::{Epoch, Identity, ParticipantSid, Version};
 use crate::replica::{Record, Writer};
 
 impl Room {
+    /// The latest stay. What an edge that died has said comes after everything that living ones say: an edge that came later may never
+    /// have heard of it, and would give lower epochs without knowing.
     pub(super) fn winner(&self, identity: &Identity) -> Option<(&WriterKey, &Writer, &Record)> {
         self.writers
             .iter()
             .filter_map(|(key, writer)| Some((key, writer, writer.records.get(identity)?)))
-            .max_by_key(|&(key, _, record)| (record.facts.epoch, key))
+            .max_by_key(|&(key, writer, record)| (!writer.is_dead(), record.facts.epoch, key))
     }
 
     /// A local stay that another edge's outranks ends, unless it was made before this edge could know of the other: then it
