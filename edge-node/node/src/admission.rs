@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use meridian_access::token::KeyRing;
+use meridian_access::limits::Limiter;
+use meridian_access::token::{Claims, KeyRing};
 use meridian_registry::RegistrationState;
 use tokio::sync::watch;
 
 use crate::lifecycle::{Lifecycle, Stage};
 
+/// First joins of one identity in one room. Each replaces a stay and is told to everybody with all its metadata; people, and SDKs that lose their
+/// edge again and again, need a tenth.
+const JOINS_PER_MINUTE: u32 = 30;
 /// How long an edge that has API keys of its own waits for the control plane's before it is announced without them.
 const FIRST_POLICY: Duration = Duration::from_secs(3);
 
@@ -28,6 +32,7 @@ pub(crate) struct Admission {
     policy_known: watch::Sender<bool>,
     /// There is a control plane whose policy may come.
     expects_policy: bool,
+    joins: Limiter<(String, String)>,
 }
 
 impl Admission {
@@ -43,6 +48,7 @@ impl Admission {
             sources: Mutex::default(),
             policy_known: watch::Sender::default(),
             expects_policy,
+            joins: Limiter::new(JOINS_PER_MINUTE),
         };
         admission.configure_keys(api_keys);
         admission
@@ -87,6 +93,16 @@ impl Admission {
             let _ = tokio::time::timeout(FIRST_POLICY, known.wait_for(|known| *known)).await;
         }
         let _ = self.keys.subscribe().wait_for(|keys| !keys.is_empty()).await;
+    }
+
+    /// Counts a join; sessions that go on are none.
+    ///
+    /// # Errors
+    /// The identity has joined this room too often: seconds until it may again.
+    pub(crate) fn may_join(&self, claims: &Claims) -> Result<(), u32> {
+        let room = claims.video.as_ref().map(|grants| grants.room.clone());
+        self.joins
+            .take((room.unwrap_or_default(), claims.sub.clone()), Instant::now())
     }
 
     /// Why this edge should get nobody new, if so.

@@ -1,4 +1,4 @@
-//! Reading the HTTP request that opens a session: path, query, token and the JoinRequest inside. Checks form and size only;
+//! Reading the HTTP request that opens a session: path, query and token first ([`Knock`]), then the JoinRequest inside. Checks form and size only;
 //! whether the token is good is `meridian_access::token`'s matter.
 
 use std::collections::BTreeMap;
@@ -12,12 +12,12 @@ use livekit_protocol::{
 use meridian_room::ParticipantSid;
 use prost::Message;
 
+use crate::counts;
+
 /// Bytes of a JoinRequest once decompressed.
 pub const JOIN_REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of the query string: base64 of an uncompressed request.
 pub const QUERY_BYTES_MAX: usize = 384 * 1024;
-/// Tracks announced within the connect request.
-const ADD_TRACKS_MAX: usize = meridian_room::limits::TRACKS;
 
 /// An HTTP answer instead of the upgrade. To be sent with `Access-Control-Allow-Origin: *`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,10 +39,7 @@ impl Refusal {
 /// What a client asks for when it connects.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectRequest {
-    /// Not verified yet.
     pub token: String,
-    /// `…/validate`: the client only wants to know whether it would be let in.
-    pub validate: bool,
     pub client: ClientInfo,
     pub auto_subscribe: bool,
     pub adaptive_stream: bool,
@@ -59,18 +56,27 @@ pub struct ConnectRequest {
     pub sync_state: Option<SyncState>,
 }
 
-impl ConnectRequest {
+/// A request at the door: what is needed to know who it is. What it wants stands in bytes that are opened once the token is found good,
+/// because they may be many.
+#[derive(Clone, Debug)]
+pub struct Knock {
+    /// Not verified yet.
+    pub token: String,
+    join_request: String,
+    reconnect: bool,
+    sid: Option<String>,
+}
+
+impl Knock {
     /// `query` without the question mark, percent-encoded; `authorization` the header's value.
     ///
     /// # Errors
     /// 404 for anything but `/rtc/v1` and its `/validate` (with CORS, so that clients say what they miss), 401 without a
-    /// token, 400 for a JoinRequest that cannot be read, 413 for one that is too large.
-    pub fn parse(path: &str, query: &str, authorization: Option<&str>) -> Result<ConnectRequest, Refusal> {
-        let validate = match path.trim_end_matches('/') {
-            "/rtc/v1" => false,
-            "/rtc/v1/validate" => true,
-            _ => return Err(Refusal::new(404, "this server speaks /rtc/v1 (single peer connection)")),
-        };
+    /// token, 400 without a JoinRequest, 413 for a query that is too long.
+    pub fn parse(path: &str, query: &str, authorization: Option<&str>) -> Result<Knock, Refusal> {
+        if !matches!(path.trim_end_matches('/'), "/rtc/v1" | "/rtc/v1/validate") {
+            return Err(Refusal::new(404, "this server speaks /rtc/v1 (single peer connection)"));
+        }
         if query.len() > QUERY_BYTES_MAX {
             return Err(Refusal::new(
                 413,
@@ -88,20 +94,22 @@ impl ConnectRequest {
                 _ => {}
             }
         }
-        let token = token.ok_or_else(|| Refusal::new(401, "no access token: send Authorization or access_token"))?;
-        let join_request = join_request.ok_or_else(|| Refusal::new(400, "join_request is missing"))?;
-        let join = decode_join_request(&join_request)?;
-        if join.add_track_requests.len() > ADD_TRACKS_MAX {
-            return Err(Refusal::new(
-                400,
-                format!("more than {ADD_TRACKS_MAX} tracks in one join_request"),
-            ));
-        }
+        Ok(Knock {
+            token: token.ok_or_else(|| Refusal::new(401, "no access token: send Authorization or access_token"))?,
+            join_request: join_request.ok_or_else(|| Refusal::new(400, "join_request is missing"))?,
+            reconnect,
+            sid,
+        })
+    }
+
+    /// # Errors
+    /// 400 for a JoinRequest that cannot be read or holds too many of something, 413 for one that is too large.
+    pub fn open(self) -> Result<ConnectRequest, Refusal> {
+        let join = decode_join_request(&self.join_request)?;
         let settings = join.connection_settings.unwrap_or_default();
-        let sid = Some(join.participant_sid).filter(|sid| !sid.is_empty()).or(sid);
+        let sid = Some(join.participant_sid).filter(|sid| !sid.is_empty()).or(self.sid);
         Ok(ConnectRequest {
-            token,
-            validate,
+            token: self.token,
             client: join.client_info.unwrap_or_default(),
             auto_subscribe: settings.auto_subscribe,
             adaptive_stream: settings.adaptive_stream,
@@ -110,7 +118,7 @@ impl ConnectRequest {
             attributes: join.participant_attributes.into_iter().collect(),
             add_tracks: join.add_track_requests,
             offer: join.publisher_offer,
-            reconnect: reconnect || join.reconnect,
+            reconnect: self.reconnect || join.reconnect,
             resume_sid: sid.map(ParticipantSid::new),
             reconnect_reason: join.reconnect_reason,
             sync_state: join.sync_state,
@@ -135,6 +143,7 @@ fn decode_join_request(text: &str) -> Result<JoinRequest, Refusal> {
     if bytes.len() > JOIN_REQUEST_BYTES_MAX {
         return Err(too_large());
     }
+    counts::check(&bytes, counts::JOIN_REQUEST, "JoinRequest").map_err(|fault| Refusal::new(400, fault.reason))?;
     JoinRequest::decode(bytes.as_slice())
         .map_err(|error| Refusal::new(400, format!("join_request holds no JoinRequest: {error}")))
 }
@@ -199,7 +208,7 @@ mod tests {
     }
 
     fn parse(query: &str) -> Result<ConnectRequest, Refusal> {
-        ConnectRequest::parse("/rtc/v1", query, None)
+        Knock::parse("/rtc/v1", query, None)?.open()
     }
 
     fn join() -> JoinRequest {
@@ -233,9 +242,10 @@ mod tests {
         assert_eq!(request.offer.map(|o| o.sdp.len()), Some(15_000));
         // Native clients send the header, and base64 without padding or in the other alphabet.
         let text = text.trim_end_matches('=').replace('-', "+").replace('_', "/");
-        let bare = ConnectRequest::parse("/rtc/v1/validate", &format!("join_request={text}"), Some("Bearer  t2"));
+        let bare = Knock::parse("/rtc/v1/validate", &format!("join_request={text}"), Some("Bearer  t2"));
         let bare = bare.expect("valid");
-        assert!(bare.validate && bare.token == "t2");
+        assert_eq!(bare.token, "t2");
+        assert!(bare.open().expect("valid").auto_subscribe);
     }
 
     #[test]
@@ -263,7 +273,10 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status() {
-        let status = |path: &str, query: &str| ConnectRequest::parse(path, query, None).expect_err("refused").status;
+        let status = |path: &str, query: &str| {
+            let opened = Knock::parse(path, query, None).and_then(Knock::open);
+            opened.expect_err("refused").status
+        };
         assert_eq!(status("/rtc", "access_token=t"), 404);
         assert_eq!(status("/rtc/validate", "access_token=t"), 404);
         assert_eq!(status("/rtc/v1", "join_request=AA"), 401);
@@ -289,7 +302,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn arbitrary_requests_never_panic(path in ".{0,20}", query in ".{0,200}", bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), compression in 0..3i32) {
-            let _ = ConnectRequest::parse(&path, &query, Some(&query));
+            let _ = Knock::parse(&path, &query, Some(&query)).and_then(Knock::open);
             let _ = parse(&format!("access_token=t&join_request={}", wrap(compression, bytes)));
         }
     }

@@ -5,8 +5,10 @@ use livekit_protocol as proto;
 use meridian_room::{Identity, ParticipantSid, Room};
 use prost::Message;
 use prost::bytes::Bytes;
-use prost::encoding::{decode_varint, encode_key, encode_varint};
+use prost::encoding::{encode_key, encode_varint};
 
+use crate::counts;
+use crate::fields::{Field, Malformed, fields};
 use crate::frame::Violation;
 use crate::session::Session;
 
@@ -25,6 +27,13 @@ const USER_SID: u32 = 1;
 const USER_DESTINATION_SIDS: u32 = 3;
 const USER_IDENTITY: u32 = 5;
 const USER_DESTINATION_IDENTITIES: u32 = 6;
+
+/// In reasons.
+const WHAT: &str = "data packet";
+
+fn malformed(fault: Malformed) -> Violation {
+    fault.in_a(WHAT)
+}
 
 /// A packet to be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,18 +88,19 @@ pub fn inspect(
             "a data packet of {length} bytes: at most {DATA_BYTES_MAX} are accepted"
         )));
     }
+    counts::check(bytes, counts::DATA_PACKET, WHAT)?;
     // Receivers decode all of it: what they could not read must not reach them.
-    proto::DataPacket::decode(bytes).map_err(|error| Violation::new(format!("malformed data packet: {error}")))?;
+    proto::DataPacket::decode(bytes).map_err(|error| Violation::new(format!("malformed {WHAT}: {error}")))?;
     let mut out = Vec::with_capacity(bytes.len() + 64);
     let mut destinations: Option<Vec<Identity>> = None;
     let mut address = |identity: Option<Identity>| destinations.get_or_insert_default().extend(identity);
     let (mut sequence, mut has_value) = (0, false);
     for field in fields(bytes) {
-        let field = field?;
+        let field = field.map_err(malformed)?;
         match field.number {
             PACKET_IDENTITY | PACKET_SID => continue,
             SPEAKER | METRICS => return Ok(None),
-            PACKET_DESTINATIONS => address(Some(field.identity()?)),
+            PACKET_DESTINATIONS => address(Some(field.identity().map_err(malformed)?)),
             SEQUENCE => sequence = u32::try_from(field.varint).unwrap_or(0),
             USER => {
                 has_value = true;
@@ -142,12 +152,12 @@ fn stamp_user(
 ) -> Result<(), Violation> {
     let mut inner = Vec::with_capacity(user.value.len() + 64);
     for field in fields(user.value) {
-        let field = field?;
+        let field = field.map_err(malformed)?;
         match field.number {
             USER_SID | USER_IDENTITY => continue,
-            USER_DESTINATION_IDENTITIES => address(Some(field.identity()?)),
+            USER_DESTINATION_IDENTITIES => address(Some(field.identity().map_err(malformed)?)),
             USER_DESTINATION_SIDS => {
-                let sid = ParticipantSid::from(field.text()?);
+                let sid = ParticipantSid::from(field.text().map_err(malformed)?);
                 address(room.participant_by_sid(&sid).map(|p| p.identity.clone()));
             }
             _ => {}
@@ -168,64 +178,4 @@ fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     encode_key(number, prost::encoding::WireType::LengthDelimited, out);
     encode_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
-}
-
-/// One field of a protobuf message, as it stands on the wire.
-struct Field<'a> {
-    number: u32,
-    whole: &'a [u8],
-    /// Payload of a length-delimited field; empty for others.
-    value: &'a [u8],
-    /// Value of a varint field; 0 for others.
-    varint: u64,
-}
-
-impl Field<'_> {
-    fn text(&self) -> Result<&str, Violation> {
-        std::str::from_utf8(self.value).map_err(|_| malformed("text is not UTF-8"))
-    }
-    fn identity(&self) -> Result<Identity, Violation> {
-        Ok(Identity::from(self.text()?))
-    }
-}
-
-fn malformed(what: &str) -> Violation {
-    Violation::new(format!("malformed data packet: {what}"))
-}
-
-fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<Field<'_>, Violation>> {
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let field = next_field(&mut rest);
-        if field.is_err() {
-            rest = &[];
-        }
-        Some(field)
-    })
-}
-
-fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Violation> {
-    let start = *rest;
-    let key = decode_varint(rest).map_err(|_| malformed("a cut field"))?;
-    let number = u32::try_from(key >> 3).map_err(|_| malformed("a field number out of range"))?;
-    let (mut value, mut varint): (&[u8], u64) = (&[], 0);
-    match key & 7 {
-        0 => varint = decode_varint(rest).map_err(|_| malformed("a cut number"))?,
-        1 => *rest = rest.get(8..).ok_or_else(|| malformed("a cut number"))?,
-        2 => {
-            let length = decode_varint(rest).map_err(|_| malformed("a cut length"))?;
-            let length = usize::try_from(length).map_err(|_| malformed("a length out of range"))?;
-            (value, *rest) = rest.split_at_checked(length).ok_or_else(|| malformed("a cut field"))?;
-        }
-        5 => *rest = rest.get(4..).ok_or_else(|| malformed("a cut number"))?,
-        _ => return Err(malformed("a group")),
-    }
-    Ok(Field {
-        number,
-        whole: &start[..start.len() - rest.len()],
-        value,
-        varint,
-    })
 }

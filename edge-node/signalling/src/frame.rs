@@ -4,6 +4,8 @@ use bytes::Bytes;
 use livekit_protocol::{SignalRequest, SignalResponse, signal_request, signal_response};
 use prost::Message;
 
+use crate::counts;
+
 /// Largest frame accepted, in bytes: an offer of Chromium with 64 video sections is about 340 KB.
 pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 
@@ -37,6 +39,10 @@ pub(crate) fn decode(frame: &Frame) -> Result<Option<signal_request::Message>, V
         return Err(Violation::new(format!(
             "a message of {length} bytes: at most {FRAME_BYTES_MAX} are accepted"
         )));
+    }
+    match frame {
+        Frame::Binary(bytes) => counts::check(bytes, counts::SIGNAL_REQUEST, "binary message")?,
+        Frame::Text(text) => counts::check_json(text)?,
     }
     let request = match frame {
         Frame::Binary(bytes) => SignalRequest::decode(bytes.clone())

@@ -3,7 +3,7 @@
 //! The client protocol: LiveKit's wire messages on the one side, the room's state on the other. Sans-IO: frames, room
 //! events and the time come in; frames and [`Action`]s come out.
 //!
-//! What lives here: reading the connect request ([`connect`]), one client's protocol state ([`Session`]), turning room facts
+//! What lives here: reading the connect request in two steps, the token first ([`connect`]), one client's protocol state ([`Session`]), turning room facts
 //! into messages ([`convert`]), and inspecting data packets ([`data`]).
 //!
 //! What does not: sockets, tokens' signatures (`meridian_access::token`), SDP (`meridian_transport::sdp`) and media. The caller
@@ -14,11 +14,13 @@
 
 pub mod connect;
 pub mod convert;
+mod counts;
 pub mod data;
+mod fields;
 mod frame;
 mod session;
 
-pub use connect::{ConnectRequest, Refusal};
+pub use connect::{ConnectRequest, Knock, Refusal};
 pub use frame::{FRAME_BYTES_MAX, Frame, Violation};
 /// The wire types.
 pub use livekit_protocol as proto;

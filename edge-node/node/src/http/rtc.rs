@@ -17,7 +17,7 @@ use meridian_access::token::Claims;
 use meridian_conference::{Input, Newcomer, SessionKey};
 use meridian_serving::listener::{ClientAddress, query};
 use meridian_signalling::proto::IceServer;
-use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame};
+use meridian_signalling::{ConnectRequest, FRAME_BYTES_MAX, Frame, Knock, Refusal};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
@@ -52,6 +52,11 @@ pub(crate) async fn connect(
         Ok(admitted) => admitted,
         Err(refusal) => return *refusal,
     };
+    if !connect.reconnect
+        && let Err(wait_s) = edge.admission.may_join(&claims)
+    {
+        return too_often(wait_s);
+    }
     let address = client_of(&edge, peer, &parts.headers);
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
@@ -87,14 +92,9 @@ fn admit(edge: &Parts, request: &request::Parts) -> Result<(ConnectRequest, Clai
     }
     let authorization = request.headers.get(header::AUTHORIZATION);
     let authorization = authorization.and_then(|value| value.to_str().ok());
-    let connect = ConnectRequest::parse(request.uri.path(), query(request), authorization).map_err(|refusal| {
-        boxed(
-            StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST),
-            &refusal.text,
-        )
-    })?;
+    let knock = Knock::parse(request.uri.path(), query(request), authorization).map_err(said)?;
     let keys = edge.admission.keys();
-    let claims = meridian_access::token::verify(&connect.token, &keys)
+    let claims = meridian_access::token::verify(&knock.token, &keys)
         .map_err(|error| boxed(StatusCode::UNAUTHORIZED, &format!("invalid token: {error}")))?;
     if !claims
         .video
@@ -109,7 +109,21 @@ fn admit(edge: &Parts, request: &request::Parts) -> Result<(ConnectRequest, Clai
     if claims.sub.is_empty() {
         return Err(boxed(StatusCode::UNAUTHORIZED, "the token names no identity (sub)"));
     }
-    Ok((connect, claims))
+    Ok((knock.open().map_err(said)?, claims))
+}
+
+fn said(refusal: Refusal) -> Box<Response> {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
+    boxed(status, &refusal.text)
+}
+
+fn too_often(wait_s: u32) -> Response {
+    let text = format!("this identity joins too often: try again in {wait_s} s, or resume with reconnect=1");
+    let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, &text);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
+    response
 }
 
 fn boxed(status: StatusCode, text: &str) -> Box<Response> {

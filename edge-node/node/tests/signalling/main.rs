@@ -408,3 +408,43 @@ async fn a_stopping_edge_sends_people_to_another_by_a_full_reconnect() {
             .is_none()
     );
 }
+
+#[tokio::test]
+async fn one_token_joins_thirty_times_a_minute_and_resumes_as_often_as_it_likes() {
+    let house = House::open().await;
+    let mut client = house.join("restless").await;
+    for _ in 1..30 {
+        client = house.join("restless").await;
+    }
+    let token = house.token("restless", 600);
+    let refused = house.get(&format!("/rtc/v1?access_token={token}&join_request=")).await;
+    assert!(refused.starts_with("HTTP/1.1 429"), "{refused}");
+    let head = refused.to_lowercase();
+    assert!(head.contains("access-control-allow-origin: *"), "{head}");
+    assert!(head.contains("retry-after: 2"), "{head}");
+    assert!(head.contains("joins too often"), "{head}");
+    let checked = house
+        .get(&format!("/rtc/v1/validate?access_token={token}&join_request="))
+        .await;
+    assert!(checked.starts_with("HTTP/1.1 200"), "asking is free: {checked}");
+    let mut back = house.connect("restless", None, Some(&client.sid)).await;
+    assert!(
+        matches!(back.hear().await, Some(Say::Reconnect(_))),
+        "a session that goes on"
+    );
+    house.join("somebody else").await;
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_join_request_is_opened_only_for_a_good_token() {
+    let house = House::open().await;
+    let bad = house.get("/rtc/v1?access_token=forged&join_request=%25%25%25").await;
+    assert!(bad.starts_with("HTTP/1.1 401"), "{bad}");
+    let good = house.token("anna", 600);
+    let bad = house
+        .get(&format!("/rtc/v1?access_token={good}&join_request=%25%25%25"))
+        .await;
+    assert!(bad.starts_with("HTTP/1.1 400"), "{bad}");
+    house.close().await;
+}

@@ -130,6 +130,11 @@ impl Session {
     pub fn new(config: SessionConfig, request: ConnectRequest, claims: Claims) -> Session {
         let rng = StdRng::from_seed(config.seed);
         let auto_subscribe = request.auto_subscribe;
+        // Only a session that goes on has a state to bring; nobody is to keep one for the length of a call.
+        let request = ConnectRequest {
+            sync_state: request.sync_state.filter(|_| request.reconnect),
+            ..request
+        };
         Session {
             identity: Identity::from(claims.sub.as_str()),
             config,
