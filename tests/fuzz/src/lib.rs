@@ -117,6 +117,11 @@ pub const TARGETS: &[Target] = &[
         seeds: transport::sdp_seeds,
     },
     Target {
+        name: "transport_whip",
+        run: transport::whip,
+        seeds: transport::whip_seeds,
+    },
+    Target {
         name: "turn_datagrams",
         run: turn::datagrams,
         seeds: turn::datagram_seeds,

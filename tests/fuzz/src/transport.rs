@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use meridian_sfu::media::{Codec, MediaKind};
-use meridian_transport::sdp::{LocalMedia, Negotiation, WantedTrack};
+use meridian_transport::sdp::{
+    Fragment, LocalMedia, Negotiation, OFFER_BYTES_MAX, Survey, WantedTrack, fragment_of_answer, with_credentials,
+};
 use meridian_transport::{
     DtlsIdentity, DtlsRole, Fingerprint, IceCredentials, Output, Peer, PeerConfig, PeerEvent, Received, kind,
     stun_local_ufrag,
@@ -97,6 +99,48 @@ pub(crate) fn sdp(input: &[u8]) {
             assert_eq!(sections(&answer.sdp), sections(offer));
         }
     }
+}
+
+/// The body of a WHIP POST, and one of a PATCH: what was surveyed is answered, and a restart changes the credentials alone.
+pub(crate) fn whip(input: &[u8]) {
+    let mut bodies = messages(input).map(std::str::from_utf8);
+    let (Some(Ok(offer)), Some(Ok(patch))) = (bodies.next(), bodies.next()) else {
+        return;
+    };
+    let fragment = Fragment::parse(patch);
+    let Ok(survey) = Survey::of(offer) else { return };
+    let local = LocalMedia {
+        ice: credentials("server01"),
+        fingerprint: Fingerprint([7; 32]),
+        candidates: vec![SocketAddr::from(([192, 0, 2, 1], 7882))],
+    };
+    let mut negotiation = Negotiation::new(1);
+    let answer = negotiation.answer(offer, &local);
+    assert!(answer.is_ok(), "a survey promises an answer");
+    if let Ok(answer) = answer {
+        let ours = Fragment::parse(&fragment_of_answer(&answer.sdp));
+        assert_eq!(ours.ok().and_then(|ours| ours.ice), Some(local.ice.clone()));
+    }
+    if let Ok(Fragment { ice: Some(ice), .. }) = fragment {
+        let again = with_credentials(offer, &ice);
+        if again.len() <= OFFER_BYTES_MAX {
+            let (changed, before) = (Survey::of(&again).ok(), Some(survey));
+            let rest = |survey: Option<Survey>| survey.map(|of| (of.sends, of.receives, of.both, of.refused));
+            assert_eq!(changed.as_ref().map(|of| of.remote.ice.clone()), Some(ice));
+            assert_eq!(rest(changed), rest(before));
+        }
+    }
+}
+
+pub(crate) fn whip_seeds() -> Vec<Vec<u8>> {
+    const PATCH: &[u8] =
+        b"a=ice-ufrag:fresh\r\na=ice-pwd:a-password-of-22-characters\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n\
+        a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host\r\na=end-of-candidates\r\n";
+    sdp_seeds()
+        .iter()
+        .filter_map(|offers| messages(offers).next())
+        .map(|offer| joined([offer, PATCH]))
+        .collect()
 }
 
 pub(crate) fn sdp_seeds() -> Vec<Vec<u8>> {
