@@ -528,3 +528,54 @@ async fn an_address_has_so_many_requests_and_is_told_how_many_are_left() {
         "probes are no users of the API"
     );
 }
+
+#[tokio::test]
+async fn the_api_describes_itself_to_programs_and_to_people() {
+    let world = World::start().await;
+    let document = world.get("/api/v1/openapi.json").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{document}");
+    let paths = document["paths"].as_object().unwrap();
+    // What the code's router holds: a route is made of its description, so this list is all there is to forget.
+    for (path, methods) in [
+        ("/meetings", &["post"][..]),
+        ("/meetings/{code}", &["get", "delete"]),
+        ("/meetings/{code}/join", &["post"]),
+        ("/meetings/{code}/recording-token", &["post"]),
+        ("/regions", &["get"]),
+        ("/probes", &["get"]),
+        ("/operator/assign", &["get"]),
+        ("/operator/mesh/matrix", &["get"]),
+        ("/operator/pops", &["get"]),
+        ("/operator/pops/{id}", &["get"]),
+        ("/operator/pops/{id}/{action}", &["post"]),
+        ("/accounts", &["post"]),
+        ("/sessions", &["post", "delete"]),
+        ("/sessions/refresh", &["post"]),
+        ("/account", &["get"]),
+        ("/account/meetings", &["get"]),
+    ] {
+        for method in methods {
+            let operation = &paths[path][method];
+            assert!(operation["summary"].is_string(), "{method} {path}: {operation}");
+            let refused = &operation["responses"]["4XX"]["content"]["application/problem+json"]["schema"];
+            assert_eq!(refused["$ref"], "#/components/schemas/Problem", "{method} {path}");
+        }
+        assert_eq!(paths[path].as_object().unwrap().len(), methods.len(), "{path}");
+    }
+    assert_eq!(paths.len(), 16);
+    let page = world.get("/api/v1/docs").await;
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    assert!(
+        page.text.contains("<code>POST /meetings/{code}/join</code>"),
+        "{}",
+        page.text
+    );
+    assert!(
+        !page.text.contains("<script") && !page.text.contains("//"),
+        "it loads nothing"
+    );
+}

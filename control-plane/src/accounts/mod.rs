@@ -52,7 +52,7 @@ pub(crate) struct Accounts {
     nobodys_hash: tokio::sync::OnceCell<String>,
 }
 
-#[derive(Debug, Clone, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct SignUp {
     email: String,
     #[serde(default)]
@@ -60,13 +60,13 @@ pub(crate) struct SignUp {
     password: String,
 }
 
-#[derive(Debug, Clone, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct SignIn {
     email: String,
     password: String,
 }
 
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub(crate) struct AccountReply {
     id: String,
     email: String,
@@ -76,7 +76,7 @@ pub(crate) struct AccountReply {
 }
 
 /// What signing in, up, and refreshing answer.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub(crate) struct SessionReply {
     account: AccountReply,
     /// `Authorization: Bearer …` of what the account may do.

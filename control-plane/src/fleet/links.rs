@@ -4,7 +4,7 @@ use super::Fleet;
 use serde::Serialize;
 
 /// One direction of one pair, as `from` sees it. Fields are only ever added.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub(crate) struct Link {
     pub(crate) from: String,
     pub(crate) to: String,

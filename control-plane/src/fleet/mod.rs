@@ -8,6 +8,7 @@ mod peers;
 mod roster;
 mod wanted;
 
+pub(crate) use links::Link;
 pub(crate) use peers::Told;
 pub(crate) use wanted::{Ask, NotDone, Pop};
 
@@ -62,11 +63,12 @@ pub struct Attachment {
 }
 
 /// One edge for operators and tests.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, utoipa::ToSchema)]
 pub struct EdgeSummary {
     pub id: String,
     pub region: String,
     pub url: String,
+    #[schema(value_type = String)]
     pub state: NodeState,
     /// In the registry and heard of lately.
     pub healthy: bool,

@@ -56,7 +56,7 @@ pub(crate) struct Wanted {
 }
 
 /// One PoP for operators. Fields are only ever added.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub(crate) struct Pop {
     pub(crate) id: String,
     region: String,
@@ -88,7 +88,7 @@ pub(crate) struct Pop {
 }
 
 /// How far a drain is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub(crate) struct Drain {
     /// Milliseconds since 1970.
     since_ms: u64,

@@ -1,7 +1,7 @@
 //! The handlers of `/api/v1`.
 
 use super::{App, ClientIp, bearer, refuse};
-use crate::meetings::join::{Host, MeetingInfo, NewMeeting};
+use crate::meetings::join::{Host, MeetingInfo, NewMeeting, RecordingToken};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use utoipa::ToSchema;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Created {
     #[serde(flatten)]
     meeting: MeetingInfo,
@@ -26,6 +27,11 @@ struct Created {
     host_key: String,
 }
 
+/// Makes a meeting. Nobody needs to have signed in; a meeting made with an access token is that account's.
+#[utoipa::path(
+    post, path = "/meetings", tag = "meetings", request_body = NewMeeting, security((), ("access_token" = [])),
+    responses((status = 201, description = "The meeting, and its host key, which is shown once", body = Created)),
+)]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -62,6 +68,11 @@ pub(super) async fn create(
     }
 }
 
+/// What somebody with a meeting's code may know of it.
+#[utoipa::path(
+    get, path = "/meetings/{code}", tag = "meetings", params(("code" = String, Path, description = "The meeting's code, with or without its dashes")),
+    responses((status = 200, description = "An open meeting", body = MeetingInfo)),
+)]
 pub(super) async fn info(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -73,6 +84,11 @@ pub(super) async fn info(
     }
 }
 
+/// Ends a meeting for everybody.
+#[utoipa::path(
+    delete, path = "/meetings/{code}", tag = "meetings", params(("code" = String, Path, description = "The meeting's code, with or without its dashes")), security(("host_key" = []), ("access_token" = [])),
+    responses((status = 204, description = "It has ended")),
+)]
 pub(super) async fn end(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -87,6 +103,11 @@ pub(super) async fn end(
 }
 
 /// A token with which the host begins and ends the recording, at the edge that carries them.
+#[utoipa::path(
+    post, path = "/meetings/{code}/recording-token", tag = "meetings", params(("code" = String, Path, description = "The meeting's code, with or without its dashes")),
+    security(("host_key" = []), ("access_token" = [])),
+    responses((status = 200, description = "A token for `/api/v1/rooms/{room}/recording` of the edges", body = RecordingToken)),
+)]
 pub(super) async fn recording_token(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -128,6 +149,11 @@ fn host<'a>(app: &App, headers: &'a HeaderMap) -> Result<Shown<'a>, Refusal> {
     }
 }
 
+/// Admits somebody to a meeting: where to connect, with which token, and why there. Every edge answers the same under the same path.
+#[utoipa::path(
+    post, path = "/meetings/{code}/join", tag = "meetings", params(("code" = String, Path, description = "The meeting's code, with or without its dashes")), request_body = JoinBody,
+    responses((status = 200, description = "Where to go, and what to show there", body = JoinReply)),
+)]
 pub(super) async fn join(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -146,14 +172,14 @@ pub(super) async fn join(
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Regions {
     /// Whether a join's `from` is honoured.
     demo: bool,
     regions: Vec<RegionReply>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RegionReply {
     name: String,
     city: Option<&'static str>,
@@ -163,6 +189,10 @@ struct RegionReply {
 }
 
 /// Regions with their edges: what the web app may probe, and what the demo offers as places.
+#[utoipa::path(
+    get, path = "/regions", tag = "places",
+    responses((status = 200, description = "Every region that has an edge", body = Regions)),
+)]
 pub(super) async fn regions(State(app): State<Arc<App>>) -> Response {
     let mut by_region: BTreeMap<String, Vec<crate::fleet::EdgeSummary>> = BTreeMap::new();
     for edge in app.joins.fleet.summaries(Instant::now()) {
@@ -188,6 +218,11 @@ pub(super) async fn regions(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Which regions the web app may measure while somebody gets ready to join.
+#[utoipa::path(
+    get, path = "/probes", tag = "places",
+    params(("from" = Option<String>, Query, description = "A region that stands in for the client's place; the demo only")),
+    responses((status = 200, description = "At most three, the likeliest first", body = ProbesReply)),
+)]
 pub(super) async fn probes(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -202,7 +237,7 @@ pub(super) async fn probes(
 }
 
 pub(super) async fn unknown() -> Problem {
-    let detail = "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes, accounts, sessions, account.";
+    let detail = "There is no such endpoint. The API lies under /api/v1: meetings, meetings/{code}, meetings/{code}/join, regions, probes, accounts, sessions, account. All of it is described under /api/v1/docs.";
     Problem::new(404, "no_such_endpoint", detail)
 }
 

@@ -1,6 +1,7 @@
 //! HTTP: what browsers and scripts talk to. The API under `/api/v1`, the web app everywhere else, and what probes and Prometheus read.
 
 mod api;
+mod openapi;
 mod operator;
 mod policy;
 mod rate;
@@ -21,7 +22,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use meridian_access::network::{Network, client_address};
 use meridian_geodns::GeoDns;
 use meridian_serving::listener::ClientAddress;
@@ -32,6 +33,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What every handler shares.
 pub(crate) struct App {
@@ -70,19 +73,23 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let api = Router::new()
-        .route("/meetings", post(api::create))
-        .route("/meetings/{code}", get(api::info).delete(api::end))
-        .route("/meetings/{code}/join", post(api::join))
-        .route("/meetings/{code}/recording-token", post(api::recording_token))
-        .route("/regions", get(api::regions))
-        .route("/probes", get(api::probes))
-        .route("/operator/assign", get(operator::explain))
-        .route("/operator/mesh/matrix", get(operator::matrix))
-        .route("/operator/pops", get(operator::pops))
-        .route("/operator/pops/{id}", get(operator::pop))
-        .route("/operator/pops/{id}/{action}", post(operator::act))
-        .merge(accounts::routes::router())
+    // A route is made of what describes it: none is missing in the document.
+    let described = OpenApiRouter::with_openapi(openapi::about())
+        .routes(routes!(api::create))
+        .routes(routes!(api::info, api::end))
+        .routes(routes!(api::join))
+        .routes(routes!(api::recording_token))
+        .routes(routes!(api::regions))
+        .routes(routes!(api::probes))
+        .routes(routes!(operator::explain))
+        .routes(routes!(operator::matrix))
+        .routes(routes!(operator::pops))
+        .routes(routes!(operator::pop))
+        .routes(routes!(operator::act))
+        .merge(accounts::routes::router());
+    let (api, document) = described.split_for_parts();
+    let api = api
+        .merge(openapi::router(document))
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

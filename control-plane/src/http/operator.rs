@@ -2,7 +2,7 @@
 
 use super::{App, ClientIp, bearer, json, refuse};
 use crate::database::now_ms;
-use crate::fleet::{Ask, NotDone};
+use crate::fleet::{Ask, Link, NotDone, Pop};
 use crate::operators::{self, Failure, NotOperator};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -11,10 +11,11 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use meridian_serving::problem::Problem;
 use meridian_wire::join::Refusal;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use utoipa::ToSchema;
 
 /// Version of the answers about PoPs; fields are only ever added.
 const VERSION: u32 = 1;
@@ -46,6 +47,15 @@ pub(super) struct ExplainQuery {
 }
 
 /// Where somebody at an address would be sent, and why.
+#[utoipa::path(
+    get, path = "/operator/assign", tag = "operators", security(("operator_token" = [])),
+    params(
+        ("address" = String, Query, description = "The client's IP address"),
+        ("meeting" = Option<String>, Query, description = "A meeting's code: its people, and its residency, count"),
+        ("from" = Option<String>, Query, description = "A region to stand in for the client's place"),
+    ),
+    responses((status = 200, description = "Where, and everything that was reckoned with", body = Object)),
+)]
 pub(super) async fn explain(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -65,15 +75,33 @@ pub(super) async fn explain(
     }
 }
 
+#[derive(Serialize, ToSchema)]
+struct Pops {
+    version: u32,
+    pops: Vec<Pop>,
+}
+
 /// Every PoP, and how far drains are.
+#[utoipa::path(
+    get, path = "/operator/pops", tag = "operators", security(("operator_token" = [])),
+    responses((status = 200, description = "All of them", body = Pops)),
+)]
 pub(super) async fn pops(State(app): State<Arc<App>>, ClientIp(client): ClientIp, headers: HeaderMap) -> Response {
     if let Err(response) = admit(&app, &headers, client) {
         return *response;
     }
-    axum::Json(serde_json::json!({ "version": VERSION, "pops": app.joins.fleet.pops(Instant::now(), now_ms()) }))
-        .into_response()
+    axum::Json(Pops {
+        version: VERSION,
+        pops: app.joins.fleet.pops(Instant::now(), now_ms()),
+    })
+    .into_response()
 }
 
+/// One PoP, and how far its drain is.
+#[utoipa::path(
+    get, path = "/operator/pops/{id}", tag = "operators", security(("operator_token" = [])), params(("id" = String, Path, description = "A PoP's node id")),
+    responses((status = 200, description = "As it is now", body = Pop)),
+)]
 pub(super) async fn pop(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,
@@ -89,15 +117,29 @@ pub(super) async fn pop(
     }
 }
 
+#[derive(Serialize, ToSchema)]
+struct Matrix {
+    version: u32,
+    links: Vec<Link>,
+}
+
 /// Round trips and losses between all pairs of PoPs.
+#[utoipa::path(
+    get, path = "/operator/mesh/matrix", tag = "operators", security(("operator_token" = [])),
+    responses((status = 200, description = "As each PoP measures its links", body = Matrix)),
+)]
 pub(super) async fn matrix(State(app): State<Arc<App>>, ClientIp(client): ClientIp, headers: HeaderMap) -> Response {
     if let Err(response) = admit(&app, &headers, client) {
         return *response;
     }
-    axum::Json(serde_json::json!({ "version": VERSION, "links": app.joins.fleet.links() })).into_response()
+    axum::Json(Matrix {
+        version: VERSION,
+        links: app.joins.fleet.links(),
+    })
+    .into_response()
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default)]
 struct ActBody {
     /// Seconds until a drain sends whoever is left away at once; 0: the usual ten minutes.
@@ -107,6 +149,12 @@ struct ActBody {
 }
 
 /// `cordon`, `uncordon`, `drain`, `undrain`: answers with the PoP as it is then.
+#[utoipa::path(
+    post, path = "/operator/pops/{id}/{action}", tag = "operators", security(("operator_token" = [])),
+    params(("id" = String, Path, description = "A PoP's node id"), ("action" = String, Path, description = "`cordon`, `uncordon`, `drain` or `undrain`")),
+    request_body(content = Option<ActBody>, description = "Of a drain only"),
+    responses((status = 200, description = "The PoP as it is then", body = Pop)),
+)]
 pub(super) async fn act(
     State(app): State<Arc<App>>,
     ClientIp(client): ClientIp,

@@ -1,8 +1,13 @@
 //! Joining and keeping meetings: what the HTTP API here and the edges, by gRPC, both call.
 
+mod making;
 mod recording;
+mod tokens;
 
-use super::codes::{MeetingCode, normalise};
+pub use making::NewMeeting;
+pub(crate) use recording::RecordingToken;
+
+use super::codes::normalise;
 use super::{Meeting, MeetingStore};
 use crate::config::{LimitsConfig, TurnConfig};
 use crate::database::{StoreError, now_ms};
@@ -12,11 +17,9 @@ use crate::metrics::Metrics;
 use crate::passwords::{PASSWORD_BYTES_MAX, Passwords};
 use crate::placement::Explanation;
 use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_access::limits::Limiter;
 use meridian_access::network::limit_key;
-use meridian_access::token::{Claims, KeyRing, MeridianClaims, SigningKey, TokenError, unix_now_s, verify_at};
+use meridian_access::token::{KeyRing, SigningKey, unix_now_s};
 use meridian_geo::{Client, Location, Policy, Probe, regions};
 use meridian_registry::nodes::NodeRecord;
 use meridian_turn_credentials::{IceServer, permitted_urls};
@@ -27,21 +30,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A token this long expired still proves who somebody was.
-const PREVIOUS_TOKEN_S: u64 = 24 * 3600;
 /// Lines of the reckoning in an answer: enough for the edges that matter, however many there are.
 const REASONS_MAX: usize = 40;
-/// Residency rules of one meeting, and the characters of one.
-const RULES_MAX: usize = 16;
-const RULE_CHARS_MAX: usize = 40;
 /// Lists of regions to measure, a minute, for one client address: an office opens many lobbies at ten o'clock.
 const PROBE_LISTS_PER_MINUTE: u32 = 600;
 /// Meetings in an account's list.
 const OWN_MEETINGS_MAX: u32 = 200;
 /// How often the use of a meeting is written.
 const TOUCH_EVERY_MS: u64 = 3_600_000;
-/// Longest title of a meeting, in characters.
-const TITLE_CHARS_MAX: usize = 120;
 
 /// Everything a join needs. Cheap to share: one per process, in an `Arc`.
 pub struct JoinService {
@@ -91,19 +87,8 @@ pub enum Host<'a> {
     Account(&'a str),
 }
 
-/// A request to make a meeting.
-#[derive(Debug, Clone, Default, serde::Deserialize)]
-#[serde(default)]
-pub struct NewMeeting {
-    pub title: String,
-    pub passcode: Option<String>,
-    pub max_participants: Option<u32>,
-    /// Where it may be held: region names or areas (`eu`, `us`, …), on top of the operator's policy. Empty: wherever that allows.
-    pub residency: Vec<String>,
-}
-
 /// A meeting as strangers with its code may see it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct MeetingInfo {
     pub code: String,
     pub title: String,
@@ -148,62 +133,6 @@ impl JoinService {
     /// Whether `from` is honoured.
     pub fn is_demo(&self) -> bool {
         self.demo
-    }
-
-    /// Makes a meeting, of the account `owner` if somebody has signed in; returns it and its host key, which is not stored and cannot be
-    /// had again.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn create(
-        &self,
-        new: NewMeeting,
-        owner: Option<&str>,
-        client: IpAddr,
-    ) -> Result<(MeetingInfo, String), Refusal> {
-        self.limits
-            .meetings
-            .take(limit_key(client), Instant::now())
-            .map_err(too_many)?;
-        let title = clean(&new.title, TITLE_CHARS_MAX).unwrap_or_else(|| "Meeting".to_owned());
-        let max_participants = new.max_participants.unwrap_or(self.people_max);
-        if !(1..=self.people_max).contains(&max_participants) {
-            return Err(Refusal::BadRequest(format!(
-                "max_participants must be between 1 and {}.",
-                self.people_max
-            )));
-        }
-        let residency = self.residency_rules(&new.residency)?;
-        let passcode_hash = match new.passcode.as_deref().filter(|passcode| !passcode.is_empty()) {
-            Some(passcode) if passcode.len() > PASSWORD_BYTES_MAX => {
-                return Err(Refusal::BadRequest(format!(
-                    "The passcode must be at most {PASSWORD_BYTES_MAX} bytes long."
-                )));
-            }
-            Some(passcode) => Some(self.passcodes.hash(passcode).await.map_err(unavailable)?),
-            None => None,
-        };
-        let host_key = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>());
-        loop {
-            let now_ms = now_ms();
-            let meeting = Meeting {
-                code: MeetingCode::generate(&mut rand::rng()).to_string(),
-                title: title.clone(),
-                passcode_hash: passcode_hash.clone(),
-                host_key_hash: sha256(&host_key),
-                max_participants,
-                created_at_ms: now_ms,
-                ended_at_ms: None,
-                used_at_ms: now_ms,
-                residency: residency.clone(),
-                owner: owner.map(str::to_owned),
-            };
-            // A code that is taken (one in 2^45) is tried again with another.
-            if self.store.insert(&meeting).await.map_err(unavailable)? {
-                self.metrics.count("meridian_meetings_created_total", "");
-                return Ok((self.info_of(&meeting), host_key));
-            }
-        }
     }
 
     /// What a stranger with the code may know.
@@ -352,26 +281,6 @@ impl JoinService {
         found
     }
 
-    /// What a meeting's residency rules mean; a rule that no region satisfies is more likely misspelt than meant.
-    fn residency_rules(&self, rules: &[String]) -> Result<Vec<String>, Refusal> {
-        if rules.len() > RULES_MAX {
-            return Err(Refusal::BadRequest(format!("residency: at most {RULES_MAX} rules.")));
-        }
-        let view = self.fleet.view();
-        let rule = |text: &String| {
-            let rule = text.trim().to_lowercase();
-            let known = regions::is_rule(&rule) || view.records().any(|node| node.region.eq_ignore_ascii_case(&rule));
-            let sane = rule.len() <= RULE_CHARS_MAX && !rule.contains(',');
-            (known && sane).then_some(rule).ok_or_else(|| {
-                let shown: String = text.chars().take(RULE_CHARS_MAX).collect();
-                Refusal::BadRequest(format!(
-                    "residency: `{shown}` is neither a region nor an area. Try eu, us or fra."
-                ))
-            })
-        };
-        rules.iter().map(rule).collect()
-    }
-
     /// Where somebody at an address would be sent, and everything that was reckoned with. Sends nobody.
     ///
     /// # Errors
@@ -437,45 +346,6 @@ impl JoinService {
         }
         self.limits.wrong_passcodes.give_back(&meeting.code);
         Ok(())
-    }
-
-    /// Whom a token of ours for this room, valid now or lately, names.
-    fn identity_of(&self, token: &str, room: &str) -> Option<String> {
-        let claims = self.own_claims(token)?;
-        (claims.join_grants().ok()?.room == room).then_some(claims.sub)
-    }
-
-    /// What a token of the join API says, valid now or lately.
-    fn own_claims(&self, token: &str) -> Option<Claims> {
-        let now_s = unix_now_s();
-        let claims = match verify_at(token, &self.keys, now_s) {
-            Err(TokenError::Expired { seconds_ago }) if seconds_ago < PREVIOUS_TOKEN_S => {
-                verify_at(token, &self.keys, now_s.saturating_sub(seconds_ago)).ok()?
-            }
-            result => result.ok()?,
-        };
-        // Only the join API writes this claim: a token minted with an API key does not pass for a passcode.
-        (claims.meridian.is_some() && claims.iss == "meridian").then_some(claims)
-    }
-
-    /// A token as the join API would give it now, for somebody who is in the meeting and has this one. `None`: it is not the join
-    /// API's, or expired for long.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::Ended`]: there is nothing to come back to. [`Refusal::Unavailable`].
-    pub(crate) async fn renew(&self, token: &str) -> Result<Option<v1::RenewAnswer>, Refusal> {
-        let Some(known) = self.own_claims(token) else {
-            return Ok(None);
-        };
-        let Ok(grants) = known.join_grants() else {
-            return Ok(None);
-        };
-        let meeting = self.open_meeting(&grants.room).await?;
-        let claims = self.claims(&known.sub, &known.name, &meeting, self.relays(&meeting));
-        Ok(Some(v1::RenewAnswer {
-            token: self.signing_key.mint(&claims).map_err(unavailable)?,
-            expires: claims.exp.unwrap_or_default(),
-        }))
     }
 
     /// The edges that are best for somebody of `room` who has to leave `from`, and notes that they go to the first. None: nobody has room.
@@ -545,16 +415,6 @@ impl JoinService {
             let shown: String = region.chars().take(20).collect();
             Refusal::BadRequest(format!("`from={shown}` is no region. Try fra, iad or sin."))
         })
-    }
-
-    fn claims(&self, identity: &str, name: &str, meeting: &Meeting, relays: Option<Vec<String>>) -> Claims {
-        let mut claims = Claims::join(identity, name, &meeting.code);
-        claims.meridian = Some(MeridianClaims {
-            home_region: None,
-            max_participants: Some(meeting.max_participants),
-            relays,
-        });
-        claims
     }
 
     /// Where a meeting may be held binds its relays too: the regions of the configured ones that people may be told of, `None` for all.

@@ -4,6 +4,7 @@
 
 use crate::v1;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Largest body of a request.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -15,7 +16,7 @@ pub const PROBES_MAX: usize = 8;
 pub const AVOID_MAX: usize = 8;
 
 /// The body of a join request. Unknown fields are ignored.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct JoinBody {
     pub name: String,
@@ -35,7 +36,7 @@ pub struct JoinBody {
     pub previous_token: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ProbeBody {
     pub region: String,
     pub rtt_ms: f32,
@@ -86,7 +87,7 @@ impl JoinBody {
 }
 
 /// The answer to a join that was granted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JoinReply {
     pub edge: EdgeReply,
     /// Next best edges, at most two, on other edges than the first.
@@ -102,7 +103,7 @@ pub struct JoinReply {
     pub expires: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EdgeReply {
     pub id: String,
     pub region: String,
@@ -110,7 +111,7 @@ pub struct EdgeReply {
     pub url: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct IceServerReply {
     pub urls: Vec<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -119,7 +120,7 @@ pub struct IceServerReply {
     pub credential: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReasonReply {
     pub edge: String,
     pub kind: String,

@@ -2,6 +2,7 @@
 
 use crate::v1;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Regions that a client is asked to measure.
 pub const TARGETS_MAX: usize = 3;
@@ -17,12 +18,12 @@ pub struct ProbesQuery {
 }
 
 /// The answer. Empty: there is nothing to choose between.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProbesReply {
     pub regions: Vec<ProbeTarget>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProbeTarget {
     pub region: String,
     /// Answers a GET with as little as there can be.

@@ -6,7 +6,7 @@ use meridian_wire::join::Refusal;
 use std::net::IpAddr;
 
 /// What the host of a meeting shows to an edge.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct RecordingToken {
     pub token: String,
     /// Seconds since 1970.
