@@ -384,15 +384,10 @@ impl Day {
             .filter(|(person, _)| world.people[*person].publishes)
             .count() as f64;
         let bps = AUDIO_BPS + LAYERS_BPS.iter().sum::<f64>();
-        for &(person, edge) in seated
-            .iter()
-            .filter(|(_, edge)| world.edges[*edge].region != world.edges[best].region)
-        {
-            let own = f64::from(u8::from(world.people[person].publishes));
-            let layer = LAYERS_BPS[usize::from(world.people[person].quality)];
-            let _ = edge;
-            self.found.one_sfu_bps += own * bps + (published - own) * (AUDIO_BPS + layer);
-        }
+        // Whoever is far from the server sends it what it publishes and gets what others do; all three ways are reckoned with all layers.
+        let is_far = |edge: usize| world.edges[edge].region != world.edges[best].region;
+        let far = seated.iter().filter(|(_, edge)| is_far(*edge)).count();
+        self.found.one_sfu_bps += far as f64 * published * bps;
     }
 
     pub(crate) fn finish(mut self) -> Found {
