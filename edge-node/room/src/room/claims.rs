@@ -37,7 +37,8 @@ impl Room {
         }
         let mut facts = (*own.facts).clone();
         let provisional = self.provisional.remove(identity);
-        if fresh && provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
+        // A stay that was told to go elsewhere waits for just that.
+        if fresh && !facts.moving && provisional.is_some_and(|until| self.now.is_some_and(|now| now < until)) {
             self.clock = self.clock.max(theirs.0) + 1;
             facts.epoch = Epoch(self.clock);
             facts.version = Version(facts.version.0.saturating_add(1));
