@@ -125,7 +125,7 @@ async fn refusals_are_clear_and_the_same_everywhere() {
         .unwrap();
     assert_eq!(
         (form.status, form.json()["code"].as_str()),
-        (400, Some("bad_request")),
+        (415, Some("unsupported_media_type")),
         "other sites' pages send this unasked"
     );
     guessing_is_limited_by_the_client_behind_the_proxy(edge).await;
