@@ -124,7 +124,7 @@ async def test_whoever_may_not_record_is_told_why(join, room_name):
     }
     for expected, token in cases.items():
         status, answer = await ask("PUT", "fra", room_name, token)
-        assert status == expected and answer["error"], answer
+        assert status == expected and answer["code"] and answer["detail"], answer
     assert (await ask("PUT", "fra", room_name, recorder_token("another-room")))[0] == 403
     assert (await ask("PUT", "fra", room_name + "-empty", recorder_token(room_name + "-empty")))[0] == 404
     assert (await ask("GET", "fra", room_name, recorder_token(room_name)))[1] == {"recording": None, "trouble": None}
