@@ -45,7 +45,7 @@ def test_the_metrics_are_what_prometheus_reads(metrics, role):
 
 def test_no_label_grows_with_rooms_or_people(metrics):
     labels = set().union(*(found for text in metrics.values() for found in label_names(text).values()))
-    assert labels <= {"le", "reason", "direction", "transport", "outcome", "choice", "node", "peer"}, labels
+    assert labels <= {"le", "reason", "direction", "transport", "protocol", "kind", "outcome", "choice", "node", "peer"}, labels
 
 
 def test_prometheus_and_alertmanager_take_the_files():
