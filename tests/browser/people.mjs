@@ -1,4 +1,5 @@
 /** What a person does in the app, and what can be seen on their page: shared by the browser tests. */
+import { createHmac } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test as nodeTest } from 'node:test';
@@ -200,4 +201,13 @@ export async function say(page, text) {
 
 export async function hears(page, text) {
   await page.waitForFunction((wanted) => [...document.querySelectorAll('[data-testid="chat-line"][data-own="false"]')].some((line) => line.textContent.includes(wanted)), text, { timeout: 10_000 });
+}
+
+/** An API key’s token that lets somebody in. */
+export function token({ api_key, api_secret }, room, identity) {
+  const expires = Math.floor(Date.now() / 1000) + 600;
+  const video = { roomJoin: true, room, canPublish: true, canSubscribe: true, canPublishData: true, canUpdateOwnMetadata: true };
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ iss: api_key, sub: identity, name: identity, nbf: expires - 700, exp: expires, video })}`;
+  return `${signed}.${createHmac('sha256', api_secret).update(signed).digest('base64url')}`;
 }

@@ -3,14 +3,14 @@
  * (MERIDIAN_READY) for its API key. The pages are protocol.html with nothing but livekit-client.
  */
 import assert from 'node:assert/strict';
-import { createHmac, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { createReadStream, readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { launch } from './chromium.mjs';
-import { until } from './people.mjs';
+import { token, until } from './people.mjs';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const SERVED = {
@@ -182,11 +182,3 @@ describe('the client protocol in Chromium', { skip: !READY && 'MERIDIAN_READY is
     });
   }
 });
-
-function token({ api_key, api_secret }, room, identity) {
-  const expires = Math.floor(Date.now() / 1000) + 600;
-  const video = { roomJoin: true, room, canPublish: true, canSubscribe: true, canPublishData: true, canUpdateOwnMetadata: true };
-  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
-  const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ iss: api_key, sub: identity, name: identity, nbf: expires - 700, exp: expires, video })}`;
-  return `${signed}.${createHmac('sha256', api_secret).update(signed).digest('base64url')}`;
-}
